@@ -1,0 +1,68 @@
+"""The dual of eq. (6): loss (7), logits (8), primal recovery (9) and (10), gradient (11).
+
+Unbatched: use `vmap`. The duals are those of the problem as the paper states it; the welfare
+weight must be finite here, since the recovery of the joint from the duals divides by the entropy's
+weight.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from nes_jax import deviation
+from nes_jax.types import Array, Concept, Duals, Problem
+
+
+def logits(problem: Problem, duals: Duals, concept: Concept) -> Array:
+  """Eq. (8), with mu W(a) as appendix A derives it: -> [A1, ..., AN]."""
+  taken = deviation.logits(problem.payoffs, duals, concept)
+  return problem.welfare_weight * problem.welfare - taken
+
+
+def joint(problem: Problem, duals: Duals, concept: Concept) -> Array:
+  """Eq. (9): the joint [A1, ..., AN] that maximises the Lagrangian at these duals."""
+  x = jnp.log(problem.target) + logits(problem, duals, concept)
+  return jax.nn.softmax(x.ravel()).reshape(x.shape)
+
+
+def total_duals(duals: Duals) -> Array:
+  """S_p [N]: sum of each player's duals."""
+  return jnp.stack([block.sum() for block in duals])
+
+
+def epsilon(problem: Problem, duals: Duals) -> Array:
+  """Eq. (10): [N], in a form that does not lose the small difference to the target."""
+  if math.isinf(problem.rho):
+    return problem.epsilon
+  room = problem.epsilon_max - problem.epsilon
+  return problem.epsilon - room * jnp.expm1(-total_duals(duals) / problem.rho)
+
+
+def loss(problem: Problem, duals: Duals, concept: Concept) -> Array:
+  """Eq. (7) up to a constant: convex in the duals, smallest at the equilibrium.
+
+  The paper's form holds the constant rho epsilon-plus, which swallows float32 when rho is large;
+  here it is subtracted analytically. With rho = infinity the penalty is epsilon . S.
+  """
+  log_partition = jax.nn.logsumexp(
+      (jnp.log(problem.target) + logits(problem, duals, concept)).ravel()
+  )
+  sums = total_duals(duals)
+  if math.isinf(problem.rho):
+    return log_partition + jnp.sum(problem.epsilon * sums)
+  room = problem.epsilon_max - problem.epsilon
+  penalty = problem.epsilon_max * sums + problem.rho * room * jnp.expm1(-sums / problem.rho)
+  return log_partition + penalty.sum()
+
+
+def gradient(problem: Problem, duals: Duals, concept: Concept) -> Duals:
+  """Eq. (11): derivative of the loss, epsilon_p - A_p sigma, in blocks like the duals.
+
+  For CE the diagonal, which is no deviation, is 0.
+  """
+  gains = deviation.gains(problem.payoffs, joint(problem, duals, concept), concept)
+  slack = [e - block for e, block in zip(epsilon(problem, duals), gains)]
+  if concept == "ce":
+    slack = [block * (1 - jnp.eye(len(block), dtype=block.dtype)) for block in slack]
+  return tuple(slack)

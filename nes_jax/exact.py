@@ -1,0 +1,475 @@
+"""Exact engine: a batched primal-dual interior-point method for eq. (6) of Marris et al. (2022).
+
+With the objective divided by max(1, mu), so that the entropy has temperature tau <= 1 and the
+welfare a weight omega <= 1, the engine follows the central path of
+
+  minimise    tau KL(sigma || target) - omega W . sigma + rho' sum_p (e_p log(e_p / room_p) - e_p)
+  subject to  A_p sigma + e_p + slack_p = limit_p,   sum sigma = 1,   sigma >= 0,   slack >= 0
+
+where e_p = epsilon-plus - epsilon_p and limit_p = epsilon-plus; with rho = infinity there is no e_p
+and limit_p is the target epsilon. The joint is a variable of its own, not eq. (9) of the duals,
+and carries its own bound multiplier z: where the equilibrium lies on a face, sigma reaches zero
+along the path of a linear program instead of through duals that run off to infinity. One method
+thereby serves every entropy weight down to none at all.
+
+A Newton step solves
+
+  [ P   A'       1 ] [d sigma]   [h1]       P  = diag((tau + z) / sigma)
+  [ A  -s/alpha  0 ] [d alpha] = [h2]
+  [ 1'  0        0 ] [d lambda]  [h3]
+
+(plus one row for each e_p), reduced to the duals, A P^-1 A' + s/alpha, or to the joint,
+P + A' (alpha/s) A, whichever is smaller. Steps are Mehrotra's: a predictor, a centring parameter
+from what it achieves, a corrector with the same factors, and separate primal and dual lengths.
+
+Arrays carry trailing batch axes `*b` (see `layout`).
+"""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from nes_jax import deviation, dual, layout, metrics
+from nes_jax.layout import Stages, fold, inline, largest, total
+from nes_jax.types import Array, Concept, Duals, Problem
+
+# Fraction of the way to the boundary that a step may go.
+_TO_BOUNDARY = 0.99
+# Smallest value of a positive variable: keeps reciprocals finite in float32.
+_TINY = 1e-30
+# The Newton matrix's diagonal is raised by this many ulps of itself; more after a failed factor.
+_DAMPING_ULPS = 2.0
+_DAMPING_GROWTH = 100.0
+# An error that grows by more than this in one step is the work of rounding.
+_MAX_GROWTH = 100.0
+# Up to this many duals a game goes with its batch last, unrolled.
+_MAX_UNROLLED = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """How the engine runs. Starting values were chosen for the fewest iterations on GAMUT games."""
+
+  tolerance: float  # on the KKT residual
+  max_iterations: int
+  start_dual: float  # starting duals
+  start_bound: float  # starting sum of sigma z
+  start_slack: float  # smallest starting slack
+
+  @staticmethod
+  def default(concept: Concept, dtype: jnp.dtype, **overrides) -> "Config":
+    """The engine's settings for a concept and a floating-point type."""
+    single = jnp.finfo(dtype).bits <= 32
+    settings = dict(
+        tolerance=1e-5 if single else 1e-8,
+        max_iterations=50 if single else 200,
+        **(
+            dict(start_dual=0.1, start_bound=0.3, start_slack=0.3)
+            if concept == "cce"
+            else dict(start_dual=3.0, start_bound=3.0, start_slack=1.0)
+        ),
+    )
+    settings.update(overrides)
+    return Config(**settings)
+
+
+class Variables(NamedTuple):
+  """A point of the interior."""
+
+  joint: Array  # [A1, ..., AN, *b] sigma > 0; sums to one at the end only
+  bound: Array  # [A1, ..., AN, *b] z > 0
+  slack: Duals  # s > 0, in blocks like the duals
+  duals: Duals  # alpha > 0
+  shift: Array  # [*b] lambda
+  room: Array  # [N, *b] e > 0; unused with hard constraints
+
+
+class State(NamedTuple):
+  """The loop's carry."""
+
+  variables: Variables
+  error: Array  # [*b] how far from the optimality conditions
+  damping: Array  # [*b] relative addition to the Newton matrix's diagonal
+  iterations: Array  # [*b] int32, steps taken
+
+
+class Answer(NamedTuple):
+  """What the engine returns, in normalised units and without trailing batch axes."""
+
+  joint: Array  # [A1, ..., AN]
+  epsilon: Array  # [N]
+  duals: Duals  # of the objective divided by max(1, mu)
+  residual: Array  # []
+  iterations: Array  # []
+
+
+class Program(NamedTuple):
+  """The convex program of the module's docstring."""
+
+  payoffs: Array  # [N, A1, ..., AN, *b] centred over each player's own strategies
+  log_target: Array  # [A1, ..., AN, *b]
+  welfare: Array  # [A1, ..., AN, *b] omega W
+  temperature: Array  # [*b] tau
+  limit: Duals  # right sides, in blocks like the duals
+  rho: Array | None  # [*b] rho', or None: hard constraints
+  log_room: Array  # [N, *b]
+
+
+def _program(problem: Problem, concept: Concept) -> Program:
+  """Problem [..., *b] -> Program [..., *b]."""
+  n = deviation.num_players(problem.payoffs)
+  payoffs = deviation.centre_own(problem.payoffs)
+  temperature, weight = metrics.objective_weights(problem)
+  hard = math.isinf(problem.rho)
+  target = problem.epsilon if hard else problem.epsilon_max
+  limit = []
+  for p, count in enumerate(deviation.strategy_counts(problem.payoffs)):
+    # A row of zeros, "0 <= epsilon", binds nothing but would pin its slack to zero: give it room.
+    # The final residual is taken on the constraints as they were given.
+    moves = jnp.abs(payoffs[p]).max(tuple(range(n))) > 0
+    row = jnp.where(moves | (target[p] < 0), target[p], 1)
+    shape = (count,) * deviation.dual_axes(concept)
+    row = jnp.broadcast_to(row, shape + row.shape)
+    if concept == "ce":
+      row = jnp.where(_eye(count, row), 1, row)
+    limit.append(row)
+  return Program(
+      payoffs=payoffs,
+      log_target=jnp.log(problem.target),
+      welfare=weight * problem.welfare,
+      temperature=temperature,
+      limit=tuple(limit),
+      rho=None if hard else temperature * problem.rho,
+      log_room=jnp.log(problem.epsilon_max - problem.epsilon) if not hard else 0 * target,
+  )
+
+
+def _eye(count: int, like: Array) -> Array:
+  """Boolean identity [count, count, 1...] that broadcasts against `like` [count, count, *b]."""
+  return jnp.eye(count, dtype=bool).reshape((count, count) + (1,) * (like.ndim - 2))
+
+
+def _sum_blocks(blocks: Duals, axes: int) -> Array:
+  return fold(jnp.add, [total(x, axes) for x in blocks])
+
+
+def _dot(x: Variables, y: Variables, players: int, axes: int) -> Array:
+  """Sum of the complementarity products of `y`'s dual side with `x`'s primal side: [*b]."""
+  slack = _sum_blocks([s * a for s, a in zip(x.slack, y.duals)], axes)
+  return slack + total(x.joint * y.bound, players)
+
+
+class Residuals(NamedTuple):
+  """Optimality conditions, zero at the optimum but for complementarity."""
+
+  stationarity: Array  # [A1, ..., AN, *b]
+  feasibility: Duals
+  mass: Array  # [*b]
+  room: Array  # [N, *b]
+
+
+def _residuals(program: Program, v: Variables, concept: Concept, stage: Stages = inline):
+  """-> Residuals, and the error [*b] that convergence is judged by."""
+  n, axes = v.joint.ndim - v.shift.ndim, deviation.dual_axes(concept)
+  taken = deviation.logits(program.payoffs, v.duals, concept, stage)
+  gains = deviation.gains(program.payoffs, v.joint, concept, stage)
+
+  def combine(program, v, taken, gains):
+    tau = program.temperature
+    stationarity = (
+        tau * (jnp.log(v.joint) - program.log_target) - program.welfare + taken + v.shift - v.bound
+    )
+    feasibility = tuple(g + s - limit for g, s, limit in zip(gains, v.slack, program.limit))
+    room = jnp.zeros_like(v.room)
+    if program.rho is not None:
+      feasibility = tuple(f + e for f, e in zip(feasibility, v.room))
+      room = program.rho * (jnp.log(v.room) - program.log_room)
+    return stationarity, feasibility, room
+
+  stationarity, feasibility, room = stage(combine, program, v, taken, gains)
+
+  def measure(tau, rho, v, stationarity, feasibility, room):
+    mass = total(v.joint, n) - 1
+    if rho is not None:
+      room = room + jnp.stack([total(a, axes) for a in v.duals])
+    worst = fold(jnp.maximum, [largest(jnp.abs(f), axes) for f in feasibility])
+    # The duality gap: complementarity, and tau KL(sigma || eq. (9)), which is of second order in
+    # the stationarity r while |r| < tau; likewise for e.
+    distance = lambda r, weight: jnp.minimum(jnp.abs(r), r * r / weight)
+    products = _dot(v, v, n, axes) + total(v.joint * distance(stationarity, tau), n)
+    if rho is not None:
+      products = products + total(v.room * distance(room, rho), 1)
+    error = fold(jnp.maximum, [worst, products, jnp.abs(mass)])
+    return mass, room, error
+
+  mass, room, error = stage(measure, program.temperature, program.rho, v, stationarity, feasibility, room)
+  # A not-a-number must never look converged, nor win a comparison.
+  return Residuals(stationarity, feasibility, mass, room), jnp.where(error >= 0, error, jnp.inf)
+
+
+def _newton(program: Program, v: Variables, damping: Array, concept: Concept, stage: Stages):
+  """Factors the Newton system at `v`.
+
+  Returns:
+    A function (h1, h2, h3, h4) -> (d sigma, d alpha, d lambda, d e) that solves the symmetric
+    system of the module's docstring; h4 [N, *b] belongs to e.
+  """
+  counts = deviation.strategy_counts(program.payoffs)
+  num_duals = sum(count ** deviation.dual_axes(concept) for count in counts)
+  single = v.shift.ndim == 0
+  if concept == "ce" and single and math.prod(counts) < num_duals:
+    return _newton_joint(program, v, damping)
+  return _newton_dual(program, v, damping, concept, stage)
+
+
+def _room_weights(program: Program, v: Variables) -> Array:
+  """Inverse second derivative of e's term [N, *b]; 0 with hard constraints, where e is fixed."""
+  return jnp.zeros_like(v.room) if program.rho is None else v.room / program.rho
+
+
+def _newton_dual(program, v, damping, concept, stage):
+  n, axes = v.joint.ndim - v.shift.ndim, deviation.dual_axes(concept)
+  batch = v.shift.shape
+  flat = lambda blocks: [x.reshape((-1,) + batch) for x in blocks]
+  weights, ratios = stage(
+      lambda tau, v: (v.joint / (tau + v.bound), flat([s / a for s, a in zip(v.slack, v.duals)])),
+      program.temperature,
+      v,
+  )
+  room_weights = _room_weights(program, v)
+  gram = deviation.dual_gram(program.payoffs, weights, concept, stage)
+  border = flat(deviation.gains(program.payoffs, weights, concept, stage))
+  mass = stage(lambda w: total(w, n), weights)
+
+  def complete(block, up, uq, mass):
+    return block - up[:, None] * (uq / mass)[None]
+
+  def complete_diagonal(block, u, mass, ratio, room, damping):
+    eye = _eye(len(u), block)
+    block = complete(block, u, u, mass) + room + jnp.where(eye, ratio, 0)
+    return jnp.where(eye, block * (1 + damping), block)
+
+  blocks = []
+  for p in range(n):
+    row = [stage(complete, gram[p][q], border[p], border[q], mass) for q in range(p)]
+    row.append(
+        stage(complete_diagonal, gram[p][p], border[p], mass, ratios[p], room_weights[p], damping)
+    )
+    blocks.append(row)
+  floor = _DAMPING_ULPS * float(jnp.finfo(mass.dtype).eps)
+  factor = layout.cholesky(blocks, floor, stage)
+
+  def solve(h1, h2, h3, h4):
+    weighted = stage(lambda w, h: w * h, weights, h1)
+    gains = deviation.gains(program.payoffs, weighted, concept, stage)
+
+    def right_sides(gains, weighted, h2, h3, h4, border, mass, room_weights):
+      first = total(weighted, n) - h3
+      share = first / mass
+      rights = [
+          g - h - u * share + room_weights[p] * h4[p]
+          for p, (g, h, u) in enumerate(zip(flat(gains), flat(h2), border))
+      ]
+      return first, rights
+
+    first, rights = stage(right_sides, gains, weighted, h2, h3, h4, border, mass, room_weights)
+    flat_duals = factor(rights)
+
+    def remaining(flat_duals, first, border, mass, h4, room_weights):
+      shift = (first - fold(jnp.add, [total(u * a, 1) for u, a in zip(border, flat_duals)])) / mass
+      sums = jnp.stack([total(a, 1) for a in flat_duals])
+      return shift, room_weights * (h4 - sums)
+
+    shift, room = stage(remaining, flat_duals, first, border, mass, h4, room_weights)
+    duals = tuple(a.reshape(s.shape) for a, s in zip(flat_duals, v.duals))
+    taken = deviation.logits(program.payoffs, duals, concept, stage)
+    joint = stage(lambda w, h, t, shift: w * (h - t - shift), weights, h1, taken, shift)
+    return joint, duals, shift, room
+
+  return solve
+
+
+def _newton_joint(program, v, damping):
+  """CE, unbatched. The system is scaled by sqrt(P^-1): identity plus a positive part."""
+  payoffs, shape = program.payoffs, v.joint.shape
+  ratios = tuple(a / s for a, s in zip(v.duals, v.slack))
+  root = jnp.sqrt(v.joint / (program.temperature + v.bound))
+  room_weights = _room_weights(program, v)
+  # Eliminating e_p leaves a rank-one term a player.
+  coupling = room_weights / (1 + room_weights * jnp.stack([t.sum() for t in ratios]))
+  rays = jnp.stack([
+      deviation.logits(
+          payoffs, tuple(t if q == p else 0 * t for q, t in enumerate(ratios)), "ce"
+      ).ravel()
+      for p in range(len(ratios))
+  ])
+  inner = deviation.joint_gram(payoffs, ratios)
+  if program.rho is not None:
+    inner = inner - layout.matmul(rays.T * coupling, rays)
+  flat_root = root.ravel()
+  matrix = inner * flat_root[:, None] * flat_root
+  matrix = matrix + jnp.diag(1 + damping * (1 + jnp.diagonal(matrix)))
+  floor = _DAMPING_ULPS * float(jnp.finfo(root.dtype).eps)
+  factor = layout.cholesky([[matrix]], floor)
+  (ones,) = factor([flat_root])
+  mass = jnp.vdot(flat_root, ones)
+
+  def solve(h1, h2, h3, h4):
+    pushed = tuple(t * h for t, h in zip(ratios, h2))
+    sums = jnp.stack([x.sum() for x in pushed])
+    right = h1 + deviation.logits(payoffs, pushed, "ce")
+    right = right.ravel() - layout.matmul(coupling * (h4 + sums), rays)
+    (x,) = factor([flat_root * right])
+    shift = (jnp.vdot(flat_root, x) - h3) / mass
+    joint = (flat_root * (x - ones * shift)).reshape(shape)
+    gains = deviation.gains(payoffs, joint, "ce")
+    excess = [g - h for g, h in zip(gains, h2)]
+    room = coupling * (h4 - jnp.stack([(t * x).sum() for t, x in zip(ratios, excess)]))
+    duals = tuple(t * (x + e) for t, x, e in zip(ratios, excess, room))
+    return joint, duals, shift, room
+
+  return solve
+
+
+def _step(program: Program, state: State, config: Config, concept: Concept, staged: bool) -> State:
+  """One predictor-corrector step; games that have converged stay where they are."""
+  v = state.variables
+  n, axes = v.joint.ndim - v.shift.ndim, deviation.dual_axes(concept)
+  running = state.error > config.tolerance
+  stage = Stages(jnp.any(running)) if staged else inline
+  residuals, _ = _residuals(program, v, concept, stage)
+  solve = _newton(program, v, state.damping, concept, stage)
+  count = math.prod(v.joint.shape[:n]) + sum(math.prod(a.shape[:axes]) for a in v.duals)
+
+  def direction(joint_target, slack_target):
+    """Newton direction to sigma z = joint_target and s alpha = slack_target."""
+
+    def right_sides(v, residuals, joint_target, slack_target):
+      h1 = joint_target / v.joint - residuals.stationarity - v.bound
+      h2 = tuple(
+          s - t / a - f
+          for s, t, a, f in zip(v.slack, slack_target, v.duals, residuals.feasibility)
+      )
+      return h1, h2
+
+    h1, h2 = stage(right_sides, v, residuals, joint_target, slack_target)
+    joint, duals, shift, room = solve(h1, h2, -residuals.mass, -residuals.room)
+
+    def complete(v, joint, duals, shift, room, joint_target, slack_target):
+      bound = (joint_target - v.bound * joint) / v.joint - v.bound
+      slack = tuple(
+          (t - s * d) / a - s for t, s, d, a in zip(slack_target, v.slack, duals, v.duals)
+      )
+      return Variables(joint, bound, slack, duals, shift, room)
+
+    return stage(complete, v, joint, duals, shift, room, joint_target, slack_target)
+
+  def lengths(v, d):
+    """Reciprocals of the steps at which a primal and a dual variable reach zero: ([*b], [*b])."""
+    primal = [largest(-d.joint / v.joint, n)]
+    primal += [largest(-x / s, axes) for x, s in zip(d.slack, v.slack)]
+    if program.rho is not None:
+      primal.append(largest(-d.room / v.room, 1))
+    bounds = [largest(-d.bound / v.bound, n)]
+    bounds += [largest(-x / a, axes) for x, a in zip(d.duals, v.duals)]
+    return fold(jnp.maximum, primal), fold(jnp.maximum, bounds)
+
+  def centring(v, predictor, lengths):
+    """Mehrotra's: aim at the cube of what the predictor alone would leave."""
+    step = 1 / jnp.maximum(1, jnp.maximum(*lengths))
+    ahead = jax.tree.map(lambda x, dx: x + step * dx, v, predictor)
+    now, then = _dot(v, v, n, axes), _dot(ahead, ahead, n, axes)
+    aim = jnp.clip((then / now) ** 3, 1e-6, 1) * now / count
+    joint_target = aim - predictor.joint * predictor.bound
+    slack_target = tuple(aim - s * a for s, a in zip(predictor.slack, predictor.duals))
+    return joint_target, slack_target
+
+  zeros = jnp.zeros_like(v.shift)
+  predictor = direction(zeros, tuple(zeros for _ in v.duals))
+  targets = stage(centring, v, predictor, stage(lengths, v, predictor))
+  corrector = direction(*targets)
+
+  def advance(v, d, lengths):
+    primal, bounds = (jnp.minimum(1, _TO_BOUNDARY / jnp.maximum(x, 1e-3)) for x in lengths)
+    positive = lambda x, dx, step: jnp.maximum(x + step * dx, _TINY)
+    return Variables(
+        joint=positive(v.joint, d.joint, primal),
+        bound=positive(v.bound, d.bound, bounds),
+        slack=tuple(positive(x, dx, primal) for x, dx in zip(v.slack, d.slack)),
+        duals=tuple(positive(x, dx, bounds) for x, dx in zip(v.duals, d.duals)),
+        shift=v.shift + bounds * d.shift,
+        room=v.room + primal * d.room,
+    )
+
+  ahead = stage(advance, v, corrector, stage(lengths, v, corrector))
+  _, error = _residuals(program, ahead, concept, stage)
+  # A factor spoilt by rounding throws the error up, or leaves none that is finite: stay, and try
+  # again with a stronger diagonal.
+  sound = error < _MAX_GROWTH * state.error
+  move = running & sound
+  base = _DAMPING_ULPS * float(jnp.finfo(error.dtype).eps)
+  damping = jnp.where(sound, jnp.maximum(state.damping / _DAMPING_GROWTH, base), jnp.minimum(
+      state.damping * _DAMPING_GROWTH, 1e-2))
+  keep = lambda old, new: jax.tree.map(lambda x, y: jnp.where(move, y, x), old, new)
+  return State(
+      variables=stage(keep, v, ahead),
+      error=jnp.where(move, error, state.error),
+      damping=jnp.where(running, damping, state.damping),
+      iterations=state.iterations + running,
+  )
+
+
+def _start(program: Program, problem: Problem, config: Config, concept: Concept) -> Variables:
+  """The target joint with every multiplier well inside."""
+  n = deviation.num_players(program.payoffs)
+  joint = problem.target
+  size = math.prod(joint.shape[:n])
+  gains = deviation.gains(program.payoffs, joint, concept)
+  if program.rho is None:
+    room = jnp.ones_like(problem.epsilon)
+  else:
+    room = problem.epsilon_max - problem.epsilon
+    gains = tuple(g + e for g, e in zip(gains, room))
+  return Variables(
+      joint=joint,
+      bound=config.start_bound / (size * joint),
+      slack=tuple(jnp.maximum(limit - g, config.start_slack) for limit, g in zip(program.limit, gains)),
+      duals=tuple(jnp.full_like(limit, config.start_dual) for limit in program.limit),
+      shift=jnp.zeros_like(program.temperature),
+      room=room,
+  )
+
+
+def _iterate(advance: Callable[[State], State], state: State, config: Config) -> State:
+  """Steps until every game of the batch has converged, or the limit."""
+
+  def unfinished(carry):
+    step, state = carry
+    return (step < config.max_iterations) & jnp.any(state.error > config.tolerance)
+
+  def body(carry):
+    step, state = carry
+    return step + 1, advance(state)
+
+  return jax.lax.while_loop(unfinished, body, (0, state))[1]
+
+
+def run(problem: Problem, config: Config, concept: Concept) -> State:
+  """Problem [..., *b], trailing batch or none, to the end of the interior-point iteration."""
+  program = _program(problem, concept)
+  variables = _start(program, problem, config, concept)
+  _, error = _residuals(program, variables, concept)
+  epsilon = float(jnp.finfo(error.dtype).eps)
+  state = State(
+      variables=variables,
+      error=error,
+      damping=jnp.full_like(error, _DAMPING_ULPS * epsilon),
+      iterations=jnp.zeros(error.shape, jnp.int32),
+  )
+  staged = error.ndim > 0 and jax.default_backend() == "cpu"
+  return _iterate(functools.partial(_step, program, config=config, concept=concept, staged=staged), state, config)

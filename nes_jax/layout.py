@@ -1,0 +1,181 @@
+"""One source for two memory layouts: a single game, and a batch of small games in the last axis.
+
+The exact engine writes every formula once, for arrays whose leading axes belong to the game and
+whose trailing axes `*b`, if any, are a batch:
+
+  * without trailing axes the functions below are the ordinary matrix product, sum and Cholesky
+    factorisation, and the caller uses `vmap`: right for large games, whose own axes fill the
+    vector units;
+  * with one trailing axis they are unrolled over the game's axes, so that every instruction works
+    on a contiguous run of games: right for small games, for which batched library calls cost
+    more than the arithmetic (an 8x8 product takes 0.06 us against 0.14 us, measured on two cores).
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from nes_jax.types import Array
+
+matmul = functools.partial(jnp.matmul, precision="highest")
+
+
+class Stages:
+  """Calls functions as XLA computations of their own.
+
+  XLA fuses cheap producers into every consumer, and on CPU it drops `optimization_barrier` before
+  it does, so a sum that is broadcast over a matrix is computed again for each element. A
+  `lax.cond` is a boundary that fusion respects: `predicate` must be true whenever the result is
+  used, and must not be a constant. Without a predicate functions are simply called.
+  """
+
+  def __init__(self, predicate: Array | None = None):
+    self._predicate = predicate
+
+  def __call__(self, function: Callable[..., Any], *args: Any) -> Any:
+    if self._predicate is None:
+      return function(*args)
+    shapes = jax.eval_shape(function, *args)
+
+    def skip(*_):
+      return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+    return jax.lax.cond(self._predicate, function, skip, *args)
+
+
+inline = Stages()
+
+
+def fold(function: Callable[[Array, Array], Array], items: Sequence[Array]) -> Array:
+  """Balanced pairwise reduction: fewer dependent steps and less rounding than left to right."""
+  items = list(items)
+  while len(items) > 1:
+    pairs = [function(a, b) for a, b in zip(items[::2], items[1::2])]
+    items = pairs + items[len(pairs) * 2 :]
+  return items[0]
+
+
+def total(x: Array, num_axes: int) -> Array:
+  """Sum over the first `num_axes` axes: [n1, ..., nk, *b] -> [*b]."""
+  if x.ndim == num_axes:
+    return x.sum()
+  return fold(jnp.add, list(x.reshape((-1,) + x.shape[num_axes:])))
+
+
+def sum_axis(x: Array, axis: int, num_axes: int) -> Array:
+  """Sum over one of the first `num_axes` axes: [n1, ..., nk, *b] -> the rest."""
+  if x.ndim == num_axes:
+    return x.sum(axis)
+  return fold(jnp.add, [jax.lax.index_in_dim(x, i, axis, keepdims=False) for i in range(x.shape[axis])])
+
+
+def largest(x: Array, num_axes: int) -> Array:
+  """Maximum over the first `num_axes` axes: [n1, ..., nk, *b] -> [*b]."""
+  if x.ndim == num_axes:
+    return x.max()
+  return fold(jnp.maximum, list(x.reshape((-1,) + x.shape[num_axes:])))
+
+
+def product(x: Array, y: Array) -> Array:
+  """Matrix product: [i, c, *b], [c, k, *b] -> [i, k, *b]."""
+  if x.ndim == 2:
+    return matmul(x, y)
+  # Left to right, not pairwise: each term is one fused multiply-add on an accumulator.
+  result = x[:, 0, None] * y[0][None]
+  for c in range(1, x.shape[1]):
+    result = result + x[:, c, None] * y[c][None]
+  return result
+
+
+def cholesky(blocks: Sequence[Sequence[Array]], floor: float, stage: Stages = inline):
+  """Factors a symmetric positive definite matrix given by the lower triangle of its blocks.
+
+  Args:
+    blocks: blocks[p][q] is [np, nq, *b] for q <= p.
+    floor: the diagonal is raised, and pivots are kept above, this fraction of the diagonal.
+
+  Returns:
+    A function that solves for a list of right sides: [[np, *b]] -> [[np, *b]].
+  """
+  sizes = [row[-1].shape[0] for row in blocks]
+  if blocks[0][0].ndim == 2:
+    rows = [
+        [blocks[p][q] if q <= p else blocks[q][p].T for q in range(len(sizes))]
+        for p in range(len(sizes))
+    ]
+    return _dense_factor(jnp.block(rows), sizes, floor)
+  return _unrolled_factor(blocks, sizes, floor, stage)
+
+
+def _dense_factor(matrix: Array, sizes: Sequence[int], floor: float):
+  scale = jax.lax.rsqrt(jnp.diagonal(matrix))
+  scaled = matrix * scale[:, None] * scale + floor * jnp.eye(len(scale), dtype=matrix.dtype)
+  factor = jnp.linalg.cholesky(scaled)
+  splits = [sum(sizes[: p + 1]) for p in range(len(sizes) - 1)]
+
+  def solve(rights):
+    right = jnp.concatenate(rights) * scale
+    solution = jax.scipy.linalg.cho_solve((factor, True), right) * scale
+    return jnp.split(solution, splits)
+
+  return solve
+
+
+def _unrolled_factor(blocks, sizes, floor, stage):
+  # A column is a list of its parts, one a block row, never one concatenated array: a
+  # concatenation inside a fused loop costs a branch an element.
+  def reduce_column(parts, earlier, heads):
+    """Subtracts what the columns before this one explain; scales by the root of the pivot."""
+    parts = list(parts)
+    diagonal = parts[0][0]
+    for column, head in zip(earlier, heads):
+      parts = [part - other * head for part, other in zip(parts, column)]
+    smallest = floor * diagonal
+    root = jax.lax.rsqrt(jnp.maximum(parts[0][0] + smallest, smallest))
+    return [part * root for part in parts], root
+
+  columns, inverse_roots = [], []  # columns[c]: parts of column c from its diagonal down
+  for p, size in enumerate(sizes):
+    for j in range(size):
+      parts = [blocks[p][p][j:, j]] + [blocks[r][p][:, j] for r in range(p + 1, len(sizes))]
+      earlier, heads = [], []
+      for (q, i), column in columns:
+        if q == p:
+          tail = [column[0][j - i :]] + column[1:]
+        else:
+          tail = [column[p - q][j:]] + column[p - q + 1 :]
+        earlier.append(tail)
+        heads.append(tail[0][0])
+      column, root = stage(reduce_column, parts, earlier, heads)
+      columns.append(((p, j), column))
+      inverse_roots.append(root)
+
+  def solve(rights):
+    rights = list(rights)
+    forward = []
+    for ((p, _), column), root in zip(columns, inverse_roots):
+
+      def eliminate(rest, column, root):
+        y = rest[0][0] * root
+        rest = [rest[0][1:] - column[0][1:] * y] + [b - c * y for b, c in zip(rest[1:], column[1:])]
+        return y, rest
+
+      y, rest = stage(eliminate, rights[p:], column, root)
+      rights[p:] = rest
+      forward.append(y)
+
+    solution = [[None] * size for size in sizes]
+    for ((p, j), column), root, y in reversed(list(zip(columns, inverse_roots, forward))):
+
+      def substitute(y, column, root, known):
+        terms = [c[i] * x for c, xs in zip(column, known) for i, x in enumerate(xs)]
+        return (y - fold(jnp.add, terms) if terms else y) * root
+
+      known = [solution[p][j + 1 :]] + [solution[r] for r in range(p + 1, len(sizes))]
+      solution[p][j] = stage(substitute, y, [column[0][1:]] + column[1:], root, known)
+    return [jnp.stack(x) for x in solution]
+
+  return solve

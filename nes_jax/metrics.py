@@ -1,0 +1,101 @@
+"""How good an answer is: solver gap, (C)CE gap and KKT residual.
+
+Unbatched: use `vmap`. `payoffs` may be in any units; gaps come out in the same.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from nes_jax import deviation
+from nes_jax.types import Array, Concept, Duals, Problem
+
+
+def solver_gap(joint: Array, reference: Array) -> Array:
+  """Half the L1 distance between two joints (section 5): in [0, 1]."""
+  return 0.5 * jnp.abs(joint - reference).sum()
+
+
+def violations(payoffs: Array, joint: Array, epsilon: Array, concept: Concept) -> Array:
+  """[N]: each player's largest expected deviation gain above its epsilon, at least 0."""
+  gains = deviation.gains(payoffs, joint, concept)
+  # The zero diagonal of a CE block is no deviation: with a negative epsilon it must not count.
+  if concept == "ce":
+    gains = [jnp.where(jnp.eye(len(g), dtype=bool), -jnp.inf, g) for g in gains]
+  worst = jnp.stack([g.max() for g in gains])
+  return jnp.maximum(worst - epsilon, 0)
+
+
+def gap(payoffs: Array, joint: Array, epsilon: Array, concept: Concept) -> Array:
+  """CCE or CE gap (section 5): the violations summed over players. Zero inside the polytope."""
+  return violations(payoffs, joint, epsilon, concept).sum()
+
+
+def cce_gap(payoffs: Array, joint: Array, epsilon: Array | float = 0.0) -> Array:
+  """CCE gap of a joint [A1, ..., AN]."""
+  return gap(payoffs, joint, epsilon, "cce")
+
+
+def ce_gap(payoffs: Array, joint: Array, epsilon: Array | float = 0.0) -> Array:
+  """CE gap of a joint [A1, ..., AN]."""
+  return gap(payoffs, joint, epsilon, "ce")
+
+
+def objective_weights(problem: Problem) -> tuple[Array, Array]:
+  """(temperature, welfare weight) after dividing the objective by max(1, mu).
+
+  Infinity gives (0, 1), a linear objective. The answer is the same; duals of the divided problem
+  are those of the paper's divided by max(1, mu).
+  """
+  mu = problem.welfare_weight
+  temperature = 1 / jnp.maximum(mu, 1)
+  weight = jnp.where(jnp.isinf(mu), 1, jnp.where(jnp.isinf(mu), 1, mu) * temperature)
+  return temperature, weight
+
+
+def residual(
+    problem: Problem, joint: Array, epsilon: Array, duals: Duals, concept: Concept
+) -> Array:
+  """KKT residual of a primal-dual answer: the larger of its infeasibility and its duality gap.
+
+  With the objective divided by max(1, mu), so that the duals and temperature tau are those of the
+  divided problem,
+
+    gap = tau KL(joint || sigma(duals)) + rho' sum_p room_p KL(x_p || y_p) + duals . slack
+
+  where sigma(duals) is eq. (9), x and y are (epsilon-plus - epsilon) / room as answered and as
+  eq. (10) has it. For a feasible joint, tau KL(joint || optimum) <= gap: by Pinsker's inequality
+  the solver gap is at most sqrt(gap / (2 tau)).
+
+  Args:
+    problem: the normalised problem.
+    joint: [A1, ..., AN], non-negative, sums to one.
+    epsilon: [N], what the constraints are given.
+    duals: non-negative, of the divided problem.
+    concept: "cce" or "ce".
+
+  Returns:
+    [], non-negative; NaN if anything is not finite.
+  """
+  tau, weight = objective_weights(problem)
+  gains = deviation.gains(problem.payoffs, joint, concept)
+  slack = [e - g for e, g in zip(epsilon, gains)]
+  complementarity = sum((block * s).sum() for block, s in zip(duals, slack))
+  infeasibility = violations(problem.payoffs, joint, epsilon, concept).max()
+
+  logits = weight * problem.welfare - deviation.logits(problem.payoffs, duals, concept)
+  peak = logits.max()
+  safe = jnp.maximum(tau, jnp.finfo(tau.dtype).tiny)
+  log_partition = jax.nn.logsumexp(jnp.log(problem.target) + (logits - peak) / safe)
+  divergence = jax.scipy.special.rel_entr(joint, problem.target).sum()
+  primal_gap = tau * (divergence + log_partition) + jnp.sum(joint * (peak - logits))
+
+  if not math.isinf(problem.rho):
+    rho = tau * problem.rho
+    room = problem.epsilon_max - problem.epsilon
+    used = (problem.epsilon_max - epsilon) / room
+    log_recovered = -jnp.stack([block.sum() for block in duals]) / rho
+    bregman = used * (jnp.log(used) - log_recovered) - used + jnp.exp(log_recovered)
+    primal_gap = primal_gap + jnp.sum(rho * room * bregman)
+  return jnp.maximum(jnp.abs(primal_gap + complementarity), infeasibility)

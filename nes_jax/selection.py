@@ -1,0 +1,147 @@
+"""Which equilibrium: the objective of eq. (6) and the nine named rows of the paper's Table 3.
+
+  maximise over sigma, epsilon    mu W . sigma - KL(sigma || target) - rho sum_p phi(epsilon_p)
+  subject to                      A_p sigma <= epsilon_p for every player p
+
+where phi is smallest at the target epsilon. With rho = infinity epsilon equals its target and the
+constraints are hard; W is used in normalised units (zero mean, unit variance), so mu has none.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from nes_jax import invariance
+from nes_jax.types import Array, Problem
+
+# A target joint's zeros are read as 0+ (section 6 of the paper): relative entropy needs full
+# support, and this much mass is below what float32 certifies.
+TARGET_FLOOR = 1e-12
+# "much greater than 1" in Table 3.
+LARGE_WELFARE_WEIGHT = 1e3
+LARGE_RHO = 1e4
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Selection:
+  """An equilibrium selection. The defaults are maximum entropy with hard constraints.
+
+  Array fields take one value for all games, or a leading batch axis. `epsilon` is in payoff units.
+  """
+
+  target: Array | None = None  # [A1, ..., AN], non-negative, sums to one; None: uniform
+  epsilon: Array | float = 0.0  # [] or [N]; -infinity: as small as possible (finite rho)
+  welfare: Array | None = None  # [A1, ..., AN], any units; None: no welfare term
+  welfare_weight: Array | float = 1.0  # [], mu >= 0; infinity drops the entropy
+  rho: float = dataclasses.field(default=math.inf, metadata={"static": True})
+
+
+class Row(NamedTuple):
+  """A row of Table 3."""
+
+  name: str
+  abbreviation: str
+  needs: tuple[str, ...]  # fields of Selection that the user gives
+  defaults: Mapping[str, float]
+
+
+TABLE = (
+    Row("max_entropy", "ME", (), {}),
+    Row("match_target", "MT", ("target",), {}),
+    Row("max_welfare", "MU", (), {"welfare_weight": LARGE_WELFARE_WEIGHT}),
+    Row("max_welfare_max_entropy", "MWME", ("welfare",), {"welfare_weight": LARGE_WELFARE_WEIGHT}),
+    Row("min_relative_entropy", "MRE", ("target",), {}),
+    Row("max_strength", "MS", (), {"epsilon": -math.inf, "rho": LARGE_RHO}),
+    Row("epsilon_max_entropy", "eps-ME", ("epsilon",), {"rho": LARGE_RHO}),
+    Row(
+        "epsilon_max_welfare_max_entropy",
+        "eps-MWME",
+        ("epsilon", "welfare"),
+        {"welfare_weight": LARGE_WELFARE_WEIGHT, "rho": LARGE_RHO},
+    ),
+    Row("epsilon_min_relative_entropy", "eps-MRE", ("epsilon", "target"), {"rho": LARGE_RHO}),
+)
+NAMES: tuple[str, ...] = tuple(row.name for row in TABLE)
+
+
+def named(name: str, payoffs: Array, **inputs) -> Selection:
+  """The selection of a row of Table 3, by name or abbreviation.
+
+  Args:
+    name: one of NAMES or its abbreviation, e.g. "max_entropy" or "ME".
+    payoffs: [N, A1, ..., AN] or [B, N, A1, ..., AN]; `max_welfare` sums them over players.
+    **inputs: what the row leaves to the user (`target`, `welfare`, `epsilon`), and any field of
+      Selection that is to differ from the row's default.
+
+  Raises:
+    ValueError: unknown name, or an input that the row needs is missing.
+  """
+  rows = {key: row for row in TABLE for key in (row.name, row.abbreviation)}
+  if name not in rows:
+    listing = ", ".join(f"{row.name} ({row.abbreviation})" for row in TABLE)
+    raise ValueError(f"unknown selection {name!r}; the names are {listing}")
+  row = rows[name]
+  missing = [field for field in row.needs if field not in inputs]
+  if missing:
+    arguments = ", ".join(f"{field}=..." for field in missing)
+    raise ValueError(
+        f"selection {row.name!r} needs {' and '.join(missing)}: pass"
+        f" nes_jax.selection.named({row.name!r}, payoffs, {arguments}), or a nes_jax.Selection"
+    )
+  if row.name == "max_welfare":
+    inputs = {"welfare": jnp.sum(jnp.asarray(payoffs), axis=player_axis(payoffs)), **inputs}
+  return Selection(**{**row.defaults, **inputs})
+
+
+def player_axis(payoffs: Array) -> int:
+  """0 for one game [N, A1, ..., AN], 1 for a batch [B, N, A1, ..., AN]."""
+  shape = jnp.shape(payoffs)
+  return 0 if len(shape) == shape[0] + 1 else 1
+
+
+def problem(payoffs: Array, selection: Selection) -> tuple[Problem, Array]:
+  """Puts one game and its selection on the invariant sphere.
+
+  Args:
+    payoffs: [N, A1, ..., AN] in the user's units.
+    selection: fields without a batch axis.
+
+  Returns:
+    The problem, and the scale [N] that its payoffs and epsilon were divided by.
+  """
+  shape, dtype = payoffs.shape[1:], payoffs.dtype
+  normal = jax.vmap(invariance.normalise)(payoffs)
+  size = math.prod(shape)
+  z = jnp.full((len(shape),), invariance.radius(size), dtype)
+  epsilon = jnp.broadcast_to(jnp.asarray(selection.epsilon, dtype), (len(shape),))
+  epsilon = invariance.normalise_epsilon(epsilon, normal.scale)
+  if not math.isinf(selection.rho):
+    # Eq. (16b); strictly below epsilon-plus, where phi stops being finite.
+    epsilon = jnp.clip(epsilon, -z, z * (1 - 1e-6))
+  if selection.target is None:
+    target = jnp.full(shape, 1 / size, dtype)
+  else:
+    target = jnp.maximum(jnp.asarray(selection.target, dtype), TARGET_FLOOR)
+    target = target / target.sum()
+  if selection.welfare is None:
+    welfare, weight = jnp.zeros(shape, dtype), jnp.zeros((), dtype)
+  else:
+    welfare = invariance.normalise(jnp.asarray(selection.welfare, dtype)).values
+    weight = jnp.asarray(selection.welfare_weight, dtype)
+  return (
+      Problem(
+          payoffs=normal.values,
+          target=target,
+          epsilon=epsilon,
+          epsilon_max=z,
+          welfare=welfare,
+          welfare_weight=weight,
+          rho=selection.rho,
+      ),
+      normal.scale,
+  )

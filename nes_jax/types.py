@@ -1,0 +1,54 @@
+"""Table of contents of nes_jax: the types that everything else speaks.
+
+Dimension letters used throughout the package:
+  N   players
+  Ap  strategies of player p (A1, ..., AN); |A| is their product, the number of joint strategies
+  B   games in a batch
+  D   dual variables of a game: sum of Ap for CCE, sum of Ap * Ap for CE (the diagonal is always 0)
+  *b  optional batch axes; they always come LAST in functions that say so (see `layout`)
+"""
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+
+Array = jax.Array
+Concept = Literal["cce", "ce"]
+
+# One block a player. CCE: [Ap], the gain of deviating to each strategy before any recommendation.
+# CE: [Ap, Ap], row = recommended strategy, column = strategy deviated to, zero diagonal.
+Duals = tuple[Array, ...]
+
+CONCEPTS: tuple[str, ...] = ("cce", "ce")
+
+
+class Problem(NamedTuple):
+  """One equilibrium selection problem, eq. (6) of Marris et al. (2022), on the invariant sphere.
+
+  Payoffs, epsilon and welfare are in normalised units (`invariance`). Trailing axes are batch axes.
+  """
+
+  payoffs: Array  # [N, A1, ..., AN, *b] zero mean, L2 norm sqrt(|A|) a player
+  target: Array  # [A1, ..., AN, *b] positive, sums to one: sigma-hat
+  epsilon: Array  # [N, *b] epsilon-hat, the approximation wanted
+  epsilon_max: Array  # [N, *b] epsilon-plus, the largest approximation allowed
+  welfare: Array  # [A1, ..., AN, *b] zero mean, unit variance, or zero: W
+  welfare_weight: Array  # [*b] mu >= 0; infinity drops the entropy
+  rho: float  # weight of the approximation target; infinity makes the constraint hard
+
+
+class Solution(NamedTuple):
+  """An equilibrium of each game, with its certificate, in the units of the payoffs given."""
+
+  joint: Array  # [B, A1, ..., AN] sigma, sums to one
+  epsilon: Array  # [B, N] approximation that each player's constraints were given
+  gap: Array  # [B] (C)CE gap: sum over players of the largest gain above epsilon
+  residual: Array  # [B] KKT residual of the normalised problem (`metrics.residual`)
+  converged: Array  # [B] bool: residual is at most the tolerance asked for
+  duals: Duals  # per player [B, Ap] (CCE) or [B, Ap, Ap] (CE), one over payoff units
+  marginals: tuple[Array, ...]  # per player [B, Ap]
+  iterations: Array  # [B] int32 interior-point steps taken
+  repeated: Array  # [B] bool: float32 did not converge and float64 was used
+
+
+PyTree = Any
