@@ -2,10 +2,10 @@
 
 The dense tensor A has D x |A| entries; nothing here forms it. What the dual problem needs of it is
 
-  gains        A sigma           expected gain of each deviation under a joint
-  logits       A' alpha          what the duals take from each joint strategy's logit
-  dual_gram    A diag(w) A'      D x D, the dual's Hessian up to a rank-one term
-  joint_gram   A' diag(t) A      |A| x |A|, the same system seen from the joint (CE only: smaller there)
+  gains        A sigma         expected gain of each deviation under a joint
+  logits       A' alpha        what the duals take from each joint strategy's logit
+  covariance   of the gains    D x D, the dual's Hessian
+  joint_gram   A' diag(t) A    |A| x |A|, the same system seen from the joint (smaller for CE)
 
 All take trailing batch axes (`layout`). Blocks of duals are [Ap, *b] for CCE and
 [Ap recommended, Ap deviation, *b] for CE.
@@ -60,110 +60,162 @@ def gains(payoffs: Array, joint: Array, concept: Concept, stage: Stages = inline
 
   `joint` may be any real weights; nothing is normalised.
   """
+  return (_coarse_gains if concept == "cce" else _correlated_gains)(payoffs, joint, stage)
+
+
+def _coarse_gains(payoffs, joint, stage):
   n = num_players(payoffs)
-  return tuple(
-      _GAINS[concept](own_first(payoffs[p], p, n), own_first(joint, p, n), stage) for p in range(n)
-  )
+
+  def others(joint):
+    return [sum_axis(own_first(joint, p, n), 0, 2) for p in range(n)]
+
+  def expected(payoffs, joint, others):
+    blocks = []
+    for p in range(n):
+      g = own_first(payoffs[p], p, n)
+      if g.ndim == 2:
+        deviating = layout.matmul(g, others[p])
+      else:
+        deviating = sum_axis(g * others[p][None], 1, 2)
+      blocks.append(deviating - total(payoffs[p] * joint, n))
+    return tuple(blocks)
+
+  return stage(expected, payoffs, joint, stage(others, joint))
 
 
-def _coarse_gains(g, s, stage):
-  if g.ndim == 2:
-    return layout.matmul(g, s.sum(0)) - jnp.vdot(g, s, precision="highest")
-  others = stage(lambda s: sum_axis(s, 0, 2), s)
-  return stage(lambda g, s, others: sum_axis(g * others[None], 1, 2) - total(g * s, 2), g, s, others)
+def _correlated_gains(payoffs, joint, stage):
+  n = num_players(payoffs)
 
+  def expected(payoffs, joint):
+    blocks = []
+    for p in range(n):
+      g, s = own_first(payoffs[p], p, n), own_first(joint, p, n)
+      # [i, k]: what deviating to k is worth, summed over the times that i is recommended.
+      deviating = product(s, jnp.swapaxes(g, 0, 1))
+      blocks.append(deviating - sum_axis(s * g, 1, 2)[:, None])
+    return tuple(blocks)
 
-def _correlated_gains(g, s, stage):
-  # value[i, k]: what deviating to k is worth, summed over the times i is recommended.
-  value = stage(lambda s, g: product(s, jnp.swapaxes(g, 0, 1)), s, g)
-  kept = sum_axis(s * g, 1, 2)
-  return value - kept[:, None]
-
-
-_GAINS = {"cce": _coarse_gains, "ce": _correlated_gains}
+  return stage(expected, payoffs, joint)
 
 
 def logits(payoffs: Array, duals: Duals, concept: Concept, stage: Stages = inline) -> Array:
   """A' alpha: blocks of duals -> [A1, ..., AN, *b], the sum over players in eq. (8)."""
+  return (_coarse_logits if concept == "cce" else _correlated_logits)(payoffs, duals, stage)
+
+
+def _coarse_logits(payoffs, duals, stage):
   n, sizes = num_players(payoffs), strategy_counts(payoffs)
-  terms = []
-  for p in range(n):
-    g = own_first(payoffs[p], p, n)
-    terms.append(own_back(_LOGITS[concept](g, duals[p], stage), p, sizes))
-  return sum(terms[1:], terms[0])
+
+  def deviating(payoffs, duals):
+    values = []
+    for p in range(n):
+      g = own_first(payoffs[p], p, n)
+      values.append(layout.matmul(duals[p], g) if g.ndim == 2 else sum_axis(duals[p][:, None] * g, 0, 2))
+    return values, [total(a, 1) for a in duals]
+
+  def combine(payoffs, values, masses):
+    terms = []
+    for p in range(n):
+      value = values[p].reshape(sizes[:p] + (1,) + sizes[p + 1 :] + values[p].shape[1:])
+      terms.append(value - masses[p] * payoffs[p])
+    return sum(terms[1:], terms[0])
+
+  return stage(combine, payoffs, *stage(deviating, payoffs, duals))
 
 
-def _coarse_logits(g, a, stage):
-  if g.ndim == 2:
-    return layout.matmul(a, g) - a.sum() * g
-  value, mass = stage(lambda g, a: (sum_axis(a[:, None] * g, 0, 2), total(a, 1)), g, a)
-  return value[None] - mass * g
+def _correlated_logits(payoffs, duals, stage):
+  n, sizes = num_players(payoffs), strategy_counts(payoffs)
+
+  def combine(payoffs, duals):
+    terms = []
+    for p in range(n):
+      g = own_first(payoffs[p], p, n)
+      term = product(duals[p], g) - sum_axis(duals[p], 1, 2)[:, None] * g
+      terms.append(own_back(term, p, sizes))
+    return sum(terms[1:], terms[0])
+
+  return stage(combine, payoffs, duals)
 
 
-def _correlated_logits(g, a, stage):
-  return stage(product, a, g) - sum_axis(a, 1, 2)[:, None] * g
+def covariance(payoffs: Array, weights: Array, concept: Concept, stage: Stages = inline):
+  """A diag(w) A' - (A w)(A w)' / sum(w), the dual's Hessian, with A w and sum(w).
 
-
-_LOGITS = {"cce": _coarse_logits, "ce": _correlated_logits}
-
-
-def dual_gram(payoffs: Array, weights: Array, concept: Concept, stage: Stages = inline):
-  """A diag(w) A' as the lower triangle of its blocks: blocks[p][q], q <= p.
-
-  CCE for two players costs about 6 n^3 flops on an n x n game, since with u = w summed over the
-  own axis, A1 diag(w) A1' = G1 diag(u) G1' + terms of rank one, and the cross block is
-  G1 w' G2 + terms of rank one.
+  It is sum(w) times the covariance of the deviation gains under the measure w, and is computed from
+  centred gains: written as the difference it loses float32 where w is concentrated on few joint
+  strategies. CCE for two players costs about 6 n^3 flops on an n x n game.
 
   Args:
     payoffs: [N, A1, ..., AN, *b].
-    weights: [A1, ..., AN, *b].
+    weights: [A1, ..., AN, *b], positive.
     concept: "cce" or "ce".
 
   Returns:
-    blocks[p][q] of shape [np, nq, *b], np = Ap (CCE) or Ap * Ap (CE, row-major).
+    (blocks, means, mass): blocks[p][q] of shape [np, nq, *b] for q <= p, np = Ap (CCE) or Ap * Ap
+    (CE, row-major); means[p] [np, *b], A w; mass [*b], sum(w).
   """
-  return (_coarse_gram if concept == "cce" else _correlated_gram)(payoffs, weights, stage)
+  return (_coarse_covariance if concept == "cce" else _correlated_covariance)(
+      payoffs, weights, stage
+  )
 
 
-def _coarse_gram(payoffs, w, stage):
+def _coarse_covariance(payoffs, w, stage):
+  """With h(i, a_-p) centred both over p's own strategies and over the others', all under w,
+
+  block pp = h diag(w_-p) h' + var, block pq = sum_a w h_p h_q - cross_pq - cross_qp' + cov,
+  where cross_pq[i] = sum_a w h_p(i, a_-p) g_q(a) and g is centred over the own axis only.
+  """
   n = num_players(payoffs)
-  g = [own_first(payoffs[p], p, n) for p in range(n)]
-  ws = [own_first(w, p, n) for p in range(n)]
-  weighted = stage(lambda payoffs, w: payoffs * w[None], payoffs, w)
-  # carried[p][q]: [R_p], sum over p's own strategy of w G_q.
-  carried = stage(
-      lambda weighted: [
-          [sum_axis(own_first(weighted[q], p, n), 0, 2) for q in range(n)] for p in range(n)
-      ],
-      weighted,
-  )
-  others = stage(lambda ws: [sum_axis(s, 0, 2) for s in ws], ws)
-  # cross[p][q]: [Ap], sum_a w G_p(i, a_-p) G_q(a).  both[p][q]: sum_a w G_p G_q.
-  cross, both = stage(
-      lambda g, carried, payoffs, weighted: (
-          [[sum_axis(g[p] * carried[p][q][None], 1, 2) for q in range(n)] for p in range(n)],
-          [[total(payoffs[p] * weighted[q], n) for q in range(p + 1)] for p in range(n)],
-      ),
-      g,
-      carried,
-      payoffs,
-      weighted,
-  )
 
-  def assemble(main, row, column, constant):
-    return main - row[:, None] - column[None] + constant
+  def own_centred(payoffs, w):
+    others, centred = [], []
+    for p in range(n):
+      s = sum_axis(w, p, n)
+      mean = sum_axis(payoffs[p] * w, p, n) / s
+      others.append(s.reshape((-1,) + s.shape[n - 1 :]))
+      centred.append(payoffs[p] - jnp.expand_dims(mean, p))
+    return others, centred
 
+  others, centred = stage(own_centred, payoffs, w)
+
+  def moments(centred, others, w):
+    mass = total(others[0], 1)
+    means = [
+        sum_axis(own_first(x, p, n) * others[p][None], 1, 2) for p, x in enumerate(centred)
+    ]
+    both = [[total(w * centred[p] * centred[q], n) for q in range(p + 1)] for p in range(n)]
+    carried = [
+        [sum_axis(own_first(w * centred[q], p, n), 0, 2) if q != p else None for q in range(n)]
+        for p in range(n)
+    ]
+    return mass, means, both, carried
+
+  mass, means, both, carried = stage(moments, centred, others, w)
+
+  def fully_centred(centred, means, mass, others):
+    h = [own_first(x, p, n) - (means[p] / mass)[:, None] for p, x in enumerate(centred)]
+    return h, [x * u[None] for x, u in zip(h, others)]
+
+  h, scaled = stage(fully_centred, centred, means, mass, others)
+
+  def crossed(h, carried):
+    return [
+        [sum_axis(h[p] * carried[p][q][None], 1, 2) if q != p else None for q in range(n)]
+        for p in range(n)
+    ]
+
+  cross = stage(crossed, h, carried)
   blocks = []
   for p in range(n):
     row = []
     for q in range(p):
-      main = _coarse_cross(payoffs, w, p, q, stage)
+      main = _coarse_cross(h[p], h[q], w, p, q, stage)
+      assemble = lambda main, row, column, c: main - row[:, None] - column[None] + c
       row.append(stage(assemble, main, cross[p][q], cross[q][p], both[p][q]))
-    scaled = stage(lambda g, u: g * u[None], g[p], others[p])
-    main = stage(lambda x, y: product(x, jnp.swapaxes(y, 0, 1)), scaled, g[p])
-    row.append(stage(assemble, main, cross[p][p], cross[p][p], both[p][p]))
+    row.append(
+        stage(lambda x, y, c: product(x, jnp.swapaxes(y, 0, 1)) + c, scaled[p], h[p], both[p][p])
+    )
     blocks.append(row)
-  return blocks
+  return blocks, means, mass
 
 
 def _pair_first(x, p, q, n):
@@ -172,18 +224,29 @@ def _pair_first(x, p, q, n):
   return x.reshape(x.shape[:2] + (-1,) + x.shape[n:])
 
 
-def _coarse_cross(payoffs, w, p, q, stage):
-  """[i, k] = sum over a of w(a) G_p(i, a_-p) G_q(k, a_-q)."""
-  n = num_players(payoffs)
-  gp, gq, w = (_pair_first(x, p, q, n) for x in (payoffs[p], payoffs[q], w))
-  if gp.ndim == 3:
-    inner = jnp.einsum("ijr,ajr->iar", gp, w, precision="highest")
-    return jnp.einsum("iar,akr->ik", inner, gq, precision="highest")
-  parts = []
-  for r in range(gp.shape[2]):
-    inner = stage(lambda x, y: product(x, jnp.swapaxes(y, 0, 1)), gp[:, :, r], w[:, :, r])
-    parts.append(stage(product, inner, gq[:, :, r]))
-  return layout.fold(jnp.add, parts)
+def _coarse_cross(hp, hq, w, p, q, stage):
+  """[i, k] = sum over a of w(a) h_p(i, a_-p) h_q(k, a_-q); h [Ap, R, *b], w [A1, ..., AN, *b]."""
+  n = w.ndim - (hp.ndim - 2)
+  sizes = w.shape[:n]
+
+  def paired(hp, hq, w):
+    tensors = (own_back(hp, p, sizes), own_back(hq, q, sizes), w)
+    return [_pair_first(x, p, q, n) for x in tensors]
+
+  if hp.ndim == 2:
+    hp, hq, w = paired(hp, hq, w)
+    inner = jnp.einsum("ijr,ajr->iar", hp, w, precision="highest")
+    return jnp.einsum("iar,akr->ik", inner, hq, precision="highest")
+
+  def inner(hp, hq, w):
+    hp, _, w = paired(hp, hq, w)
+    return [product(hp[:, :, r], jnp.swapaxes(w[:, :, r], 0, 1)) for r in range(w.shape[2])]
+
+  def outer(inners, hp, hq, w):
+    _, hq, _ = paired(hp, hq, w)
+    return layout.fold(jnp.add, [product(x, hq[:, :, r]) for r, x in enumerate(inners)])
+
+  return stage(outer, stage(inner, hp, hq, w), hp, hq, w)
 
 
 def _gain_table(g):
@@ -191,8 +254,7 @@ def _gain_table(g):
   return g[None] - g[:, None]
 
 
-def _correlated_gram(payoffs, w, stage):
-  del stage
+def _correlated_covariance(payoffs, w, stage):
   n = num_players(payoffs)
   blocks = []
   for p in range(n):
@@ -214,7 +276,13 @@ def _correlated_gram(payoffs, w, stage):
     block = eye * same[:, :, None]
     row.append(block.reshape((size * size, size * size) + block.shape[4:]))
     blocks.append(row)
-  return blocks
+  mass = total(w, n)
+  means = [x.reshape((-1,) + mass.shape) for x in gains(payoffs, w, "ce", stage)]
+  blocks = [
+      [x - m[:, None] * (means[q] / mass)[None] for q, x in enumerate(row)]
+      for row, m in zip(blocks, means)
+  ]
+  return blocks, means, mass
 
 
 def joint_gram(payoffs: Array, weights: Duals) -> Array:

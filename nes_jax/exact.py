@@ -43,7 +43,7 @@ _TO_BOUNDARY = 0.99
 # Smallest value of a positive variable: keeps reciprocals finite in float32.
 _TINY = 1e-30
 # The Newton matrix's diagonal is raised by this many ulps of itself; more after a failed factor.
-_DAMPING_ULPS = 2.0
+_DAMPING_ULPS = 0.5
 _DAMPING_GROWTH = 100.0
 # An error that grows by more than this in one step is the work of rounding.
 _MAX_GROWTH = 100.0
@@ -66,7 +66,7 @@ class Config:
     """The engine's settings for a concept and a floating-point type."""
     single = jnp.finfo(dtype).bits <= 32
     settings = dict(
-        tolerance=1e-5 if single else 1e-8,
+        tolerance=1e-4 if single else 1e-8,
         max_iterations=50 if single else 200,
         **(
             dict(start_dual=0.1, start_bound=0.3, start_slack=0.3)
@@ -89,10 +89,20 @@ class Variables(NamedTuple):
   room: Array  # [N, *b] e > 0; unused with hard constraints
 
 
+class Residuals(NamedTuple):
+  """Optimality conditions, zero at the optimum but for complementarity."""
+
+  stationarity: Array  # [A1, ..., AN, *b]
+  feasibility: Duals
+  mass: Array  # [*b]
+  room: Array  # [N, *b]
+
+
 class State(NamedTuple):
   """The loop's carry."""
 
   variables: Variables
+  residuals: Residuals  # of the variables
   error: Array  # [*b] how far from the optimality conditions
   damping: Array  # [*b] relative addition to the Newton matrix's diagonal
   iterations: Array  # [*b] int32, steps taken
@@ -164,15 +174,6 @@ def _dot(x: Variables, y: Variables, players: int, axes: int) -> Array:
   return slack + total(x.joint * y.bound, players)
 
 
-class Residuals(NamedTuple):
-  """Optimality conditions, zero at the optimum but for complementarity."""
-
-  stationarity: Array  # [A1, ..., AN, *b]
-  feasibility: Duals
-  mass: Array  # [*b]
-  room: Array  # [N, *b]
-
-
 def _residuals(program: Program, v: Variables, concept: Concept, stage: Stages = inline):
   """-> Residuals, and the error [*b] that convergence is judged by."""
   n, axes = v.joint.ndim - v.shift.ndim, deviation.dual_axes(concept)
@@ -242,25 +243,15 @@ def _newton_dual(program, v, damping, concept, stage):
       v,
   )
   room_weights = _room_weights(program, v)
-  gram = deviation.dual_gram(program.payoffs, weights, concept, stage)
-  border = flat(deviation.gains(program.payoffs, weights, concept, stage))
-  mass = stage(lambda w: total(w, n), weights)
+  blocks, border, mass = deviation.covariance(program.payoffs, weights, concept, stage)
 
-  def complete(block, up, uq, mass):
-    return block - up[:, None] * (uq / mass)[None]
-
-  def complete_diagonal(block, u, mass, ratio, room, damping):
-    eye = _eye(len(u), block)
-    block = complete(block, u, u, mass) + room + jnp.where(eye, ratio, 0)
+  def complete(block, ratio, room, damping):
+    eye = _eye(len(ratio), block)
+    block = block + room + jnp.where(eye, ratio, 0)
     return jnp.where(eye, block * (1 + damping), block)
 
-  blocks = []
-  for p in range(n):
-    row = [stage(complete, gram[p][q], border[p], border[q], mass) for q in range(p)]
-    row.append(
-        stage(complete_diagonal, gram[p][p], border[p], mass, ratios[p], room_weights[p], damping)
-    )
-    blocks.append(row)
+  for p, row in enumerate(blocks):
+    row[p] = stage(complete, row[p], ratios[p], room_weights[p], damping)
   floor = _DAMPING_ULPS * float(jnp.finfo(mass.dtype).eps)
   factor = layout.cholesky(blocks, floor, stage)
 
@@ -342,7 +333,7 @@ def _step(program: Program, state: State, config: Config, concept: Concept, stag
   n, axes = v.joint.ndim - v.shift.ndim, deviation.dual_axes(concept)
   running = state.error > config.tolerance
   stage = Stages(jnp.any(running)) if staged else inline
-  residuals, _ = _residuals(program, v, concept, stage)
+  residuals = state.residuals
   solve = _newton(program, v, state.damping, concept, stage)
   count = math.prod(v.joint.shape[:n]) + sum(math.prod(a.shape[:axes]) for a in v.duals)
 
@@ -407,7 +398,7 @@ def _step(program: Program, state: State, config: Config, concept: Concept, stag
     )
 
   ahead = stage(advance, v, corrector, stage(lengths, v, corrector))
-  _, error = _residuals(program, ahead, concept, stage)
+  ahead_residuals, error = _residuals(program, ahead, concept, stage)
   # A factor spoilt by rounding throws the error up, or leaves none that is finite: stay, and try
   # again with a stronger diagonal.
   sound = error < _MAX_GROWTH * state.error
@@ -415,9 +406,11 @@ def _step(program: Program, state: State, config: Config, concept: Concept, stag
   base = _DAMPING_ULPS * float(jnp.finfo(error.dtype).eps)
   damping = jnp.where(sound, jnp.maximum(state.damping / _DAMPING_GROWTH, base), jnp.minimum(
       state.damping * _DAMPING_GROWTH, 1e-2))
-  keep = lambda old, new: jax.tree.map(lambda x, y: jnp.where(move, y, x), old, new)
+  keep = lambda move, old, new: jax.tree.map(lambda x, y: jnp.where(move, y, x), old, new)
+  variables, residuals = stage(keep, move, (v, residuals), (ahead, ahead_residuals))
   return State(
-      variables=stage(keep, v, ahead),
+      variables=variables,
+      residuals=residuals,
       error=jnp.where(move, error, state.error),
       damping=jnp.where(running, damping, state.damping),
       iterations=state.iterations + running,
@@ -463,10 +456,11 @@ def run(problem: Problem, config: Config, concept: Concept) -> State:
   """Problem [..., *b], trailing batch or none, to the end of the interior-point iteration."""
   program = _program(problem, concept)
   variables = _start(program, problem, config, concept)
-  _, error = _residuals(program, variables, concept)
+  residuals, error = _residuals(program, variables, concept)
   epsilon = float(jnp.finfo(error.dtype).eps)
   state = State(
       variables=variables,
+      residuals=residuals,
       error=error,
       damping=jnp.full_like(error, _DAMPING_ULPS * epsilon),
       iterations=jnp.zeros(error.shape, jnp.int32),

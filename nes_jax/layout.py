@@ -125,57 +125,52 @@ def _dense_factor(matrix: Array, sizes: Sequence[int], floor: float):
 
 
 def _unrolled_factor(blocks, sizes, floor, stage):
-  # A column is a list of its parts, one a block row, never one concatenated array: a
-  # concatenation inside a fused loop costs a branch an element.
-  def reduce_column(parts, earlier, heads):
-    """Subtracts what the columns before this one explain; scales by the root of the pivot."""
-    parts = list(parts)
-    diagonal = parts[0][0]
-    for column, head in zip(earlier, heads):
-      parts = [part - other * head for part, other in zip(parts, column)]
-    smallest = floor * diagonal
-    root = jax.lax.rsqrt(jnp.maximum(parts[0][0] + smallest, smallest))
-    return [part * root for part in parts], root
+  # Column c is a list of its parts, one a block row, from its diagonal down. It is never one
+  # concatenated array: a concatenation inside a fused loop costs a branch an element. Slices are
+  # taken inside the stages, where they are free.
+  places = [(p, j) for p, size in enumerate(sizes) for j in range(size)]
+  columns, inverse_roots = [], []
+  for p, j in places:
 
-  columns, inverse_roots = [], []  # columns[c]: parts of column c from its diagonal down
-  for p, size in enumerate(sizes):
-    for j in range(size):
+    def reduce_column(blocks, columns, p=p, j=j):
+      """Subtracts what the columns before this one explain; scales by the root of the pivot."""
       parts = [blocks[p][p][j:, j]] + [blocks[r][p][:, j] for r in range(p + 1, len(sizes))]
-      earlier, heads = [], []
-      for (q, i), column in columns:
+      smallest = floor * parts[0][0]
+      for (q, i), column in zip(places, columns):
         if q == p:
           tail = [column[0][j - i :]] + column[1:]
         else:
           tail = [column[p - q][j:]] + column[p - q + 1 :]
-        earlier.append(tail)
-        heads.append(tail[0][0])
-      column, root = stage(reduce_column, parts, earlier, heads)
-      columns.append(((p, j), column))
-      inverse_roots.append(root)
+        parts = [part - other * tail[0][0] for part, other in zip(parts, tail)]
+      return parts, jax.lax.rsqrt(jnp.maximum(parts[0][0] + smallest, smallest))
+
+    parts, root = stage(reduce_column, blocks, columns)
+    columns.append(stage(lambda parts, root: [x * root for x in parts], parts, root))
+    inverse_roots.append(root)
 
   def solve(rights):
     rights = list(rights)
     forward = []
-    for ((p, _), column), root in zip(columns, inverse_roots):
+    for (p, _), column, root in zip(places, columns, inverse_roots):
+      y = rights[p][0] * root
 
-      def eliminate(rest, column, root):
-        y = rest[0][0] * root
-        rest = [rest[0][1:] - column[0][1:] * y] + [b - c * y for b, c in zip(rest[1:], column[1:])]
-        return y, rest
+      def eliminate(rights, column, y, p=p):
+        first = rights[p][1:] - column[0][1:] * y
+        rest = [b - c * y for b, c in zip(rights[p + 1 :], column[1:])]
+        return rights[:p] + [first] + rest
 
-      y, rest = stage(eliminate, rights[p:], column, root)
-      rights[p:] = rest
+      rights = stage(eliminate, rights, column, y)
       forward.append(y)
 
     solution = [[None] * size for size in sizes]
-    for ((p, j), column), root, y in reversed(list(zip(columns, inverse_roots, forward))):
+    for (p, j), column, root, y in reversed(list(zip(places, columns, inverse_roots, forward))):
 
       def substitute(y, column, root, known):
-        terms = [c[i] * x for c, xs in zip(column, known) for i, x in enumerate(xs)]
+        terms = [c[i] * x for c, xs in zip(column, known) for i, x in enumerate(xs, len(c) - len(xs))]
         return (y - fold(jnp.add, terms) if terms else y) * root
 
       known = [solution[p][j + 1 :]] + [solution[r] for r in range(p + 1, len(sizes))]
-      solution[p][j] = stage(substitute, y, [column[0][1:]] + column[1:], root, known)
+      solution[p][j] = stage(substitute, y, column, root, known)
     return [jnp.stack(x) for x in solution]
 
   return solve

@@ -1,0 +1,160 @@
+"""Uniform games on the invariant sphere of each norm (Marris et al. 2022, section 4.1).
+
+A player's payoffs are a point x of R^n, n = |A|, uniform with respect to surface area on
+
+  { x : sum_i x_i = 0,  ||x||_m = Z_m }
+
+with Z_m from `invariance.radius`. Glossary: B games, N players, n joint strategies.
+"""
+
+from collections.abc import Sequence
+import functools
+import math
+import operator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nes_jax import invariance
+from nes_jax.types import Array
+
+
+def sample(
+    key: Array, batch: int, shape: Sequence[int], norm: invariance.Norm = "l2", dtype=None
+) -> Array:
+  """Draws games whose players' payoffs are independent and uniform on the zero-mean sphere.
+
+  Exact for "l2" and "l1". For "linf" a Gibbs chain, run until nothing of its start is left in
+  float32 (see `_cube_slice`).
+
+  Args:
+    key: PRNG key.
+    batch: B, number of games; static under jit, as are `shape`, `norm` and `dtype`.
+    shape: (A1, ..., AN), strategies of each player. One-strategy players are legal as long as
+      there are two joint strategies.
+    norm: "l1", "l2" or "linf".
+    dtype: floating type; None takes JAX's default (float64 where x64 is on).
+
+  Returns:
+    [B, N, A1, ..., AN] payoffs, in normalised units.
+
+  Raises:
+    ValueError: unknown norm, fewer than two players, a player without strategies, a single joint
+      strategy (zero mean leaves only the constant game), a negative batch, or a dtype that is not
+      floating.
+  """
+  if norm not in invariance.NORMS:
+    raise ValueError(f"unknown norm {norm!r}; the norms are {', '.join(invariance.NORMS)}")
+  shape, batch = tuple(operator.index(a) for a in shape), operator.index(batch)
+  if len(shape) < 2:
+    raise ValueError(
+        f"shape {shape} has {len(shape)} player(s); a game needs at least two: give one number of"
+        " strategies a player, e.g. (8, 8)"
+    )
+  if min(shape) < 1 or batch < 0:
+    raise ValueError(
+        f"batch {batch}, shape {shape}: the batch cannot be negative and every player needs at"
+        " least one strategy"
+    )
+  if math.prod(shape) < 2:
+    raise ValueError(
+        f"shape {shape} has one joint strategy, so a zero-mean payoff is 0 and has no norm to fix;"
+        " give some player two strategies"
+    )
+  dtype = jnp.result_type(float) if dtype is None else jnp.dtype(dtype)
+  if not jnp.issubdtype(dtype, jnp.floating):
+    raise ValueError(f"dtype {dtype} is not a floating type; pass e.g. jnp.float32, or None")
+  return _sample(key, batch, shape, norm, dtype)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
+def _sample(key: Array, batch: int, shape: tuple[int, ...], norm: str, dtype) -> Array:
+  size = math.prod(shape)
+  direction = {"l1": _cross_polytope_slice, "l2": _round, "linf": _cube_slice}[norm]
+  unit = direction(key, (batch, len(shape)), size, dtype)
+  return (invariance.radius(size, norm) * unit).reshape(batch, len(shape), *shape)
+
+
+def _round(key: Array, lead: tuple[int, ...], n: int, dtype) -> Array:
+  """Uniform on {sum x = 0, |x|_2 = 1}: a centred normal vector is isotropic there. [*lead, n]."""
+  x = jax.random.normal(key, (*lead, n), dtype)
+  x = x - x.mean(axis=-1, keepdims=True)
+  length = jnp.linalg.norm(x, axis=-1, keepdims=True)
+  # With n = 2 two equal normals do occur in float32, about once in ten million.
+  pole = jnp.zeros(n, dtype).at[0].set(0.5**0.5).at[1].set(-(0.5**0.5))
+  return jnp.where(length > 0, x / jnp.where(length > 0, length, 1), pole)
+
+
+def _cross_polytope_slice(key: Array, lead: tuple[int, ...], n: int, dtype) -> Array:
+  """Uniform on {sum x = 0, |x|_1 = 1}. [*lead, n].
+
+  A face is given by the set of its k positive coordinates and is the product of two simplices of
+  edge sqrt(2) / 2, with sum 1/2 and dimensions k - 1 and n - k - 1. Up to a common factor its area
+  is sqrt(k) / (k-1)! * sqrt(n-k) / (n-k-1)!, and there are C(n, k) faces with that k.
+  """
+  size_key, subset_key, point_key = jax.random.split(key, 3)
+  cumulative = jnp.asarray(np.cumsum(_face_probabilities(n)), dtype)
+  noise = jax.random.uniform(size_key, lead, dtype)
+  # The last entry rounds to just below or above 1; it is left out so that k <= n - 1 whatever.
+  positives = 1 + jnp.searchsorted(cumulative[:-1], noise, side="right")
+  positive = jnp.arange(n) < positives[..., None]
+  positive = jax.random.permutation(subset_key, positive, axis=-1, independent=True)
+  # Uniform noise is a multiple of eps, so that an exponential may be 0, and with k = 1 the sum too.
+  mass = jnp.maximum(jax.random.exponential(point_key, (*lead, n), dtype), jnp.finfo(dtype).eps / 2)
+  above = jnp.where(positive, mass, 0)
+  below = jnp.where(positive, 0, mass)
+  normalised = [part / part.sum(axis=-1, keepdims=True) for part in (above, below)]
+  return 0.5 * (normalised[0] - normalised[1])
+
+
+def _face_probabilities(n: int) -> np.ndarray:
+  """Probability that k = 1, ..., n - 1 coordinates are positive, [n - 1] float64."""
+  k = np.arange(1, n)
+  log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
+  log_faces = log_factorial[n] - log_factorial[k] - log_factorial[n - k]
+  log_areas = 0.5 * np.log(k * (n - k)) - log_factorial[k - 1] - log_factorial[n - k - 1]
+  weights = np.exp(log_faces + log_areas - np.max(log_faces + log_areas))
+  return weights / weights.sum()
+
+
+def _num_sweeps(n: int) -> int:
+  """Sweeps of the Gibbs chain on n - 1 coordinates.
+
+  A sweep halves the expected distance of a coordinate from its mean, exactly and at every n (a
+  pair shares its sum evenly on average, fixed points and n - 1 = 2 included), so that 32 sweeps
+  leave 2^-32 of the start; the others are for the joint law of many coordinates.
+  """
+  return 32 + n.bit_length()
+
+
+def _cube_slice(key: Array, lead: tuple[int, ...], n: int, dtype) -> Array:
+  """Uniform on {sum x = 0, max |x| = 1}. [*lead, n].
+
+  The 2n facets x_i = +-1 are congruent. On one, the other m = n - 1 coordinates are uniform on
+  the slice of the cube with sum -+1, which has no closed form. Gibbs: pair coordinate j with
+  (c - j) mod m, c random, and redraw each pair uniformly on the segment of the square that keeps
+  its sum. Any two coordinates are equally likely to meet; a fixed point of the pairing stays.
+  """
+  sign_key, facet_key, chain_key = jax.random.split(key, 3)
+  m = n - 1
+
+  def sweep(step, x):
+    shift_key, point_key = jax.random.split(jax.random.fold_in(chain_key, step))
+    shift = jax.random.randint(shift_key, (*lead, 1), 0, m)
+    index = jnp.arange(m)
+    partner = (shift - index) % m
+    total = x + jnp.take_along_axis(x, partner, axis=-1)
+    low, high = jnp.maximum(total - 1, -1), jnp.minimum(total + 1, 1)
+    drawn = low + jax.random.uniform(point_key, (*lead, m), dtype) * (high - low)
+    other = total - jnp.take_along_axis(drawn, partner, axis=-1)
+    paired = jnp.where(index < partner, drawn, other)
+    # Rounding may leave the cube by one unit in the last place.
+    return jnp.where(index == partner, x, jnp.clip(paired, -1, 1))
+
+  start = jnp.full((*lead, m), -1 / m, dtype)
+  others = jax.lax.fori_loop(0, _num_sweeps(n), sweep, start)
+  x = jnp.concatenate([jnp.ones((*lead, 1), dtype), others], axis=-1)
+  facet = jax.random.randint(facet_key, (*lead, 1), 0, n)
+  x = jnp.take_along_axis(x, (jnp.arange(n) - facet) % n, axis=-1)
+  return x * jax.random.rademacher(sign_key, (*lead, 1), dtype)
