@@ -1,0 +1,17 @@
+"""Normal-form games in bulk: one call, thousands of games, a selected equilibrium of each."""
+
+from nes_jax import dual, invariance, metrics, selection
+from nes_jax.selection import Selection
+from nes_jax.solve import nash_zero_sum, solve
+from nes_jax.types import Solution
+
+__all__ = [
+    "Selection",
+    "Solution",
+    "dual",
+    "invariance",
+    "metrics",
+    "nash_zero_sum",
+    "selection",
+    "solve",
+]

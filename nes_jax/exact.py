@@ -25,7 +25,6 @@ from what it achieves, a corrector with the same factors, and separate primal an
 Arrays carry trailing batch axes `*b` (see `layout`).
 """
 
-from collections.abc import Callable
 import dataclasses
 import functools
 import math
@@ -33,8 +32,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from nes_jax import deviation, dual, layout, metrics
+from nes_jax import deviation, layout, metrics
 from nes_jax.layout import Stages, fold, inline, largest, total
 from nes_jax.types import Array, Concept, Duals, Problem
 
@@ -60,6 +60,7 @@ class Config:
   start_dual: float  # starting duals
   start_bound: float  # starting sum of sigma z
   start_slack: float  # smallest starting slack
+  warm_start: float  # factor on these when duals are given
 
   @staticmethod
   def default(concept: Concept, dtype: jnp.dtype, **overrides) -> "Config":
@@ -68,6 +69,7 @@ class Config:
     settings = dict(
         tolerance=1e-4 if single else 1e-8,
         max_iterations=50 if single else 200,
+        warm_start=1e-2,
         **(
             dict(start_dual=0.1, start_bound=0.3, start_slack=0.3)
             if concept == "cce"
@@ -109,13 +111,12 @@ class State(NamedTuple):
 
 
 class Answer(NamedTuple):
-  """What the engine returns, in normalised units and without trailing batch axes."""
+  """What the engine returns, in normalised units."""
 
-  joint: Array  # [A1, ..., AN]
-  epsilon: Array  # [N]
-  duals: Duals  # of the objective divided by max(1, mu)
-  residual: Array  # []
-  iterations: Array  # []
+  joint: Array  # [A1, ..., AN, *b] sums to one
+  epsilon: Array  # [N, *b]
+  duals: Duals  # of the objective divided by max(1, mu); zero diagonal for CE
+  iterations: Array  # [*b] int32
 
 
 class Program(NamedTuple):
@@ -417,10 +418,24 @@ def _step(program: Program, state: State, config: Config, concept: Concept, stag
   )
 
 
-def _start(program: Program, problem: Problem, config: Config, concept: Concept) -> Variables:
-  """The target joint with every multiplier well inside."""
+def _start(
+    program: Program, problem: Problem, config: Config, concept: Concept, duals: Duals | None
+) -> Variables:
+  """The target joint with every multiplier well inside; or near what given duals imply."""
   n = deviation.num_players(program.payoffs)
-  joint = problem.target
+  joint, bound, slack, least = (
+      problem.target, config.start_bound, config.start_slack, config.start_dual
+  )
+  if duals is None:
+    duals = tuple(jnp.full_like(limit, least) for limit in program.limit)
+  else:
+    bound, slack, least = (config.warm_start * x for x in (bound, slack, least))
+    duals = tuple(jnp.maximum(a, least) for a in duals)
+    # Eq. (9), if there is an entropy to speak of.
+    logits = program.welfare - deviation.logits(program.payoffs, duals, concept)
+    warmth = jnp.maximum(program.temperature, config.warm_start)
+    joint = jax.nn.softmax(program.log_target + logits / warmth, axis=tuple(range(n)))
+    joint = jnp.maximum(joint, config.warm_start * bound * problem.target)
   size = math.prod(joint.shape[:n])
   gains = deviation.gains(program.payoffs, joint, concept)
   if program.rho is None:
@@ -430,16 +445,29 @@ def _start(program: Program, problem: Problem, config: Config, concept: Concept)
     gains = tuple(g + e for g, e in zip(gains, room))
   return Variables(
       joint=joint,
-      bound=config.start_bound / (size * joint),
-      slack=tuple(jnp.maximum(limit - g, config.start_slack) for limit, g in zip(program.limit, gains)),
-      duals=tuple(jnp.full_like(limit, config.start_dual) for limit in program.limit),
+      bound=bound / (size * joint),
+      slack=tuple(jnp.maximum(limit - g, slack) for limit, g in zip(program.limit, gains)),
+      duals=duals,
       shift=jnp.zeros_like(program.temperature),
       room=room,
   )
 
 
-def _iterate(advance: Callable[[State], State], state: State, config: Config) -> State:
-  """Steps until every game of the batch has converged, or the limit."""
+def _run(
+    problem: Problem, duals: Duals | None, config: Config, concept: Concept
+) -> tuple[Variables, Array]:
+  """Problem [..., *b] -> last point of the interior-point iteration, steps taken [*b]."""
+  program = _program(problem, concept)
+  variables = _start(program, problem, config, concept, duals)
+  residuals, error = _residuals(program, variables, concept)
+  state = State(
+      variables=variables,
+      residuals=residuals,
+      error=error,
+      damping=jnp.full_like(error, _DAMPING_ULPS * float(jnp.finfo(error.dtype).eps)),
+      iterations=jnp.zeros(error.shape, jnp.int32),
+  )
+  staged = error.ndim > 0 and jax.default_backend() == "cpu"
 
   def unfinished(carry):
     step, state = carry
@@ -447,23 +475,90 @@ def _iterate(advance: Callable[[State], State], state: State, config: Config) ->
 
   def body(carry):
     step, state = carry
-    return step + 1, advance(state)
+    return step + 1, _step(program, state, config, concept, staged)
 
-  return jax.lax.while_loop(unfinished, body, (0, state))[1]
+  _, state = jax.lax.while_loop(unfinished, body, (0, state))
+  return state.variables, state.iterations
 
 
-def run(problem: Problem, config: Config, concept: Concept) -> State:
-  """Problem [..., *b], trailing batch or none, to the end of the interior-point iteration."""
+def _conditions(problem: Problem, v: Variables, concept: Concept):
+  """Left sides of the optimality conditions whose Jacobian in (sigma, alpha, lambda, e) `_newton`
+  solves, at fixed complementarity products: used to differentiate the answer."""
+  residuals, _ = _residuals(_program(problem, concept), v, concept)
+  return residuals.stationarity, residuals.feasibility, residuals.mass, residuals.room
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def _optimum(problem: Problem, duals: Duals | None, config: Config, concept: Concept):
+  return _run(problem, duals, config, concept)
+
+
+@_optimum.defjvp
+def _optimum_jvp(config, concept, primals, tangents):
+  """Implicit function theorem on the optimality conditions; the start has no influence."""
+  problem, duals = primals
+  v, iterations = _optimum(problem, duals, config, concept)
+  v = jax.lax.stop_gradient(v)
+  moved = jax.jvp(lambda x: _conditions(x, v, concept), primals[:1], tangents[:1])[1]
   program = _program(problem, concept)
-  variables = _start(program, problem, config, concept)
-  residuals, error = _residuals(program, variables, concept)
-  epsilon = float(jnp.finfo(error.dtype).eps)
-  state = State(
-      variables=variables,
-      residuals=residuals,
-      error=error,
-      damping=jnp.full_like(error, _DAMPING_ULPS * epsilon),
-      iterations=jnp.zeros(error.shape, jnp.int32),
+  newton = _newton(program, v, jnp.zeros_like(v.shift), concept, inline)
+
+  def jacobian(x):
+    joint, alpha, shift, room = x
+    n, axes = v.joint.ndim - v.shift.ndim, deviation.dual_axes(concept)
+    curvature = (program.temperature + v.bound) / v.joint
+    stationarity = curvature * joint + deviation.logits(program.payoffs, alpha, concept) + shift
+    gains = deviation.gains(program.payoffs, joint, concept)
+    feasibility = tuple(
+        g - s / a * d + (0 if program.rho is None else e)
+        for g, s, a, d, e in zip(gains, v.slack, v.duals, alpha, room)
+    )
+    if program.rho is not None:
+      room = program.rho / v.room * room + jnp.stack([total(d, axes) for d in alpha])
+    return stationarity, feasibility, total(joint, n), room
+
+  joint, alpha, shift, room = jax.lax.custom_linear_solve(
+      jacobian,
+      jax.tree.map(jnp.negative, moved),
+      lambda _, right: newton(*right),
+      symmetric=True,
   )
-  staged = error.ndim > 0 and jax.default_backend() == "cpu"
-  return _iterate(functools.partial(_step, program, config=config, concept=concept, staged=staged), state, config)
+  tangent = Variables(
+      joint=joint,
+      bound=jnp.zeros_like(v.bound),
+      slack=jax.tree.map(jnp.zeros_like, v.slack),
+      duals=alpha,
+      shift=shift,
+      room=room,
+  )
+  return (v, iterations), (tangent, np.zeros(iterations.shape, jax.dtypes.float0))
+
+
+def solve(
+    problem: Problem, config: Config, concept: Concept, duals: Duals | None = None
+) -> Answer:
+  """Solves eq. (6) for one normalised game, or a trailing batch of them.
+
+  Differentiable in the problem's arrays, forward and backward, by the implicit function theorem.
+
+  Args:
+    problem: arrays [..., *b].
+    config: how to run.
+    concept: "cce" or "ce".
+    duals: where to start from, e.g. a network's answer; duals of the divided objective.
+
+  Returns:
+    The last point. Whether it is an answer is for `metrics.residual` to say.
+  """
+  n = deviation.num_players(problem.payoffs)
+  v, iterations = _optimum(problem, duals, config, concept)
+  alphas = v.duals
+  if concept == "ce":
+    alphas = tuple(jnp.where(_eye(len(a), a), 0, a) for a in alphas)
+  hard = math.isinf(problem.rho)
+  return Answer(
+      joint=v.joint / total(v.joint, n),
+      epsilon=problem.epsilon if hard else problem.epsilon_max - v.room,
+      duals=alphas,
+      iterations=iterations,
+  )

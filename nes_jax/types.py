@@ -8,7 +8,8 @@ Dimension letters used throughout the package:
   *b  optional batch axes; they always come LAST in functions that say so (see `layout`)
 """
 
-from typing import Any, Literal, NamedTuple
+import dataclasses
+from typing import Literal, NamedTuple
 
 import jax
 
@@ -22,7 +23,9 @@ Duals = tuple[Array, ...]
 CONCEPTS: tuple[str, ...] = ("cce", "ce")
 
 
-class Problem(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Problem:
   """One equilibrium selection problem, eq. (6) of Marris et al. (2022), on the invariant sphere.
 
   Payoffs, epsilon and welfare are in normalised units (`invariance`). Trailing axes are batch axes.
@@ -34,7 +37,8 @@ class Problem(NamedTuple):
   epsilon_max: Array  # [N, *b] epsilon-plus, the largest approximation allowed
   welfare: Array  # [A1, ..., AN, *b] zero mean, unit variance, or zero: W
   welfare_weight: Array  # [*b] mu >= 0; infinity drops the entropy
-  rho: float  # weight of the approximation target; infinity makes the constraint hard
+  # weight of the approximation target; infinity makes the constraint hard
+  rho: float = dataclasses.field(metadata={"static": True})
 
 
 class Solution(NamedTuple):
@@ -49,6 +53,3 @@ class Solution(NamedTuple):
   marginals: tuple[Array, ...]  # per player [B, Ap]
   iterations: Array  # [B] int32 interior-point steps taken
   repeated: Array  # [B] bool: float32 did not converge and float64 was used
-
-
-PyTree = Any

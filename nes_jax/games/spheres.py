@@ -72,18 +72,24 @@ def sample(
 def _sample(key: Array, batch: int, shape: tuple[int, ...], norm: str, dtype) -> Array:
   size = math.prod(shape)
   direction = {"l1": _cross_polytope_slice, "l2": _round, "linf": _cube_slice}[norm]
-  unit = direction(key, (batch, len(shape)), size, dtype)
-  return (invariance.radius(size, norm) * unit).reshape(batch, len(shape), *shape)
+  # Half precision is for storage: it holds neither the mean nor the faces' probabilities.
+  unit = direction(key, (batch, len(shape)), size, jnp.promote_types(dtype, jnp.float32))
+  # [B, N, |A|] -> [B, N, A1, ..., AN]
+  return (invariance.radius(size, norm) * unit).reshape(batch, len(shape), *shape).astype(dtype)
 
 
 def _round(key: Array, lead: tuple[int, ...], n: int, dtype) -> Array:
   """Uniform on {sum x = 0, |x|_2 = 1}: a centred normal vector is isotropic there. [*lead, n]."""
   x = jax.random.normal(key, (*lead, n), dtype)
-  x = x - x.mean(axis=-1, keepdims=True)
-  length = jnp.linalg.norm(x, axis=-1, keepdims=True)
+  # With small n the normals may be nearly equal: the second round takes away the mean that the
+  # first one's rounding left.
+  for _ in range(2):
+    x = x - x.mean(axis=-1, keepdims=True)
+    length = jnp.linalg.norm(x, axis=-1, keepdims=True)
+    x = x / jnp.where(length > 0, length, 1)
   # With n = 2 two equal normals do occur in float32, about once in ten million.
   pole = jnp.zeros(n, dtype).at[0].set(0.5**0.5).at[1].set(-(0.5**0.5))
-  return jnp.where(length > 0, x / jnp.where(length > 0, length, 1), pole)
+  return jnp.where(length > 0, x, pole)
 
 
 def _cross_polytope_slice(key: Array, lead: tuple[int, ...], n: int, dtype) -> Array:

@@ -1,0 +1,700 @@
+"""Games on disk: NumPy .npz, Gambit .nfg, directories of .nfg, and OpenSpiel by name.
+
+Payoffs are float64 [B, N, A1, ..., AN]: B games, N players, Ap strategies of player p. `read` loads
+everything; `open_games` gives a `Source` that is read in parts, for inputs larger than memory.
+Whatever is wrong with an input is a `GameFileError`. NaN and infinity pass: the caller marks them.
+"""
+
+import collections
+from collections.abc import Iterator, Sequence
+import contextlib
+import difflib
+import itertools
+import math
+import os
+import pathlib
+import re
+import secrets
+import struct
+from typing import IO, NamedTuple
+import zipfile
+
+import numpy as np
+
+OPENSPIEL_PREFIX = "openspiel:"
+
+# NumPy before 2.0 has 32 axes.
+_MAX_PLAYERS = 30
+# An OpenSpiel game is turned into its normal form only if that takes seconds: game-tree nodes,
+# joint strategies, and for games of several moves the product of the two.
+_MAX_NODES = 200_000
+_MAX_JOINT = 1_000_000
+_MAX_WORK = 50_000_000
+
+Path = str | os.PathLike
+
+
+class GameFileError(ValueError):
+  """A game input that cannot be used: which, what was wrong and where, and what to do."""
+
+  def __init__(self, path: Path, problem: str, advice: str):
+    super().__init__(f"{os.fspath(path)}: {problem}; {advice}")
+    self.path = os.fspath(path)
+
+
+class Source:
+  """Games of one shape that are read in parts. A context manager; not safe to share by threads."""
+
+  num_games: int
+  shape: tuple[int, ...]  # (N, A1, ..., AN)
+  names: tuple[str, ...] | None  # a directory's file names, one a game
+
+  def __init__(self, num_games: int, shape: Sequence[int], names: Sequence[str] | None = None):
+    self.num_games = num_games
+    self.shape = tuple(shape)
+    self.names = None if names is None else tuple(names)
+
+  def read(self, start: int, stop: int) -> np.ndarray:
+    """Games start, ..., stop - 1: float64 [stop - start, N, A1, ..., AN].
+
+    Raises:
+      IndexError: not 0 <= start <= stop <= num_games.
+      GameFileError: the part cannot be read.
+    """
+    if not 0 <= start <= stop <= self.num_games:
+      raise IndexError(f"games {start} to {stop} of {self.num_games}: need 0 <= start <= stop <= B")
+    if start == stop:
+      return np.zeros((0, *self.shape))
+    return self._read(start, stop)
+
+  def _read(self, start: int, stop: int) -> np.ndarray:
+    raise NotImplementedError
+
+  def close(self) -> None:
+    """Gives back open files. Reading again opens them again."""
+
+  def __enter__(self) -> "Source":
+    return self
+
+  def __exit__(self, *_) -> None:
+    self.close()
+
+
+def read(path: Path) -> np.ndarray:
+  """All games of an input, float64 [B, N, A1, ..., AN]; see `open_games` for the inputs.
+
+  Raises:
+    GameFileError: anything wrong with the input.
+  """
+  with open_games(path) as source:
+    return source.read(0, source.num_games)
+
+
+def open_games(path: Path) -> Source:
+  """Opens an input for reading in parts.
+
+  Args:
+    path: one of
+      FILE.npz: the array `payoffs`, [B, N, A1, ..., AN] or [N, A1, ..., AN]; where both readings
+        fit (three games of two players, or one of three of whom the first has two strategies)
+        it is a batch. Without that name, all arrays of the file if they have the same shape, one
+        after the other in the order of their names.
+      FILE.nfg: one Gambit game, payoff or outcome form.
+      DIRECTORY: its .nfg files in the order of their names, all of one shape.
+      openspiel:GAME: a game of OpenSpiel with its parameters, as its `load_game` takes it.
+
+  Raises:
+    GameFileError: anything wrong with the input.
+  """
+  text = os.fspath(path)
+  if text.startswith(OPENSPIEL_PREFIX):
+    with _faults(text, "OpenSpiel could not make a normal-form game of it", "choose another game"):
+      return _Loaded(_read_openspiel(text, text[len(OPENSPIEL_PREFIX) :])[None])
+  location = pathlib.Path(text)
+  with _faults(text, "cannot be opened", "check the path and the permissions"):
+    if not location.exists():
+      raise GameFileError(text, "no such file or directory", "check the path")
+    if location.is_dir():
+      return _Directory(location)
+    suffix = location.suffix.lower()
+  if suffix == ".npz":
+    return _Npz(location)
+  if suffix == ".nfg":
+    return _Loaded(_read_nfg(location)[None])
+  raise GameFileError(
+      text,
+      f"unknown suffix {location.suffix!r}",
+      "give a .npz (array `payoffs`), a .nfg (Gambit), a directory of .nfg, or openspiel:GAME",
+  )
+
+
+def write_npz(path: Path, payoffs: np.ndarray) -> None:
+  """Writes games under the key `payoffs`, uncompressed, so that parts are read without the rest.
+
+  Args:
+    path: ends in .npz; replaced in one step if it exists.
+    payoffs: [B, N, A1, ..., AN], or [N, A1, ..., AN] which becomes a batch of one. Where both fit it
+      is a batch, as in reading: pass `payoffs[None]` for a single game. The type is kept.
+
+  Raises:
+    GameFileError: not payoffs, another suffix, or the file cannot be written.
+  """
+  payoffs = np.asarray(payoffs)
+  _check_dtype(path, "payoffs", payoffs.dtype)
+  num_games, shape = _interpret(path, "payoffs", payoffs.shape)
+  with _replacing(path, ".npz") as file:
+    np.savez(file, payoffs=payoffs.reshape(num_games, *shape))
+
+
+def write_nfg(path: Path, payoffs: np.ndarray, title: str = "") -> None:
+  """Writes one game in Gambit's payoff form, in full precision: `read` gives the same numbers.
+
+  Gambit itself has no NaN or infinity; `read` here takes them.
+
+  Args:
+    path: ends in .nfg; replaced in one step if it exists.
+    payoffs: [N, A1, ..., AN], or a batch of one.
+    title: any text.
+
+  Raises:
+    GameFileError: not the payoffs of one game, another suffix, or the file cannot be written.
+  """
+  payoffs = np.asarray(payoffs)
+  _check_dtype(path, "payoffs", payoffs.dtype)
+  if payoffs.ndim and payoffs.ndim == payoffs.shape[0] + 1:
+    payoffs = payoffs[None]
+  num_games, shape = _interpret(path, "payoffs", payoffs.shape)
+  if num_games != 1:
+    raise GameFileError(
+        path, f"{num_games} games for one .nfg", "write one file a game, or all with write_npz"
+    )
+  escaped = title.replace("\\", "\\\\").replace('"', '\\"')
+  players = " ".join(f'"Player {p + 1}"' for p in range(shape[0]))
+  counts = " ".join(map(str, shape[1:]))
+  # [1, N, A1, ..., AN] -> [N |A|], player first, then player 1's strategy, fastest.
+  numbers = payoffs[0].astype(np.float64).reshape(-1, order="F").tolist()
+  rows = (numbers[k : k + shape[0]] for k in range(0, len(numbers), shape[0]))
+  body = "\n".join(" ".join(map(repr, row)) for row in rows)
+  content = f'NFG 1 R "{escaped}"\n{{ {players} }} {{ {counts} }}\n\n{body}\n'
+  with _replacing(path, ".nfg") as file:
+    file.write(content.encode("utf-8", "replace"))
+
+
+# Helpers for every format.
+
+
+@contextlib.contextmanager
+def _faults(path: Path, problem: str, advice: str) -> Iterator[None]:
+  """What NumPy, zipfile, zlib, the system or OpenSpiel raise on bad input, as one exception."""
+  try:
+    yield
+  except GameFileError:
+    raise
+  except Exception as error:
+    text = " ".join(str(error).split())
+    raise GameFileError(path, f"{problem} ({type(error).__name__}: {text:.200})", advice) from error
+
+
+@contextlib.contextmanager
+def _replacing(path: Path, suffix: str) -> Iterator[IO[bytes]]:
+  """A file beside `path` that takes its name when complete, and leaves nothing when not."""
+  target = pathlib.Path(os.fspath(path))
+  if target.suffix.lower() != suffix:
+    raise GameFileError(path, f"suffix {target.suffix!r}", f"give a name that ends in {suffix}")
+  temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
+  with _faults(path, "cannot be written", "check the directory, its permissions and space"):
+    try:
+      with open(temporary, "xb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+      os.replace(temporary, target)
+    finally:
+      temporary.unlink(missing_ok=True)
+
+
+def _check_dtype(path: Path, key: str, dtype: np.dtype) -> None:
+  if dtype.kind not in "fiu":
+    what = "an object array (a pickle)" if dtype.hasobject else f"of type {dtype}, not real numbers"
+    raise GameFileError(path, f"array {key!r} is {what}", "save it as float64")
+
+
+def _interpret(path: Path, key: str, shape: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
+  """Array shape -> (B, (N, A1, ..., AN)); a batch unless only the unbatched reading fits."""
+  if len(shape) >= 4 and len(shape) == shape[1] + 2:
+    num_games, game = shape[0], shape[1:]
+  elif len(shape) >= 3 and len(shape) == shape[0] + 1:
+    num_games, game = 1, shape
+  else:
+    raise GameFileError(
+        path,
+        f"array {key!r} has shape {shape}, which is not [B, N, A1, ..., AN] or [N, A1, ..., AN]"
+        " with N at least 2",
+        "put the player axis first, then one axis a player",
+    )
+  if num_games == 0 or min(game) == 0:
+    raise GameFileError(
+        path, f"array {key!r} of shape {shape} is empty", "give at least one game and one strategy"
+    )
+  return num_games, game
+
+
+class _Loaded(Source):
+  """Games in memory."""
+
+  def __init__(self, payoffs: np.ndarray):
+    super().__init__(len(payoffs), payoffs.shape[1:])
+    self._payoffs = payoffs
+
+  def _read(self, start: int, stop: int) -> np.ndarray:
+    return self._payoffs[start:stop]
+
+
+# NumPy .npz.
+
+
+class _Member(NamedTuple):
+  """One array of a .npz."""
+
+  key: str
+  info: zipfile.ZipInfo
+  num_games: int
+  dtype: np.dtype
+  fortran: bool
+  header_size: int  # bytes before the data
+
+
+_NPZ_ADVICE = "the file is damaged or was cut short: write it again"
+
+
+class _Npz(Source):
+  """Arrays of a .npz, one after the other.
+
+  Reading forward goes on where the last part ended. A jump is a seek where the array is stored
+  uncompressed; otherwise it decompresses up to there. Arrays in Fortran order are loaded whole.
+  """
+
+  def __init__(self, path: pathlib.Path):
+    self._path = path
+    self._stream: IO[bytes] | None = None
+    self._stream_at = (-1, -1)  # member, game within it
+    self._whole: tuple[int, np.ndarray] | None = None  # member, payoffs; Fortran order only
+    with _faults(path, "is not a readable .npz", _NPZ_ADVICE):
+      self._zip = zipfile.ZipFile(path)
+      try:
+        self._members, shape = self._open_members()
+      except BaseException:
+        self._zip.close()
+        raise
+    super().__init__(sum(member.num_games for member in self._members), shape)
+
+  def _open_members(self) -> tuple[list[_Member], tuple[int, ...]]:
+    infos = {i.filename[:-4]: i for i in self._zip.infolist() if i.filename.endswith(".npy")}
+    keys = ["payoffs"] if "payoffs" in infos else sorted(infos)
+    if not keys:
+      raise GameFileError(self._path, "holds no arrays", "save one named `payoffs`")
+    shapes, members = {}, []
+    for key in keys:
+      shapes[key], member = self._open_member(key, infos[key])
+      members.append(member)
+    if len(set(shapes.values())) > 1:
+      listing = ", ".join(f"{key} {shape}" for key, shape in shapes.items())
+      raise GameFileError(
+          self._path,
+          f"has no array `payoffs`, and its {len(keys)} arrays differ in shape: {listing:.400}",
+          "name the games `payoffs`, or save each shape in a file of its own",
+      )
+    _, game = _interpret(self._path, keys[0], shapes[keys[0]])
+    return members, game
+
+  def _open_member(self, key: str, info: zipfile.ZipInfo) -> tuple[tuple[int, ...], _Member]:
+    with self._zip.open(info) as stream:
+      version = np.lib.format.read_magic(stream)
+      if version == (1, 0):
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+      else:
+        shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
+      header_size = stream.tell()
+    _check_dtype(self._path, key, dtype)
+    num_games, _ = _interpret(self._path, key, shape)
+    size = header_size + math.prod(shape) * dtype.itemsize
+    if size != info.file_size:
+      raise GameFileError(
+          self._path,
+          f"array {key!r} of shape {shape} needs {size} bytes and has {info.file_size}",
+          _NPZ_ADVICE,
+      )
+    return shape, _Member(key, info, num_games, dtype, fortran, header_size)
+
+  def _read(self, start: int, stop: int) -> np.ndarray:
+    parts, first = [], 0
+    with _faults(self._path, "cannot be read", _NPZ_ADVICE):
+      for index, member in enumerate(self._members):
+        a, b = max(start - first, 0), min(stop - first, member.num_games)
+        if a < b:
+          parts.append(self._read_member(index, a, b))
+        first += member.num_games
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+  def _read_member(self, index: int, start: int, stop: int) -> np.ndarray:
+    """[stop - start, N, A1, ..., AN] of one array."""
+    member = self._members[index]
+    if member.fortran:
+      if self._whole is None or self._whole[0] != index:
+        data = self._read_bytes(index, 0, member.num_games)
+        array = np.frombuffer(data, member.dtype)
+        # A batch, or one game without the batch axis: with B = 1 the same order.
+        array = array.reshape((member.num_games, *self.shape), order="F")
+        self._whole = (index, array.astype(np.float64, order="C"))
+      return self._whole[1][start:stop]
+    data = self._read_bytes(index, start, stop)
+    array = np.frombuffer(data, member.dtype).reshape(stop - start, *self.shape)
+    return array.astype(np.float64)
+
+  def _read_bytes(self, index: int, start: int, stop: int) -> bytes:
+    member = self._members[index]
+    game_size = math.prod(self.shape) * member.dtype.itemsize
+    size = (stop - start) * game_size
+    stored = member.info.compress_type == zipfile.ZIP_STORED
+    here = self._stream is not None and self._stream_at == (index, start)
+    if stored and start and not here:
+      data = self._seek_bytes(member, member.header_size + start * game_size, size)
+    else:
+      stream = self._stream_to(index, start, game_size)
+      data = stream.read(size)
+      self._stream_at = (index, stop)
+      # At the end of an array one more read makes zipfile compare the checksum.
+      if stop == member.num_games and stream.read(1):
+        raise GameFileError(self._path, f"array {member.key!r} is longer than said", _NPZ_ADVICE)
+    if len(data) != size:
+      raise GameFileError(
+          self._path, f"array {member.key!r} ends before game {stop}", _NPZ_ADVICE
+      )
+    return data
+
+  def _stream_to(self, index: int, start: int, game_size: int) -> IO[bytes]:
+    """The array's stream, at game `start`."""
+    member = self._members[index]
+    if self._stream is None or self._stream_at[0] != index or self._stream_at[1] > start:
+      self._close_stream()
+      self._stream = self._zip.open(member.info)
+      self._stream.read(member.header_size)
+      self._stream_at = (index, 0)
+    remaining = (start - self._stream_at[1]) * game_size
+    while remaining:
+      skipped = len(self._stream.read(min(remaining, 1 << 20)))
+      if not skipped:
+        raise GameFileError(
+            self._path, f"array {member.key!r} ends before game {start}", _NPZ_ADVICE
+        )
+      remaining -= skipped
+    return self._stream
+
+  def _seek_bytes(self, member: _Member, offset: int, size: int) -> bytes:
+    """Bytes of an uncompressed array, without those before it."""
+    with open(self._path, "rb") as file:
+      file.seek(member.info.header_offset)
+      # The local header: 30 bytes, the last four of them the lengths of a name and an extra field.
+      name, extra = struct.unpack("<HH", file.read(30)[26:])
+      file.seek(name + extra + offset, os.SEEK_CUR)
+      return file.read(size)
+
+  def _close_stream(self) -> None:
+    if self._stream is not None:
+      self._stream.close()
+    self._stream = None
+
+  def close(self) -> None:
+    self._close_stream()
+    self._whole = None
+    self._zip.close()
+
+
+# Gambit .nfg.
+
+_TOKEN = re.compile(
+    r'"(?P<text>[^"\\]*(?:\\.[^"\\]*)*)"|(?P<brace>[{}])|(?P<word>[^\s,{}"]+)|(?P<open>")', re.DOTALL
+)
+_DECIMAL = re.compile(
+    r"[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|inf(?:inity)?|nan)", re.IGNORECASE
+)
+_RATIONAL = re.compile(r"([+-]?[0-9]+)/([0-9]+)")
+_COUNT = re.compile(r"[0-9]{1,9}")
+
+
+class _Tokens:
+  """The tokens of a .nfg, with one of lookahead. Commas only separate."""
+
+  kind: str | None  # "text", "brace", "word", or None at the end
+  value: str
+
+  def __init__(self, path: Path, text: str):
+    self._path, self._text = path, text
+    self._matches = _TOKEN.finditer(text)
+    self._position, self._number = 0, 0
+    self.advance()
+
+  def advance(self) -> None:
+    match = next(self._matches, None)
+    self._number += 1
+    if match is None:
+      self.kind, self.value, self._position = None, "", len(self._text)
+      return
+    self.kind, self.value, self._position = match.lastgroup, match[match.lastgroup], match.start()
+    if self.kind == "open":
+      raise self.error("a quotation mark that is never closed")
+
+  def error(self, problem: str, advice: str = "compare with Gambit's .nfg format") -> GameFileError:
+    line = self._text.count("\n", 0, self._position) + 1
+    found = "the end of the file" if self.kind is None else f"{self.value:.40}"
+    where = f"line {line}, token {self._number} ({found!r})"
+    if self.kind is None:
+      where, advice = f"line {line}, at the end of the file", "it may be cut short: write it again"
+    return GameFileError(self._path, f"{where}: {problem}", advice)
+
+  def take(self, kind: str, expected: str, *values: str) -> str:
+    """The next token, which must be of that kind, and one of the values if any are given."""
+    if self.kind != kind or (values and self.value not in values):
+      raise self.error(f"expected {expected}")
+    value = self.value
+    self.advance()
+    return value
+
+  def at(self, brace: str) -> bool:
+    return self.kind == "brace" and self.value == brace
+
+  def names(self, of: str) -> int:
+    """Reads { "a" "b" }; returns how many. Bare words are names too."""
+    self.take("brace", f"{{ before {of}", "{")
+    count = 0
+    while self.kind in ("text", "word"):
+      self.advance()
+      count += 1
+    self.take("brace", f"}} after {of}", "}")
+    return count
+
+  def payoff(self) -> float:
+    word = self.value
+    if self.kind == "word" and _DECIMAL.fullmatch(word):
+      self.advance()
+      return float(word)
+    rational = _RATIONAL.fullmatch(word) if self.kind == "word" else None
+    if rational is None:
+      raise self.error("expected a number: an integer, a decimal or a fraction such as 1/3")
+    try:
+      number = int(rational[1]) / int(rational[2])
+    except (ValueError, ArithmeticError) as error:
+      raise self.error(f"a fraction that is no number ({error})") from error
+    self.advance()
+    return number
+
+
+def _nfg_header(tokens: _Tokens) -> tuple[int, ...]:
+  """Reads up to the strategies; returns (A1, ..., AN)."""
+  tokens.take("word", "NFG, the first word of a Gambit normal-form file", "NFG")
+  tokens.take("word", "version 1", "1")
+  tokens.take("word", "R (or D), the type of the numbers", "R", "D")
+  tokens.take("text", "the title in quotation marks")
+  num_players = tokens.names("the players")
+  tokens.take("brace", "{ before the strategies", "{")
+  counts = []
+  while not tokens.at("}"):
+    if tokens.at("{"):
+      counts.append(tokens.names("a player's strategies"))
+    elif tokens.kind == "word" and _COUNT.fullmatch(tokens.value):
+      counts.append(int(tokens.take("word", "a number of strategies")))
+    else:
+      raise tokens.error("expected a number of strategies, or { and their names")
+  if len(counts) != num_players:
+    raise tokens.error(f"{num_players} players, and strategies of {len(counts)}")
+  if not 2 <= num_players <= _MAX_PLAYERS:
+    raise tokens.error(f"{num_players} players; from 2 to {_MAX_PLAYERS} are possible here")
+  if min(counts) == 0:
+    raise tokens.error("a player without strategies")
+  tokens.take("brace", "} after the strategies", "}")
+  return tuple(counts)
+
+
+def _read_text(path: pathlib.Path, size: int = -1) -> str:
+  with _faults(path, "cannot be read", "check the permissions"), open(path, "rb") as file:
+    # Only names can be other than ASCII, and they are not kept.
+    return file.read(size).decode("utf-8-sig", "replace")
+
+
+def _nfg_shape(path: pathlib.Path) -> tuple[int, ...]:
+  """(A1, ..., AN) from the head of the file where that is enough."""
+  try:
+    return _nfg_header(_Tokens(path, _read_text(path, 1 << 14)))
+  except GameFileError:
+    return _nfg_header(_Tokens(path, _read_text(path)))
+
+
+def _read_nfg(path: pathlib.Path) -> np.ndarray:
+  """One game, [N, A1, ..., AN]."""
+  tokens = _Tokens(path, _read_text(path))
+  counts = _nfg_header(tokens)
+  num_players, num_joint = len(counts), math.prod(counts)
+  if tokens.kind == "text":
+    tokens.take("text", "the comment")
+  if tokens.at("{"):
+    return _read_outcomes(tokens, counts)
+  numbers = []
+  while tokens.kind is not None:
+    numbers.append(tokens.payoff())
+  if len(numbers) != num_players * num_joint:
+    raise tokens.error(
+        f"{len(numbers)} payoffs where {num_players} players with {_times(counts)} strategies have"
+        f" {num_players * num_joint}",
+        "check the numbers of strategies, and that no payoff is missing",
+    )
+  # Player fastest, then player 1's strategy: Fortran order. [N |A|] -> [N, A1, ..., AN]
+  return np.reshape(np.asarray(numbers, np.float64), (num_players, *counts), order="F").copy()
+
+
+def _read_outcomes(tokens: _Tokens, counts: tuple[int, ...]) -> np.ndarray:
+  """{ { "name" p1, ..., pN } ... } and one index a joint strategy; outcome 0 pays nothing."""
+  num_players, num_joint = len(counts), math.prod(counts)
+  outcomes = [[0.0] * num_players]
+  tokens.take("brace", "{ before the outcomes", "{")
+  while tokens.at("{"):
+    tokens.take("brace", "{ before an outcome", "{")
+    if tokens.kind == "text":
+      tokens.take("text", "the outcome's name")
+    payoffs = []
+    while tokens.kind == "word":
+      payoffs.append(tokens.payoff())
+    if len(payoffs) != num_players:
+      raise tokens.error(
+          f"outcome {len(outcomes)} has {len(payoffs)} payoffs for {num_players} players"
+      )
+    tokens.take("brace", "} after an outcome", "}")
+    outcomes.append(payoffs)
+  tokens.take("brace", "} after the outcomes", "}")
+  indices = []
+  while tokens.kind is not None:
+    if tokens.kind != "word" or not _COUNT.fullmatch(tokens.value):
+      raise tokens.error("expected the index of an outcome")
+    if int(tokens.value) >= len(outcomes):
+      raise tokens.error(f"there are {len(outcomes) - 1} outcomes")
+    indices.append(int(tokens.take("word", "an index")))
+  if len(indices) != num_joint:
+    raise tokens.error(
+        f"{len(indices)} outcome indices where {_times(counts)} strategies have {num_joint}",
+        "give one index a joint strategy",
+    )
+  # [|A|, N] -> [A1, ..., AN, N] -> [N, A1, ..., AN]
+  payoffs = np.asarray(outcomes, np.float64)[np.reshape(indices, counts, order="F")]
+  return np.ascontiguousarray(np.moveaxis(payoffs, -1, 0))
+
+
+def _times(counts: Sequence[int]) -> str:
+  return "x".join(map(str, counts))
+
+
+class _Directory(Source):
+  """The .nfg files of a directory, parsed when read."""
+
+  def __init__(self, path: pathlib.Path):
+    files = [file for file in path.iterdir() if file.suffix.lower() == ".nfg" and file.is_file()]
+    self._files = sorted(file for file in files if not file.name.startswith("."))
+    if not self._files:
+      raise GameFileError(path, "holds no .nfg files", "give a directory of Gambit games")
+    shapes = [_nfg_shape(file) for file in self._files]
+    if len(set(shapes)) > 1:
+      example = {shape: file.name for shape, file in zip(shapes[::-1], self._files[::-1])}
+      listing = ", ".join(
+          f"{_times(shape)} ({count} files, such as {example[shape]})"
+          for shape, count in collections.Counter(shapes).most_common()
+      )
+      raise GameFileError(
+          path,
+          f"games of {len(set(shapes))} shapes: {listing:.600}",
+          "put each shape into a directory of its own",
+      )
+    names = [file.name for file in self._files]
+    super().__init__(len(names), (len(shapes[0]), *shapes[0]), names)
+
+  def _read(self, start: int, stop: int) -> np.ndarray:
+    payoffs = np.empty((stop - start, *self.shape))
+    for row, file in zip(payoffs, self._files[start:stop]):
+      game = _read_nfg(file)
+      if game.shape != self.shape:
+        raise GameFileError(file, "its shape changed while reading", "run again")
+      row[...] = game
+    return payoffs
+
+
+# OpenSpiel.
+
+
+def _read_openspiel(path: str, name: str) -> np.ndarray:
+  """The game `name` as [N, A1, ..., AN]."""
+  try:
+    import pyspiel
+  except ImportError as error:
+    raise GameFileError(
+        path, "OpenSpiel is not installed", 'run `pip install -e ".[interop]"`'
+    ) from error
+  try:
+    game = pyspiel.load_game(name)
+  except pyspiel.SpielError as error:
+    near = difflib.get_close_matches(name.partition("(")[0], pyspiel.registered_names(), 3)
+    known = dict.fromkeys([*near, "matrix_pd", "matrix_rps", "matrix_sh", "blotto(coins=5)"])
+    reason = " ".join(str(error).split("Available games")[0].split())
+    raise GameFileError(
+        path, f"OpenSpiel cannot load {name!r}: {reason:.200}", f"try {', '.join(known)}"
+    ) from error
+  if not 2 <= game.num_players() <= _MAX_PLAYERS:
+    raise GameFileError(path, f"has {game.num_players()} player(s)", "choose one with 2 or more")
+  if isinstance(game, pyspiel.MatrixGame):
+    return np.stack([game.row_utilities(), game.col_utilities()]).astype(np.float64)
+  if not isinstance(game, pyspiel.TensorGame):
+    _check_normal_form_size(path, game)
+    game = pyspiel.extensive_to_tensor_game(game)
+  players = range(game.num_players())
+  shape = tuple(game.shape())
+  return np.stack([np.reshape(game.player_utilities(p), shape) for p in players]).astype(np.float64)
+
+
+def _check_normal_form_size(path: str, game) -> None:
+  """Counts pure strategies by walking the tree, and refuses games whose normal form is too large."""
+
+  def refuse(reason: str) -> GameFileError:
+    return GameFileError(
+        path,
+        f"is not a normal-form game and too large to turn into one: {reason}",
+        "choose a matrix or tensor game such as matrix_pd, or one of few moves such as kuhn_poker",
+    )
+
+  choices: list[dict[str, int]] = [{} for _ in range(game.num_players())]
+  states, nodes = [game.new_initial_state()], 0
+  one_shot = states[0].is_simultaneous_node()
+  while states:
+    state = states.pop()
+    nodes += 1
+    if nodes + len(states) > _MAX_NODES:
+      raise refuse(f"its game tree has more than {_MAX_NODES} nodes")
+    if state.is_terminal():
+      continue
+    one_shot = one_shot and nodes == 1
+    if state.is_mean_field_node():
+      raise GameFileError(path, "is a mean-field game", "choose a game of finitely many players")
+    if state.is_simultaneous_node():
+      legal = [state.legal_actions(p) for p in range(game.num_players())]
+      for player, actions in enumerate(legal):
+        choices[player][state.information_state_string(player) if not one_shot else ""] = len(actions)
+      if math.prod(map(len, legal)) + nodes > _MAX_NODES:
+        raise refuse(f"its game tree has more than {_MAX_NODES} nodes")
+      for joint in itertools.product(*legal):
+        child = state.clone()
+        child.apply_actions(list(joint))
+        states.append(child)
+      continue
+    if not state.is_chance_node():
+      player = state.current_player()
+      choices[player][state.information_state_string(player)] = len(state.legal_actions())
+    states.extend(state.child(action) for action in state.legal_actions())
+  joint = math.prod(math.prod(player.values()) for player in choices)
+  if joint > _MAX_JOINT or (not one_shot and joint * nodes > _MAX_WORK):
+    sizes = " x ".join(f"{math.prod(player.values()):.3g}" for player in choices)
+    raise refuse(f"it has {sizes} pure strategies")

@@ -1,0 +1,520 @@
+"""The public call: games in, certified equilibria out."""
+
+from collections.abc import Callable, Iterator
+import concurrent.futures
+import contextlib
+import dataclasses
+import functools
+import math
+import os
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nes_jax import deviation, exact, metrics
+from nes_jax import selection as selections
+from nes_jax.selection import Selection
+from nes_jax.types import CONCEPTS, Array, Concept, Duals, Problem, Solution
+
+METHODS = ("auto", "exact", "neural", "refined")
+
+# Bytes of working memory that a chunk of games may take: near the size of a core's share of the
+# last cache on CPU; a quarter of what an accelerator has, with this as the fallback.
+_CPU_CHUNK_BYTES = 2**26
+_ACCELERATOR_CHUNK_BYTES = 2**31
+# Games whose duals are few are solved with the batch in the last axis, this many at a time.
+_UNROLLED_CHUNK = 512
+_MIN_UNROLLED = 128
+_MAX_UNROLLED_DUALS = 32
+
+
+def solve(
+    payoffs: Any,
+    *,
+    concept: Concept = "cce",
+    selection: str | Selection = "max_entropy",
+    method: Literal["auto", "exact", "neural", "refined"] = "auto",
+    precision: Literal["float32", "float64"] | None = None,
+    tolerance: float | None = None,
+    max_iterations: int | None = None,
+    duals: Duals | None = None,
+    invalid: Literal["raise", "mark"] = "raise",
+) -> Solution:
+  """Equilibria of games, uniquely selected by eq. (6) of Marris et al. (2022), with certificates.
+
+  Works under `jit`, `vmap` and `grad` (implicit function theorem, forward and backward). Called
+  with concrete arrays it also checks its input before anything is compiled, goes through large
+  batches in chunks that fit in memory, and solves again in float64 the games that float32 leaves
+  unconverged.
+
+  Args:
+    payoffs: [N, A1, ..., AN] or [B, N, A1, ..., AN], any real scale and type; N >= 2. A shape that
+      can be read both ways is one game.
+    concept: "cce" (coarse correlated equilibrium) or "ce" (correlated equilibrium).
+    selection: a name of the paper's Table 3 (`nes_jax.selection.NAMES`, or its abbreviation) or a
+      `nes_jax.Selection`.
+    method: "exact", the interior-point engine. "auto" is "exact". "neural" and "refined" need
+      trained weights, which this version does not ship.
+    precision: None takes that of the payoffs, float64 only where JAX's x64 is on. "float64" works
+      with x64 off as well, for concrete arrays.
+    tolerance: KKT residual, in normalised units, at which a game counts as converged. None: 1e-4 in
+      float32, 1e-8 in float64.
+    max_iterations: None: 50 in float32, 200 in float64.
+    duals: start from these, in the units of `Solution.duals`.
+    invalid: what to do with games that hold NaN or infinity: "raise", or "mark" them as not
+      converged with NaN answers. Under `jit` they are always marked.
+
+  Returns:
+    `Solution`, unbatched if the payoffs were. Games that did not converge say so.
+
+  Raises:
+    ValueError: what is wrong with an argument, and what to do.
+  """
+  if concept not in CONCEPTS:
+    raise ValueError(f"unknown concept {concept!r}; use 'cce' or 'ce'")
+  _check_method(method)
+  traced = isinstance(payoffs, jax.core.Tracer)
+  payoffs = _as_real(payoffs)
+  shape = _check_shape(payoffs.shape)
+  batched = payoffs.ndim == len(shape) + 2
+  if isinstance(selection, str):
+    selection = selections.named(selection, payoffs)
+  if not isinstance(selection, Selection):
+    raise ValueError(f"selection must be a name or a nes_jax.Selection, not {type(selection)}")
+  games = payoffs if batched else payoffs[None]
+  selection, axes = _check_selection(selection, len(games), shape)
+  dtype = _compute_dtype(payoffs.dtype, precision, traced)
+  overrides = {"tolerance": tolerance, "max_iterations": max_iterations}
+  overrides = {name: value for name, value in overrides.items() if value is not None}
+  config = exact.Config.default(concept, dtype, **overrides)
+  _check_positive(config)
+  if duals is not None:
+    duals = _check_duals(duals, len(games), shape, concept, batched)
+  task = _Task(concept, config, selection.rho, axes)
+  inputs = _Inputs(games, selection, duals)
+
+  if traced or any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((selection, duals))):
+    solution = _solve_batch(inputs, task, dtype)
+  else:
+    if invalid == "raise":
+      _check_finite(payoffs, batched)
+    elif invalid != "mark":
+      raise ValueError(f"invalid must be 'raise' or 'mark', not {invalid!r}")
+    solution = _solve_concrete(inputs, task, dtype, tolerance)
+  return solution if batched else jax.tree.map(lambda x: x[0], solution)
+
+
+def nash_zero_sum(payoffs: Any, **options) -> Solution:
+  """Nash equilibria of two-player constant-sum games, from the marginals of a CCE.
+
+  In such games the marginals of any CCE are a Nash equilibrium (section 2 of the paper).
+
+  Args:
+    payoffs: [2, A1, A2] or [B, 2, A1, A2], the two players' payoffs adding up to a constant in each
+      game; or, for zero-sum games, the first player's alone: [A1, A2] or [B, A1, A2].
+    **options: of `solve`, but for `concept`.
+
+  Returns:
+    `Solution` whose `joint` is the product of the marginals, with the gap that this joint has.
+
+  Raises:
+    ValueError: not two players, or not constant-sum.
+  """
+  if "concept" in options:
+    raise ValueError("nash_zero_sum always solves for a CCE: leave out concept")
+  payoffs = _as_real(payoffs)
+  paired = payoffs.ndim in (3, 4) and payoffs.shape[-3] == 2
+  if payoffs.ndim == 2 or (payoffs.ndim == 3 and not paired):
+    payoffs = jnp.stack([jnp.asarray(payoffs), -jnp.asarray(payoffs)], axis=-3)
+  elif not paired:
+    raise ValueError(
+        "nash_zero_sum takes [2, A1, A2], [B, 2, A1, A2], [A1, A2] or [B, A1, A2] payoffs, not"
+        f" {list(payoffs.shape)}"
+    )
+  if not isinstance(payoffs, jax.core.Tracer):
+    total = np.asarray(payoffs, np.float64).sum(-3)
+    size = np.abs(np.asarray(payoffs, np.float64)).max((-1, -2, -3))
+    uneven = np.ptp(total.reshape(total.shape[:-2] + (-1,)), axis=-1) > 1e-5 * size
+    if np.any(uneven):
+      raise ValueError(
+          f"{int(np.sum(uneven))} of {uneven.size} games are not constant-sum (the first is game"
+          f" {int(np.argmax(uneven))}): use nes_jax.solve"
+      )
+  solution = solve(payoffs, **options, concept="cce")
+  rows, columns = solution.marginals
+  joint = rows[..., :, None] * columns[..., None, :]
+  gap = functools.partial(metrics.gap, concept="cce")
+  gap = jax.vmap(gap) if payoffs.ndim == 4 else gap
+  with _precision(joint.dtype):
+    return solution._replace(
+        joint=joint, gap=gap(jnp.asarray(payoffs, joint.dtype), joint, solution.epsilon)
+    )
+
+
+# Checks at the door.
+
+
+def _check_method(method: str) -> None:
+  if method not in METHODS:
+    raise ValueError(f"unknown method {method!r}; use one of {', '.join(METHODS)}")
+  if method in ("neural", "refined"):
+    raise ValueError(
+        f"method {method!r} needs trained weights, and this version ships none: use method='exact'"
+    )
+
+
+def _as_real(payoffs: Any) -> Any:
+  """Lists and integers to floating point, NumPy where the input is not JAX's; real types only."""
+  if not isinstance(payoffs, jax.Array):
+    try:
+      payoffs = np.asarray(payoffs)
+    except ValueError as error:
+      raise ValueError(f"payoffs are not a rectangular array of numbers: {error}") from None
+  kind = payoffs.dtype
+  if not (jnp.issubdtype(kind, jnp.floating) or jnp.issubdtype(kind, jnp.integer) or kind == bool):
+    raise ValueError(f"payoffs must be real numbers, not {kind}")
+  if not jnp.issubdtype(kind, jnp.floating):
+    payoffs = payoffs.astype(np.float64 if isinstance(payoffs, np.ndarray) else jnp.float32)
+  return payoffs
+
+
+def _check_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+  """The strategy counts (A1, ..., AN) of payoffs of this shape."""
+  expected = "payoffs must be [N, A1, ..., AN] or [B, N, A1, ..., AN] with N >= 2 players"
+  if len(shape) >= 3 and shape[0] == len(shape) - 1:
+    counts = shape[1:]
+  elif len(shape) >= 4 and shape[1] == len(shape) - 2:
+    counts = shape[2:]
+  elif len(shape) in (2, 3) and shape[len(shape) - 2] == 1:
+    raise ValueError(f"{expected}; shape {list(shape)} has one player, who has nobody to deviate from")
+  else:
+    raise ValueError(
+        f"{expected}, one axis of strategies for each player; shape {list(shape)} fits neither"
+    )
+  if 0 in shape:
+    raise ValueError(f"{expected}; shape {list(shape)} has no games or a player without strategies")
+  return counts
+
+
+def _check_positive(config: exact.Config) -> None:
+  if not config.tolerance > 0:
+    raise ValueError(f"tolerance must be positive, not {config.tolerance}")
+  if config.max_iterations < 1:
+    raise ValueError(f"max_iterations must be at least 1, not {config.max_iterations}")
+
+
+def _check_finite(payoffs: Any, batched: bool) -> None:
+  finite = np.isfinite(np.asarray(payoffs))
+  if finite.all():
+    return
+  if not batched:
+    raise ValueError(
+        f"{int((~finite).sum())} payoffs are NaN or infinite (the first at index"
+        f" {np.argwhere(~finite)[0].tolist()} of [player, strategies...])"
+    )
+  bad = ~finite.reshape(len(finite), -1).all(1)
+  raise ValueError(
+      f"{int(bad.sum())} of {len(bad)} games have payoffs that are NaN or infinite (the first is"
+      f" game {int(np.argmax(bad))}): leave them out, or pass invalid='mark' to have them marked as"
+      " not converged"
+  )
+
+
+class _Axes(NamedTuple):
+  """vmap axes of a selection's arrays: 0, or None where one value serves all games."""
+
+  target: int | None
+  epsilon: int | None
+  welfare: int | None
+  welfare_weight: int | None
+
+
+def _check_selection(
+    selection: Selection, games: int, shape: tuple[int, ...]
+) -> tuple[Selection, _Axes]:
+  """Shapes and, for concrete arrays, values. -> selection with array fields, their axes."""
+  n = len(shape)
+  allowed = {
+      "target": [shape, (games,) + shape],
+      "epsilon": [(), (n,), (games, n)],
+      "welfare": [shape, (games,) + shape],
+      "welfare_weight": [(), (games,)],
+  }
+  axes, fields = {}, {}
+  for name, shapes in allowed.items():
+    value = getattr(selection, name)
+    axes[name] = None
+    if value is None:
+      continue
+    if not isinstance(value, jax.Array):
+      value = np.asarray(value)
+    if value.shape not in shapes:
+      wanted = " or ".join(str(list(s)) for s in shapes)
+      raise ValueError(f"selection {name} must have shape {wanted}, not {list(value.shape)}")
+    if value.shape == shapes[-1] and value.shape != shapes[0]:
+      axes[name] = 0
+    fields[name] = value
+  concrete = {k: np.asarray(v) for k, v in fields.items() if not isinstance(v, jax.core.Tracer)}
+  if "target" in concrete:
+    target = concrete["target"]
+    totals = target.reshape(target.shape[: target.ndim - n] + (-1,)).sum(-1)
+    if not (np.all(target >= 0) and np.allclose(totals, 1, atol=1e-3)):
+      raise ValueError(
+          "the target joint must be non-negative and sum to one: its least entry is"
+          f" {target.min():.3g} and its sums lie in [{totals.min():.6g}, {totals.max():.6g}]"
+      )
+  if "welfare" in concrete and not np.isfinite(concrete["welfare"]).all():
+    raise ValueError("the welfare holds NaN or infinity")
+  if "welfare_weight" in concrete and not np.all(concrete["welfare_weight"] >= 0):
+    raise ValueError("welfare_weight must not be negative or NaN: negate the welfare instead")
+  rho = selection.rho
+  if isinstance(rho, jax.core.Tracer):
+    raise ValueError("rho must be a Python number, not a traced value")
+  if not rho > 0:
+    raise ValueError(f"rho must be positive (infinity for hard constraints), not {rho}")
+  if "epsilon" in concrete:
+    epsilon = concrete["epsilon"]
+    if np.isnan(epsilon).any():
+      raise ValueError("epsilon is NaN")
+    if math.isinf(rho) and np.isinf(epsilon).any():
+      raise ValueError("an infinite epsilon needs a finite rho, e.g. Selection(epsilon=-inf, rho=1e4)")
+  return dataclasses.replace(selection, rho=float(rho), **fields), _Axes(**axes)
+
+
+def _check_duals(duals, games, shape, concept, batched) -> Duals:
+  blocks = tuple(jnp.asarray(x) if batched else jnp.asarray(x)[None] for x in duals)
+  wanted = [(games,) + (count,) * deviation.dual_axes(concept) for count in shape]
+  if [x.shape for x in blocks] != wanted:
+    raise ValueError(
+        f"duals must be one array a player of shapes {[list(s) for s in wanted]}, not"
+        f" {[list(x.shape) for x in blocks]}"
+    )
+  return blocks
+
+
+def _compute_dtype(given, precision: str | None, traced: bool):
+  if precision not in (None, "float32", "float64"):
+    raise ValueError(f"precision must be None, 'float32' or 'float64', not {precision!r}")
+  if precision == "float64" and traced and not jax.config.jax_enable_x64:
+    raise ValueError("precision='float64' under a transformation needs jax_enable_x64 to be on")
+  if precision is None:
+    wide = jax.config.jax_enable_x64 and jnp.finfo(given).bits == 64
+    precision = "float64" if wide else "float32"
+  return jnp.dtype(precision)
+
+
+# The work, batch by batch.
+
+
+class _Task(NamedTuple):
+  """What is static about a batch."""
+
+  concept: Concept
+  config: exact.Config
+  rho: float
+  axes: _Axes
+
+
+class _Inputs(NamedTuple):
+  """What is not: payoffs [B, N, A1, ..., AN], the selection's arrays, starting duals or None."""
+
+  payoffs: Any
+  selection: Selection
+  duals: Duals | None
+
+
+def _precision(dtype) -> Any:
+  """A context in which JAX computes in this type, whatever its global setting."""
+  if jnp.finfo(dtype).bits < 64 or jax.config.jax_enable_x64:
+    return contextlib.nullcontext()
+  enable = getattr(jax, "enable_x64", None)
+  if enable is None:  # before JAX 0.8
+    from jax.experimental import enable_x64 as enable
+  return enable(True)
+
+
+def _normalise(inputs: _Inputs, task: _Task, dtype, batch_axis: int) -> tuple[Problem, Array, Array]:
+  """-> problems with the given batch axis, scale [B, N], finite [B]."""
+  payoffs = jnp.asarray(inputs.payoffs)
+  finite = jnp.isfinite(payoffs).reshape(len(payoffs), -1).all(1)
+  payoffs = jnp.where(finite.reshape((-1,) + (1,) * (payoffs.ndim - 1)), payoffs, 0)
+  select = inputs.selection
+  fields = {name: getattr(select, name) for name in _Axes._fields}
+  names = [name for name, value in fields.items() if value is not None]
+  arrays = [jnp.asarray(fields[name]).astype(payoffs.dtype) for name in names]
+
+  def one(payoffs, *values):
+    chosen = Selection(rho=task.rho, **dict(zip(names, values)))
+    problem, scale = selections.problem(payoffs, chosen)
+    return jax.tree.map(lambda x: x.astype(dtype), problem), scale
+
+  in_axes = [0] + [getattr(task.axes, name) for name in names]
+  problem, scale = jax.vmap(one, in_axes, (batch_axis, 0))(payoffs, *arrays)
+  return problem, scale, finite
+
+
+def _unrolls(shape: tuple[int, ...], games: int, concept: Concept) -> bool:
+  """Whether the batch goes in the last axis (`layout`)."""
+  num_duals = sum(count ** deviation.dual_axes(concept) for count in shape)
+  return games >= _MIN_UNROLLED and num_duals <= _MAX_UNROLLED_DUALS and math.prod(shape) <= 256
+
+
+def _solve_batch(inputs: _Inputs, task: _Task, dtype) -> Solution:
+  """The whole pipeline on one batch; traceable."""
+  shape = tuple(inputs.payoffs.shape[2:])
+  last = _unrolls(shape, len(inputs.payoffs), task.concept)
+  axis = -1 if last else 0
+  problem, scale, finite = _normalise(inputs, task, dtype, axis)
+  mu = jnp.maximum(problem.welfare_weight, 1)
+  # Infinite welfare weight: the duals are those of the welfare alone.
+  stretch = jnp.where(jnp.isinf(mu), 1, mu)
+  start = inputs.duals
+  if start is not None:
+    start = tuple(
+        jnp.moveaxis((x * _per_dual(scale[:, p], x) / _per_dual(stretch, x)).astype(dtype), 0, axis)
+        for p, x in enumerate(start)
+    )
+  run = functools.partial(exact.solve, config=task.config, concept=task.concept)
+  if last:
+    answer = run(problem, duals=start)
+  else:
+    answer = jax.vmap(lambda problem, duals: run(problem, duals=duals))(problem, start)
+
+  def certify(problem, answer, scale):
+    args = problem.payoffs, answer.joint, answer.epsilon, task.concept
+    residual = metrics.residual(problem, answer.joint, answer.epsilon, answer.duals, task.concept)
+    return residual, jnp.sum(metrics.violations(*args) * scale)
+
+  residual, gap = jax.vmap(certify, (axis, axis, 0))(problem, answer, scale.astype(dtype))
+  first = jax.tree.map(lambda x: jnp.moveaxis(x, axis, 0), answer)
+
+  def mark(x):
+    return jnp.where(finite.reshape((-1,) + (1,) * (x.ndim - 1)), x, jnp.nan)
+
+  joint = mark(first.joint)
+  # A player with constant payoffs has scale 0: report the epsilon asked for, and no duals.
+  epsilon = first.epsilon * scale
+  if inputs.selection.epsilon is not None and math.isinf(task.rho):
+    epsilon = jnp.broadcast_to(jnp.asarray(inputs.selection.epsilon), scale.shape)
+  duals = []
+  for p, x in enumerate(first.duals):
+    factor = jnp.where(scale[:, p] > 0, stretch / jnp.where(scale[:, p] > 0, scale[:, p], 1), 0)
+    duals.append(mark(x * _per_dual(factor, x)).astype(dtype))
+  n = len(shape)
+  marginals = tuple(
+      joint.sum(tuple(1 + q for q in range(n) if q != p)) for p in range(n)
+  )
+  residual = jnp.where(finite, residual, jnp.nan)
+  return Solution(
+      joint=joint,
+      epsilon=mark(epsilon.astype(dtype)),
+      gap=mark(gap),
+      residual=residual,
+      converged=residual <= task.config.tolerance,
+      duals=tuple(duals),
+      marginals=marginals,
+      iterations=first.iterations,
+      repeated=jnp.zeros(finite.shape, bool),
+  )
+
+
+def _per_dual(factor: Array, block: Array) -> Array:
+  """[B] -> [B, 1...] that broadcasts against a block of duals [B, ...]."""
+  return factor.reshape((-1,) + (1,) * (block.ndim - 1))
+
+
+_compiled = jax.jit(_solve_batch, static_argnums=(1, 2))
+
+
+def _chunk_size(shape: tuple[int, ...], games: int, concept: Concept, dtype) -> int:
+  if _unrolls(shape, games, concept) and jax.default_backend() == "cpu":
+    return _UNROLLED_CHUNK
+  size = math.prod(shape)
+  num_duals = sum(count ** deviation.dual_axes(concept) for count in shape)
+  newton = size if concept == "ce" and size < num_duals else num_duals
+  numbers = 40 * len(shape) * size + 8 * newton**2
+  if concept == "ce":
+    numbers += 4 * size * max(shape) * len(shape)
+  limit = _CPU_CHUNK_BYTES
+  if jax.default_backend() != "cpu":
+    stats = jax.local_devices()[0].memory_stats() or {}
+    limit = stats.get("bytes_limit", 4 * _ACCELERATOR_CHUNK_BYTES) // 4
+  return max(1, limit // (numbers * jnp.dtype(dtype).itemsize))
+
+
+def _take(inputs: _Inputs, axes: _Axes, index: np.ndarray | slice) -> _Inputs:
+  chosen = {
+      name: getattr(inputs.selection, name)[index]
+      for name in _Axes._fields
+      if getattr(axes, name) == 0
+  }
+  return _Inputs(
+      payoffs=inputs.payoffs[index],
+      selection=dataclasses.replace(inputs.selection, **chosen),
+      duals=None if inputs.duals is None else tuple(x[index] for x in inputs.duals),
+  )
+
+
+def _solve_chunks(inputs: _Inputs, task: _Task, dtype) -> Solution:
+  """Concrete batches: chunks that fit, on all cores where chunks do not already use them."""
+  games = len(inputs.payoffs)
+  shape = tuple(inputs.payoffs.shape[2:])
+  chunk = _chunk_size(shape, games, task.concept, dtype)
+  if games <= chunk:
+    return _compiled(inputs, task, dtype)
+
+  def one(start: int) -> Solution:
+    # The last chunk is filled up with its last game, so that one program serves all.
+    index = np.minimum(np.arange(start, start + chunk), games - 1)
+    whole = start + chunk <= games
+    with _precision(inputs.payoffs.dtype):
+      part = _take(inputs, task.axes, slice(start, start + chunk) if whole else index)
+      solution = _compiled(part, task, dtype)
+    solution = jax.tree.map(np.asarray, solution)
+    return solution if whole else jax.tree.map(lambda x: x[: games - start], solution)
+
+  starts = range(0, games, chunk)
+  # Unrolled chunks run on one core each and call no library; chunks that do (batched LAPACK) share
+  # XLA's threads already, and two such programs at once can wait for one another for ever.
+  threads = 1
+  if _unrolls(shape, games, task.concept) and jax.default_backend() == "cpu":
+    threads = min(os.cpu_count() or 1, len(starts))
+  with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+    parts = list(pool.map(one, starts)) if threads > 1 else [one(start) for start in starts]
+  return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
+
+
+def _solve_concrete(inputs: _Inputs, task: _Task, dtype, tolerance: float | None) -> Solution:
+  # Normalise in the precision given, so that float64 payoffs with a large offset lose nothing.
+  with _precision(inputs.payoffs.dtype):
+    solution = _solve_chunks(inputs, task, dtype)
+    left = ~np.asarray(solution.converged) & np.isfinite(np.asarray(solution.residual))
+    left |= ~np.isfinite(np.asarray(solution.residual)) & np.isfinite(
+        np.asarray(inputs.payoffs)).reshape(len(left), -1).all(1)
+  if jnp.finfo(dtype).bits < 64 and left.any():
+    solution = _repeat(inputs, task, tolerance, solution, np.flatnonzero(left))
+  with _precision(dtype):
+    return jax.tree.map(jnp.asarray, solution)
+
+
+def _repeat(inputs, task, tolerance, solution, left) -> Solution:
+  """Solves the games `left` in float64 and writes what converged into the float32 solution."""
+  wide = jnp.dtype("float64")
+  overrides = {} if tolerance is None else {"tolerance": tolerance}
+  config = exact.Config.default(task.concept, wide, **overrides)
+  with _precision(wide):
+    part = _take(inputs, task.axes, left)
+    part = part._replace(duals=None)
+    again = jax.tree.map(np.asarray, _solve_chunks(part, task._replace(config=config), wide))
+
+  def merge(old, new):
+    old = np.array(old)
+    old[left] = new.astype(old.dtype)
+    return old
+
+  merged = jax.tree.map(merge, solution, again)
+  merged.repeated[left] = True
+  merged.iterations[left] += np.asarray(solution.iterations)[left]
+  return merged
