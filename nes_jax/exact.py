@@ -176,7 +176,7 @@ def _dot(x: Variables, y: Variables, players: int, axes: int) -> Array:
 
 
 def _residuals(program: Program, v: Variables, concept: Concept, stage: Stages = inline):
-  """-> Residuals, and the error [*b] that convergence is judged by."""
+  """-> Residuals, and the error [*b] that convergence is judged by: `metrics.residual` at `v`."""
   n, axes = v.joint.ndim - v.shift.ndim, deviation.dual_axes(concept)
   taken = deviation.logits(program.payoffs, v.duals, concept, stage)
   gains = deviation.gains(program.payoffs, v.joint, concept, stage)
@@ -187,31 +187,31 @@ def _residuals(program: Program, v: Variables, concept: Concept, stage: Stages =
         tau * (jnp.log(v.joint) - program.log_target) - program.welfare + taken + v.shift - v.bound
     )
     feasibility = tuple(g + s - limit for g, s, limit in zip(gains, v.slack, program.limit))
+    mass = total(v.joint, n) - 1
     room = jnp.zeros_like(v.room)
     if program.rho is not None:
       feasibility = tuple(f + e for f, e in zip(feasibility, v.room))
-      room = program.rho * (jnp.log(v.room) - program.log_room)
-    return stationarity, feasibility, room
+      sums = jnp.stack([total(a, axes) for a in v.duals])
+      room = program.rho * (jnp.log(v.room) - program.log_room) + sums
+    return Residuals(stationarity, feasibility, mass, room)
 
-  stationarity, feasibility, room = stage(combine, program, v, taken, gains)
+  residuals = stage(combine, program, v, taken, gains)
 
-  def measure(tau, rho, v, stationarity, feasibility, room):
-    mass = total(v.joint, n) - 1
-    if rho is not None:
-      room = room + jnp.stack([total(a, axes) for a in v.duals])
-    worst = fold(jnp.maximum, [largest(jnp.abs(f), axes) for f in feasibility])
-    # The duality gap: complementarity, and tau KL(sigma || eq. (9)), which is of second order in
-    # the stationarity r while |r| < tau; likewise for e.
-    distance = lambda r, weight: jnp.minimum(jnp.abs(r), r * r / weight)
-    products = _dot(v, v, n, axes) + total(v.joint * distance(stationarity, tau), n)
-    if rho is not None:
-      products = products + total(v.room * distance(room, rho), 1)
-    error = fold(jnp.maximum, [worst, products, jnp.abs(mass)])
-    return mass, room, error
+  def measure(program, v, taken, residuals):
+    # limit - A sigma, less e
+    left = [s - f for s, f in zip(v.slack, residuals.feasibility)]
+    gap = fold(jnp.add, [total(a * x, axes) for a, x in zip(v.duals, left)])
+    utility = program.welfare - taken
+    gap = gap + metrics.entropy_gap(v.joint, program.log_target, utility, program.temperature)
+    if program.rho is not None:
+      sums = jnp.stack([total(a, axes) for a in v.duals])
+      gap = gap + metrics.room_gap(v.room, program.log_room, sums, program.rho)
+    worst = fold(jnp.maximum, [largest(-x, axes) for x in left])
+    return fold(jnp.maximum, [jnp.abs(gap), worst, jnp.abs(residuals.mass)])
 
-  mass, room, error = stage(measure, program.temperature, program.rho, v, stationarity, feasibility, room)
+  error = stage(measure, program, v, taken, residuals)
   # A not-a-number must never look converged, nor win a comparison.
-  return Residuals(stationarity, feasibility, mass, room), jnp.where(error >= 0, error, jnp.inf)
+  return residuals, jnp.where(error >= 0, error, jnp.inf)
 
 
 def _newton(program: Program, v: Variables, damping: Array, concept: Concept, stage: Stages):

@@ -20,6 +20,9 @@ import jax.numpy as jnp
 
 from nes_jax.types import Array
 
+# Columns factored at a time in the dense layout.
+_PANEL = 16
+
 matmul = functools.partial(jnp.matmul, precision="highest")
 
 
@@ -111,17 +114,52 @@ def cholesky(blocks: Sequence[Sequence[Array]], floor: float, stage: Stages = in
 
 
 def _dense_factor(matrix: Array, sizes: Sequence[int], floor: float):
+  """Blocked right-looking factorisation in matrix products, with inverted diagonal blocks.
+
+  Batched LAPACK would do, but its CPU kernels wait inside XLA's thread pool for tasks of the same
+  pool: two of them at once can wait for ever (seen with jaxlib 0.10.2 on two cores).
+  """
   scale = jax.lax.rsqrt(jnp.diagonal(matrix))
-  scaled = matrix * scale[:, None] * scale + floor * jnp.eye(len(scale), dtype=matrix.dtype)
-  factor = jnp.linalg.cholesky(scaled)
+  rest = matrix * scale[:, None] * scale + floor * jnp.eye(len(scale), dtype=matrix.dtype)
+  inverses, panels = [], []
+  while len(rest):
+    size = min(_PANEL, len(rest))
+    inverse = _inverse_factor(rest[:size, :size], floor)
+    panel = matmul(rest[size:, :size], inverse.T)
+    rest = rest[size:, size:] - matmul(panel, panel.T)
+    inverses.append(inverse)
+    panels.append(panel)
   splits = [sum(sizes[: p + 1]) for p in range(len(sizes) - 1)]
 
   def solve(rights):
     right = jnp.concatenate(rights) * scale
-    solution = jax.scipy.linalg.cho_solve((factor, True), right) * scale
-    return jnp.split(solution, splits)
+    forward = []
+    for inverse, panel in zip(inverses, panels):
+      y = matmul(inverse, right[: len(inverse)])
+      right = right[len(inverse) :] - matmul(panel, y)
+      forward.append(y)
+    solution = right  # empty
+    for inverse, panel, y in reversed(list(zip(inverses, panels, forward))):
+      x = matmul(y - matmul(solution, panel), inverse)
+      solution = jnp.concatenate([x, solution])
+    return jnp.split(solution * scale, splits)
 
   return solve
+
+
+def _inverse_factor(block: Array, floor: float) -> Array:
+  """L^-1 for a small positive definite block = L L', by elimination on [block | identity]."""
+  size = len(block)
+  rows = jnp.arange(size)
+
+  def eliminate(j, table):
+    row = table[j] * jax.lax.rsqrt(jnp.maximum(table[j, j], floor))
+    below = jnp.where(rows > j, row[:size], 0)
+    table = table - below[:, None] * row[None]
+    return jnp.where((rows == j)[:, None], row[None], table)
+
+  table = jnp.concatenate([block, jnp.eye(size, dtype=block.dtype)], axis=1)
+  return jax.lax.fori_loop(0, size, eliminate, table)[:, size:]
 
 
 def _unrolled_factor(blocks, sizes, floor, stage):

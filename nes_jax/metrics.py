@@ -5,10 +5,9 @@ Unbatched: use `vmap`. `payoffs` may be in any units; gaps come out in the same.
 
 import math
 
-import jax
 import jax.numpy as jnp
 
-from nes_jax import deviation
+from nes_jax import deviation, layout
 from nes_jax.types import Array, Concept, Duals, Problem
 
 
@@ -54,6 +53,47 @@ def objective_weights(problem: Problem) -> tuple[Array, Array]:
   return temperature, weight
 
 
+def entropy_gap(
+    joint: Array, log_target: Array, utility: Array, temperature: Array
+) -> Array:
+  """tau KL(joint || sigma), sigma the softmax of log_target + utility / tau, also in the limit 0.
+
+  Args:
+    joint: [A1, ..., AN, *b], non-negative; where its sum differs from one, so does the answer.
+    log_target: [A1, ..., AN, *b].
+    utility: [A1, ..., AN, *b], the weighted welfare less what the duals take.
+    temperature: [*b] tau >= 0; at 0 the gap is max(utility) - joint . utility.
+
+  Returns:
+    [*b].
+  """
+  n = joint.ndim - temperature.ndim
+  info = jnp.finfo(joint.dtype)
+  below = utility - layout.largest(utility, n)
+  safe = jnp.maximum(temperature, info.tiny)
+  log_partition = jnp.log(layout.total(jnp.exp(log_target + below / safe), n))
+  log_joint = jnp.log(jnp.maximum(joint, info.tiny))
+  divergence = layout.total(joint * (log_joint - log_target), n)
+  return temperature * (divergence + log_partition) - layout.total(joint * below, n)
+
+
+def room_gap(room: Array, log_target: Array, sums: Array, rho: Array) -> Array:
+  """rho times the divergence of epsilon's room from what eq. (10) has, summed over players.
+
+  Args:
+    room: [N, *b] epsilon-plus - epsilon, positive.
+    log_target: [N, *b] log of epsilon-plus - epsilon-hat.
+    sums: [N, *b] sum of each player's duals.
+    rho: [*b].
+
+  Returns:
+    [*b].
+  """
+  log_recovered = log_target - sums / rho
+  divergence = room * (jnp.log(room) - log_recovered) - room + jnp.exp(log_recovered)
+  return rho * layout.total(divergence, 1)
+
+
 def residual(
     problem: Problem, joint: Array, epsilon: Array, duals: Duals, concept: Concept
 ) -> Array:
@@ -80,22 +120,12 @@ def residual(
   """
   tau, weight = objective_weights(problem)
   gains = deviation.gains(problem.payoffs, joint, concept)
-  slack = [e - g for e, g in zip(epsilon, gains)]
-  complementarity = sum((block * s).sum() for block, s in zip(duals, slack))
+  complementarity = sum((a * (e - g)).sum() for a, e, g in zip(duals, epsilon, gains))
   infeasibility = violations(problem.payoffs, joint, epsilon, concept).max()
-
-  logits = weight * problem.welfare - deviation.logits(problem.payoffs, duals, concept)
-  peak = logits.max()
-  safe = jnp.maximum(tau, jnp.finfo(tau.dtype).tiny)
-  log_partition = jax.nn.logsumexp(jnp.log(problem.target) + (logits - peak) / safe)
-  divergence = jax.scipy.special.rel_entr(joint, problem.target).sum()
-  primal_gap = tau * (divergence + log_partition) + jnp.sum(joint * (peak - logits))
-
+  utility = weight * problem.welfare - deviation.logits(problem.payoffs, duals, concept)
+  gap = complementarity + entropy_gap(joint, jnp.log(problem.target), utility, tau)
   if not math.isinf(problem.rho):
-    rho = tau * problem.rho
-    room = problem.epsilon_max - problem.epsilon
-    used = (problem.epsilon_max - epsilon) / room
-    log_recovered = -jnp.stack([block.sum() for block in duals]) / rho
-    bregman = used * (jnp.log(used) - log_recovered) - used + jnp.exp(log_recovered)
-    primal_gap = primal_gap + jnp.sum(rho * room * bregman)
-  return jnp.maximum(jnp.abs(primal_gap + complementarity), infeasibility)
+    room, target = (problem.epsilon_max - e for e in (epsilon, problem.epsilon))
+    sums = jnp.stack([block.sum() for block in duals])
+    gap = gap + room_gap(room, jnp.log(target), sums, tau * problem.rho)
+  return jnp.maximum(jnp.abs(gap), infeasibility)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from nes_jax import invariance
 from nes_jax.types import Array, Problem
@@ -69,12 +70,13 @@ TABLE = (
 NAMES: tuple[str, ...] = tuple(row.name for row in TABLE)
 
 
-def named(name: str, payoffs: Array, **inputs) -> Selection:
+def named(name: str, payoffs: Array, *, player_axis: int | None = None, **inputs) -> Selection:
   """The selection of a row of Table 3, by name or abbreviation.
 
   Args:
     name: one of NAMES or its abbreviation, e.g. "max_entropy" or "ME".
     payoffs: [N, A1, ..., AN] or [B, N, A1, ..., AN]; `max_welfare` sums them over players.
+    player_axis: 0 for one game, 1 for a batch; None: seen from the shape.
     **inputs: what the row leaves to the user (`target`, `welfare`, `epsilon`), and any field of
       Selection that is to differ from the row's default.
 
@@ -86,6 +88,7 @@ def named(name: str, payoffs: Array, **inputs) -> Selection:
     listing = ", ".join(f"{row.name} ({row.abbreviation})" for row in TABLE)
     raise ValueError(f"unknown selection {name!r}; the names are {listing}")
   row = rows[name]
+  payoffs = payoffs if isinstance(payoffs, jax.Array) else np.asarray(payoffs)
   missing = [field for field in row.needs if field not in inputs]
   if missing:
     arguments = ", ".join(f"{field}=..." for field in missing)
@@ -94,14 +97,11 @@ def named(name: str, payoffs: Array, **inputs) -> Selection:
         f" nes_jax.selection.named({row.name!r}, payoffs, {arguments}), or a nes_jax.Selection"
     )
   if row.name == "max_welfare":
-    inputs = {"welfare": jnp.sum(jnp.asarray(payoffs), axis=player_axis(payoffs)), **inputs}
+    if player_axis is None:
+      shape = jnp.shape(payoffs)
+      player_axis = 0 if len(shape) == shape[0] + 1 else 1
+    inputs = {"welfare": payoffs.sum(player_axis), **inputs}
   return Selection(**{**row.defaults, **inputs})
-
-
-def player_axis(payoffs: Array) -> int:
-  """0 for one game [N, A1, ..., AN], 1 for a batch [B, N, A1, ..., AN]."""
-  shape = jnp.shape(payoffs)
-  return 0 if len(shape) == shape[0] + 1 else 1
 
 
 def problem(payoffs: Array, selection: Selection) -> tuple[Problem, Array]:

@@ -41,6 +41,7 @@ def solve(
     max_iterations: int | None = None,
     duals: Duals | None = None,
     invalid: Literal["raise", "mark"] = "raise",
+    batched: bool | None = None,
 ) -> Solution:
   """Equilibria of games, uniquely selected by eq. (6) of Marris et al. (2022), with certificates.
 
@@ -50,21 +51,22 @@ def solve(
   unconverged.
 
   Args:
-    payoffs: [N, A1, ..., AN] or [B, N, A1, ..., AN], any real scale and type; N >= 2. A shape that
-      can be read both ways is one game.
+    payoffs: [N, A1, ..., AN] or [B, N, A1, ..., AN], any real scale and type; N >= 2.
     concept: "cce" (coarse correlated equilibrium) or "ce" (correlated equilibrium).
     selection: a name of the paper's Table 3 (`nes_jax.selection.NAMES`, or its abbreviation) or a
       `nes_jax.Selection`.
     method: "exact", the interior-point engine. "auto" is "exact". "neural" and "refined" need
       trained weights, which this version does not ship.
     precision: None takes that of the payoffs, float64 only where JAX's x64 is on. "float64" works
-      with x64 off as well, for concrete arrays.
+      with x64 off as well, for concrete arrays, and then returns NumPy arrays.
     tolerance: KKT residual, in normalised units, at which a game counts as converged. None: 1e-4 in
       float32, 1e-8 in float64.
     max_iterations: None: 50 in float32, 200 in float64.
     duals: start from these, in the units of `Solution.duals`.
     invalid: what to do with games that hold NaN or infinity: "raise", or "mark" them as not
       converged with NaN answers. Under `jit` they are always marked.
+    batched: whether payoffs have a batch axis. None: seen from the shape; needed only where it can
+      be read both ways, such as [3, 2, 8, 8].
 
   Returns:
     `Solution`, unbatched if the payoffs were. Games that did not converge say so.
@@ -77,10 +79,10 @@ def solve(
   _check_method(method)
   traced = isinstance(payoffs, jax.core.Tracer)
   payoffs = _as_real(payoffs)
-  shape = _check_shape(payoffs.shape)
+  shape = _check_shape(payoffs.shape, batched)
   batched = payoffs.ndim == len(shape) + 2
   if isinstance(selection, str):
-    selection = selections.named(selection, payoffs)
+    selection = selections.named(selection, payoffs, player_axis=1 if batched else 0)
   if not isinstance(selection, Selection):
     raise ValueError(f"selection must be a name or a nes_jax.Selection, not {type(selection)}")
   games = payoffs if batched else payoffs[None]
@@ -180,18 +182,26 @@ def _as_real(payoffs: Any) -> Any:
   return payoffs
 
 
-def _check_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+def _check_shape(shape: tuple[int, ...], batched: bool | None) -> tuple[int, ...]:
   """The strategy counts (A1, ..., AN) of payoffs of this shape."""
   expected = "payoffs must be [N, A1, ..., AN] or [B, N, A1, ..., AN] with N >= 2 players"
-  if len(shape) >= 3 and shape[0] == len(shape) - 1:
+  one = len(shape) >= 3 and shape[0] == len(shape) - 1
+  many = len(shape) >= 4 and shape[1] == len(shape) - 2
+  if one and many and batched is None:
+    raise ValueError(
+        f"{expected}; shape {list(shape)} can be read both ways: pass batched=True for"
+        f" {shape[0]} games of {shape[1]} players, or batched=False for one game of {shape[0]}"
+    )
+  if one and not batched:
     counts = shape[1:]
-  elif len(shape) >= 4 and shape[1] == len(shape) - 2:
+  elif many and batched in (None, True):
     counts = shape[2:]
-  elif len(shape) in (2, 3) and shape[len(shape) - 2] == 1:
+  elif len(shape) >= 2 and 1 in (shape[0] * (len(shape) == 2), shape[1] * (len(shape) == 3)):
     raise ValueError(f"{expected}; shape {list(shape)} has one player, who has nobody to deviate from")
   else:
+    reading = {None: "neither", True: "not the second", False: "not the first"}[batched]
     raise ValueError(
-        f"{expected}, one axis of strategies for each player; shape {list(shape)} fits neither"
+        f"{expected}, one axis of strategies for each player; shape {list(shape)} fits {reading}"
     )
   if 0 in shape:
     raise ValueError(f"{expected}; shape {list(shape)} has no games or a player without strategies")
@@ -495,8 +505,9 @@ def _solve_concrete(inputs: _Inputs, task: _Task, dtype, tolerance: float | None
         np.asarray(inputs.payoffs)).reshape(len(left), -1).all(1)
   if jnp.finfo(dtype).bits < 64 and left.any():
     solution = _repeat(inputs, task, tolerance, solution, np.flatnonzero(left))
-  with _precision(dtype):
-    return jax.tree.map(jnp.asarray, solution)
+  if jnp.finfo(dtype).bits == 64 and not jax.config.jax_enable_x64:
+    return jax.tree.map(np.asarray, solution)  # JAX would narrow what is computed from its arrays
+  return jax.tree.map(jnp.asarray, solution)
 
 
 def _repeat(inputs, task, tolerance, solution, left) -> Solution:

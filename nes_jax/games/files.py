@@ -71,7 +71,7 @@ class Source:
     raise NotImplementedError
 
   def close(self) -> None:
-    """Gives back open files. Reading again opens them again."""
+    """Gives back open files; a closed source is not read again."""
 
   def __enter__(self) -> "Source":
     return self
@@ -133,8 +133,8 @@ def write_npz(path: Path, payoffs: np.ndarray) -> None:
 
   Args:
     path: ends in .npz; replaced in one step if it exists.
-    payoffs: [B, N, A1, ..., AN], or [N, A1, ..., AN] which becomes a batch of one. Where both fit it
-      is a batch, as in reading: pass `payoffs[None]` for a single game. The type is kept.
+    payoffs: [B, N, A1, ..., AN], or [N, A1, ..., AN] which becomes a batch of one. Where both fit
+      it is a batch, as in reading: pass `payoffs[None]` for a single game. The type is kept.
 
   Raises:
     GameFileError: not payoffs, another suffix, or the file cannot be written.
@@ -232,7 +232,7 @@ def _interpret(path: Path, key: str, shape: tuple[int, ...]) -> tuple[int, tuple
         " with N at least 2",
         "put the player axis first, then one axis a player",
     )
-  if num_games == 0 or min(game) == 0:
+  if num_games < 1 or min(game) < 1:
     raise GameFileError(
         path, f"array {key!r} of shape {shape} is empty", "give at least one game and one strategy"
     )
@@ -413,10 +413,12 @@ class _Npz(Source):
 # Gambit .nfg.
 
 _TOKEN = re.compile(
-    r'"(?P<text>[^"\\]*(?:\\.[^"\\]*)*)"|(?P<brace>[{}])|(?P<word>[^\s,{}"]+)|(?P<open>")', re.DOTALL
+    r'"(?P<text>[^"\\]*(?:\\.[^"\\]*)*)"|(?P<brace>[{}])|(?P<word>[^\s,{}"]+)|(?P<open>")',
+    re.DOTALL,
 )
 _DECIMAL = re.compile(
-    r"[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|inf(?:inity)?|nan)", re.IGNORECASE
+    r"[+-]?(?:(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|inf(?:inity)?|nan)",
+    re.IGNORECASE,
 )
 _RATIONAL = re.compile(r"([+-]?[0-9]+)/([0-9]+)")
 _COUNT = re.compile(r"[0-9]{1,9}")
@@ -506,9 +508,9 @@ def _nfg_header(tokens: _Tokens) -> tuple[int, ...]:
     else:
       raise tokens.error("expected a number of strategies, or { and their names")
   if len(counts) != num_players:
-    raise tokens.error(f"{num_players} players, and strategies of {len(counts)}")
+    raise tokens.error(f"{num_players} player(s), and strategies of {len(counts)}")
   if not 2 <= num_players <= _MAX_PLAYERS:
-    raise tokens.error(f"{num_players} players; from 2 to {_MAX_PLAYERS} are possible here")
+    raise tokens.error(f"{num_players} player(s); from 2 to {_MAX_PLAYERS} are possible here")
   if min(counts) == 0:
     raise tokens.error("a player without strategies")
   tokens.take("brace", "} after the strategies", "}")
@@ -657,7 +659,7 @@ def _read_openspiel(path: str, name: str) -> np.ndarray:
 
 
 def _check_normal_form_size(path: str, game) -> None:
-  """Counts pure strategies by walking the tree, and refuses games whose normal form is too large."""
+  """Counts pure strategies by walking the tree; refuses games whose normal form is too large."""
 
   def refuse(reason: str) -> GameFileError:
     return GameFileError(
@@ -666,7 +668,16 @@ def _check_normal_form_size(path: str, game) -> None:
         "choose a matrix or tensor game such as matrix_pd, or one of few moves such as kuhn_poker",
     )
 
-  choices: list[dict[str, int]] = [{} for _ in range(game.num_players())]
+  seen: list[set[str]] = [set() for _ in range(game.num_players())]
+  strategies = [1] * game.num_players()
+
+  def decide(player: int, information: str, num_actions: int) -> None:
+    if information not in seen[player]:
+      seen[player].add(information)
+      strategies[player] *= num_actions
+      if math.prod(strategies) > _MAX_JOINT:
+        raise refuse(f"it has more than {_MAX_JOINT} combinations of pure strategies")
+
   states, nodes = [game.new_initial_state()], 0
   one_shot = states[0].is_simultaneous_node()
   while states:
@@ -681,10 +692,11 @@ def _check_normal_form_size(path: str, game) -> None:
       raise GameFileError(path, "is a mean-field game", "choose a game of finitely many players")
     if state.is_simultaneous_node():
       legal = [state.legal_actions(p) for p in range(game.num_players())]
-      for player, actions in enumerate(legal):
-        choices[player][state.information_state_string(player) if not one_shot else ""] = len(actions)
-      if math.prod(map(len, legal)) + nodes > _MAX_NODES:
+      if math.prod(map(len, legal)) > _MAX_NODES:
         raise refuse(f"its game tree has more than {_MAX_NODES} nodes")
+      for player, actions in enumerate(legal):
+        # A one-shot game need not implement information states.
+        decide(player, "" if one_shot else state.information_state_string(player), len(actions))
       for joint in itertools.product(*legal):
         child = state.clone()
         child.apply_actions(list(joint))
@@ -692,9 +704,7 @@ def _check_normal_form_size(path: str, game) -> None:
       continue
     if not state.is_chance_node():
       player = state.current_player()
-      choices[player][state.information_state_string(player)] = len(state.legal_actions())
+      decide(player, state.information_state_string(player), len(state.legal_actions()))
     states.extend(state.child(action) for action in state.legal_actions())
-  joint = math.prod(math.prod(player.values()) for player in choices)
-  if joint > _MAX_JOINT or (not one_shot and joint * nodes > _MAX_WORK):
-    sizes = " x ".join(f"{math.prod(player.values()):.3g}" for player in choices)
-    raise refuse(f"it has {sizes} pure strategies")
+  if not one_shot and math.prod(strategies) * nodes > _MAX_WORK:
+    raise refuse(f"it has {_times(strategies)} pure strategies and {nodes} nodes")

@@ -1,0 +1,45 @@
+# `make demo` and `make test` need Python 3.11 or later and PyPI; they make their own .venv.
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+RUFF_ARGS := \
+  --config 'line-length = 100' \
+  --config 'indent-width = 2' \
+  --config 'target-version = "py311"' \
+  --config 'lint.isort.force-sort-within-sections = true' \
+  --select E,F,I,UP,B --ignore B905
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test test-fast lint clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
+
+demo: $(VENV)/.installed-programs  ## solve games and draw the answers into out/demo
+	$(BIN)/python -m launch.demo --out=out/demo
+
+test: $(VENV)/.installed-dev  ## run the whole test suite
+	$(BIN)/python -m pytest -q tests $(PYTEST_ARGS)
+
+test-fast: $(VENV)/.installed-dev  ## run the tests not marked slow
+	$(BIN)/python -m pytest -q -m 'not slow' tests $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-dev  ## check the code with ruff
+	$(BIN)/ruff check --isolated $(RUFF_ARGS) .
+
+clean:  ## remove .venv, out/demo, build and caches
+	rm -rf $(VENV) out/demo build *.egg-info .pytest_cache .hypothesis .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One stamp for each extra of setup.py; a stamp as new as setup.py means that nothing is to be done.
+$(VENV)/.installed-%: setup.py | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit( \
+	  f"Python 3.11 or later is needed and $(PYTHON) is {v[0]}.{v[1]}: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,1 @@
+"""Environments in which many agents of different types act at once, as pure functions."""
