@@ -45,10 +45,10 @@ _TINY = 1e-30
 # The Newton matrix's diagonal is raised by this many ulps of itself; more after a failed factor.
 _DAMPING_ULPS = 0.5
 _DAMPING_GROWTH = 100.0
-# An error that grows by more than this in one step is the work of rounding.
+# A merit that grows by more than this in one step is the work of rounding.
 _MAX_GROWTH = 100.0
-# Up to this many duals a game goes with its batch last, unrolled.
-_MAX_UNROLLED = 32
+# The loop goes this far below the tolerance, so that rounding in the certificate does not undo it.
+_MARGIN = 0.7
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +105,8 @@ class State(NamedTuple):
 
   variables: Variables
   residuals: Residuals  # of the variables
-  error: Array  # [*b] how far from the optimality conditions
+  error: Array  # [*b] `metrics.residual` of the variables
+  merit: Array  # [*b] complementarity and infeasibility, which fall along the central path
   damping: Array  # [*b] relative addition to the Newton matrix's diagonal
   iterations: Array  # [*b] int32, steps taken
 
@@ -176,7 +177,7 @@ def _dot(x: Variables, y: Variables, players: int, axes: int) -> Array:
 
 
 def _residuals(program: Program, v: Variables, concept: Concept, stage: Stages = inline):
-  """-> Residuals, and the error [*b] that convergence is judged by: `metrics.residual` at `v`."""
+  """-> Residuals, and the error and merit [*b] of `State`."""
   n, axes = v.joint.ndim - v.shift.ndim, deviation.dual_axes(concept)
   taken = deviation.logits(program.payoffs, v.duals, concept, stage)
   gains = deviation.gains(program.payoffs, v.joint, concept, stage)
@@ -197,21 +198,28 @@ def _residuals(program: Program, v: Variables, concept: Concept, stage: Stages =
 
   residuals = stage(combine, program, v, taken, gains)
 
-  def measure(program, v, taken, residuals):
-    # limit - A sigma, less e
-    left = [s - f for s, f in zip(v.slack, residuals.feasibility)]
+  def measure(program, v, taken, gains, residuals):
+    # As `metrics.residual` has it: of the joint that would be answered, which sums to one.
+    mass = residuals.mass + 1
+    left = [limit - g / mass for limit, g in zip(program.limit, gains)]
+    if program.rho is not None:
+      left = [x - e for x, e in zip(left, v.room)]
     gap = fold(jnp.add, [total(a * x, axes) for a, x in zip(v.duals, left)])
     utility = program.welfare - taken
-    gap = gap + metrics.entropy_gap(v.joint, program.log_target, utility, program.temperature)
+    gap = gap + metrics.entropy_gap(
+        v.joint / mass, program.log_target, utility, program.temperature
+    )
     if program.rho is not None:
       sums = jnp.stack([total(a, axes) for a in v.duals])
       gap = gap + metrics.room_gap(v.room, program.log_room, sums, program.rho)
     worst = fold(jnp.maximum, [largest(-x, axes) for x in left])
-    return fold(jnp.maximum, [jnp.abs(gap), worst, jnp.abs(residuals.mass)])
+    error = fold(jnp.maximum, [jnp.abs(gap), worst, jnp.abs(residuals.mass)])
+    infeasible = [largest(jnp.abs(f), axes) for f in residuals.feasibility]
+    merit = fold(jnp.add, [_dot(v, v, n, axes), jnp.abs(residuals.mass)] + infeasible)
+    # A not-a-number must never look converged, nor win a comparison.
+    return tuple(jnp.where(x >= 0, x, jnp.inf) for x in (error, merit))
 
-  error = stage(measure, program, v, taken, residuals)
-  # A not-a-number must never look converged, nor win a comparison.
-  return residuals, jnp.where(error >= 0, error, jnp.inf)
+  return residuals, *stage(measure, program, v, taken, gains, residuals)
 
 
 def _newton(program: Program, v: Variables, damping: Array, concept: Concept, stage: Stages):
@@ -332,7 +340,7 @@ def _step(program: Program, state: State, config: Config, concept: Concept, stag
   """One predictor-corrector step; games that have converged stay where they are."""
   v = state.variables
   n, axes = v.joint.ndim - v.shift.ndim, deviation.dual_axes(concept)
-  running = state.error > config.tolerance
+  running = state.error > _MARGIN * config.tolerance
   stage = Stages(jnp.any(running)) if staged else inline
   residuals = state.residuals
   solve = _newton(program, v, state.damping, concept, stage)
@@ -399,10 +407,10 @@ def _step(program: Program, state: State, config: Config, concept: Concept, stag
     )
 
   ahead = stage(advance, v, corrector, stage(lengths, v, corrector))
-  ahead_residuals, error = _residuals(program, ahead, concept, stage)
-  # A factor spoilt by rounding throws the error up, or leaves none that is finite: stay, and try
+  ahead_residuals, error, merit = _residuals(program, ahead, concept, stage)
+  # A factor spoilt by rounding throws the merit up, or leaves none that is finite: stay, and try
   # again with a stronger diagonal.
-  sound = error < _MAX_GROWTH * state.error
+  sound = merit < _MAX_GROWTH * state.merit
   move = running & sound
   base = _DAMPING_ULPS * float(jnp.finfo(error.dtype).eps)
   damping = jnp.where(sound, jnp.maximum(state.damping / _DAMPING_GROWTH, base), jnp.minimum(
@@ -413,6 +421,7 @@ def _step(program: Program, state: State, config: Config, concept: Concept, stag
       variables=variables,
       residuals=residuals,
       error=jnp.where(move, error, state.error),
+      merit=jnp.where(move, merit, state.merit),
       damping=jnp.where(running, damping, state.damping),
       iterations=state.iterations + running,
   )
@@ -459,11 +468,12 @@ def _run(
   """Problem [..., *b] -> last point of the interior-point iteration, steps taken [*b]."""
   program = _program(problem, concept)
   variables = _start(program, problem, config, concept, duals)
-  residuals, error = _residuals(program, variables, concept)
+  residuals, error, merit = _residuals(program, variables, concept)
   state = State(
       variables=variables,
       residuals=residuals,
       error=error,
+      merit=merit,
       damping=jnp.full_like(error, _DAMPING_ULPS * float(jnp.finfo(error.dtype).eps)),
       iterations=jnp.zeros(error.shape, jnp.int32),
   )
@@ -471,7 +481,7 @@ def _run(
 
   def unfinished(carry):
     step, state = carry
-    return (step < config.max_iterations) & jnp.any(state.error > config.tolerance)
+    return (step < config.max_iterations) & jnp.any(state.error > _MARGIN * config.tolerance)
 
   def body(carry):
     step, state = carry
@@ -484,7 +494,7 @@ def _run(
 def _conditions(problem: Problem, v: Variables, concept: Concept):
   """Left sides of the optimality conditions whose Jacobian in (sigma, alpha, lambda, e) `_newton`
   solves, at fixed complementarity products: used to differentiate the answer."""
-  residuals, _ = _residuals(_program(problem, concept), v, concept)
+  residuals, _, _ = _residuals(_program(problem, concept), v, concept)
   return residuals.stationarity, residuals.feasibility, residuals.mass, residuals.room
 
 

@@ -119,10 +119,11 @@ def residual(
     [], non-negative; NaN if anything is not finite.
   """
   tau, weight = objective_weights(problem)
-  gains = deviation.gains(problem.payoffs, joint, concept)
+  payoffs = deviation.centre_own(problem.payoffs)  # same gains, more digits
+  gains = deviation.gains(payoffs, joint, concept)
   complementarity = sum((a * (e - g)).sum() for a, e, g in zip(duals, epsilon, gains))
-  infeasibility = violations(problem.payoffs, joint, epsilon, concept).max()
-  utility = weight * problem.welfare - deviation.logits(problem.payoffs, duals, concept)
+  infeasibility = violations(payoffs, joint, epsilon, concept).max()
+  utility = weight * problem.welfare - deviation.logits(payoffs, duals, concept)
   gap = complementarity + entropy_gap(joint, jnp.log(problem.target), utility, tau)
   if not math.isinf(problem.rho):
     room, target = (problem.epsilon_max - e for e in (epsilon, problem.epsilon))
