@@ -63,8 +63,8 @@ class Config:
   warm_start: float  # factor on these when duals are given
 
   @staticmethod
-  def default(concept: Concept, dtype: jnp.dtype, **overrides) -> "Config":
-    """The engine's settings for a concept and a floating-point type."""
+  def default(concept: Concept, dtype: jnp.dtype, rho: float = math.inf, **overrides) -> "Config":
+    """The engine's settings for a concept, a floating-point type and hard or soft constraints."""
     single = jnp.finfo(dtype).bits <= 32
     settings = dict(
         tolerance=1e-4 if single else 1e-8,
@@ -72,7 +72,7 @@ class Config:
         warm_start=1e-2,
         **(
             dict(start_dual=0.1, start_bound=0.3, start_slack=0.3)
-            if concept == "cce"
+            if concept == "cce" and math.isinf(rho)
             else dict(start_dual=3.0, start_bound=3.0, start_slack=1.0)
         ),
     )
@@ -141,14 +141,16 @@ def _program(problem: Problem, concept: Concept) -> Program:
   target = problem.epsilon if hard else problem.epsilon_max
   limit = []
   for p, count in enumerate(deviation.strategy_counts(problem.payoffs)):
-    # A row of zeros, "0 <= epsilon", binds nothing but would pin its slack to zero: give it room.
-    # The final residual is taken on the constraints as they were given.
-    moves = jnp.abs(payoffs[p]).max(tuple(range(n))) > 0
-    row = jnp.where(moves | (target[p] < 0), target[p], 1)
     shape = (count,) * deviation.dual_axes(concept)
+    row = target[p]
+    if hard:
+      # A row of zeros, "0 <= epsilon", binds nothing but would pin its slack to zero: give it
+      # room. The final residual is taken on the constraints as they were given.
+      moves = jnp.abs(payoffs[p]).max(tuple(range(n))) > 0
+      row = jnp.where(moves | (row < 0), row, 1)
     row = jnp.broadcast_to(row, shape + row.shape)
-    if concept == "ce":
-      row = jnp.where(_eye(count, row), 1, row)
+    if concept == "ce":  # the diagonal is no deviation; e never exceeds twice epsilon-plus
+      row = jnp.where(_eye(count, row), 1 if hard else 3 * row, row)
     limit.append(row)
   return Program(
       payoffs=payoffs,
@@ -446,12 +448,21 @@ def _start(
     joint = jax.nn.softmax(program.log_target + logits / warmth, axis=tuple(range(n)))
     joint = jnp.maximum(joint, config.warm_start * bound * problem.target)
   size = math.prod(joint.shape[:n])
+  axes = deviation.dual_axes(concept)
   gains = deviation.gains(program.payoffs, joint, concept)
   if program.rho is None:
     room = jnp.ones_like(problem.epsilon)
   else:
-    room = problem.epsilon_max - problem.epsilon
+    # Where the joint is feasible, or as far as epsilon-plus lets it.
+    worst = jnp.stack([largest(g, axes) for g in gains])
+    target = problem.epsilon_max - problem.epsilon
+    room = jnp.clip(problem.epsilon_max - worst - slack, 0.1 * target, target)
     gains = tuple(g + e for g, e in zip(gains, room))
+    # Multipliers of the size that eq. (10) gives to this room.
+    count = max(math.prod(a.shape[:axes]) for a in duals)
+    growth = program.rho * largest(jnp.log(target / room), 1) / (count * config.start_dual)
+    growth = jnp.maximum(growth, 1)
+    duals, bound = tuple(jnp.maximum(a, growth * least) for a in duals), growth * bound
   return Variables(
       joint=joint,
       bound=bound / (size * joint),

@@ -89,9 +89,8 @@ def room_gap(room: Array, log_target: Array, sums: Array, rho: Array) -> Array:
   Returns:
     [*b].
   """
-  log_recovered = log_target - sums / rho
-  divergence = room * (jnp.log(room) - log_recovered) - room + jnp.exp(log_recovered)
-  return rho * layout.total(divergence, 1)
+  distance = jnp.log(room) - log_target + sums / rho
+  return rho * layout.total(room * (jnp.expm1(-distance) + distance), 1)
 
 
 def residual(

@@ -25,6 +25,10 @@ TARGET_FLOOR = 1e-12
 # "much greater than 1" in Table 3.
 LARGE_WELFARE_WEIGHT = 1e3
 LARGE_RHO = 1e4
+# Maximum strength: far from epsilon-plus the approximation term is linear in epsilon, so that the
+# sum over players of epsilon is what is minimised.
+STRENGTH_RHO = 1e4
+STRENGTH_EPSILON_MAX = 1e3
 
 
 @jax.tree_util.register_dataclass
@@ -40,6 +44,8 @@ class Selection:
   welfare: Array | None = None  # [A1, ..., AN], any units; None: no welfare term
   welfare_weight: Array | float = 1.0  # [], mu >= 0; infinity drops the entropy
   rho: float = dataclasses.field(default=math.inf, metadata={"static": True})
+  # epsilon-plus in units of the payoffs' norm Z (Table 3: 1); with a finite rho only
+  epsilon_max: float = dataclasses.field(default=1.0, metadata={"static": True})
 
 
 class Row(NamedTuple):
@@ -57,7 +63,12 @@ TABLE = (
     Row("max_welfare", "MU", (), {"welfare_weight": LARGE_WELFARE_WEIGHT}),
     Row("max_welfare_max_entropy", "MWME", ("welfare",), {"welfare_weight": LARGE_WELFARE_WEIGHT}),
     Row("min_relative_entropy", "MRE", ("target",), {}),
-    Row("max_strength", "MS", (), {"epsilon": -math.inf, "rho": LARGE_RHO}),
+    Row(
+        "max_strength",
+        "MS",
+        (),
+        {"epsilon": -math.inf, "rho": STRENGTH_RHO, "epsilon_max": STRENGTH_EPSILON_MAX},
+    ),
     Row("epsilon_max_entropy", "eps-ME", ("epsilon",), {"rho": LARGE_RHO}),
     Row(
         "epsilon_max_welfare_max_entropy",
@@ -117,7 +128,7 @@ def problem(payoffs: Array, selection: Selection) -> tuple[Problem, Array]:
   shape, dtype = payoffs.shape[1:], payoffs.dtype
   normal = jax.vmap(invariance.normalise)(payoffs)
   size = math.prod(shape)
-  z = jnp.full((len(shape),), invariance.radius(size), dtype)
+  z = jnp.full((len(shape),), selection.epsilon_max * invariance.radius(size), dtype)
   epsilon = jnp.broadcast_to(jnp.asarray(selection.epsilon, dtype), (len(shape),))
   epsilon = invariance.normalise_epsilon(epsilon, normal.scale)
   if not math.isinf(selection.rho):

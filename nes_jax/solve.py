@@ -90,11 +90,13 @@ def solve(
   dtype = _compute_dtype(payoffs.dtype, precision, traced)
   overrides = {"tolerance": tolerance, "max_iterations": max_iterations}
   overrides = {name: value for name, value in overrides.items() if value is not None}
-  config = exact.Config.default(concept, dtype, **overrides)
+  task = _Task(concept, _config(concept, dtype, selection, shape, overrides), selection.rho,
+               selection.epsilon_max, axes)
+  config = task.config
   _check_positive(config)
   if duals is not None:
     duals = _check_duals(duals, len(games), shape, concept, batched)
-  task = _Task(concept, config, selection.rho, axes)
+  task = _Task(concept, config, selection.rho, selection.epsilon_max, axes)
   inputs = _Inputs(games, selection, duals)
 
   if traced or any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((selection, duals))):
@@ -284,6 +286,8 @@ def _check_selection(
     raise ValueError("rho must be a Python number, not a traced value")
   if not rho > 0:
     raise ValueError(f"rho must be positive (infinity for hard constraints), not {rho}")
+  if not 0 < selection.epsilon_max < math.inf:
+    raise ValueError(f"epsilon_max must be positive and finite, not {selection.epsilon_max}")
   if "epsilon" in concrete:
     epsilon = concrete["epsilon"]
     if np.isnan(epsilon).any():
@@ -324,6 +328,7 @@ class _Task(NamedTuple):
   concept: Concept
   config: exact.Config
   rho: float
+  epsilon_max: float
   axes: _Axes
 
 
@@ -356,7 +361,7 @@ def _normalise(inputs: _Inputs, task: _Task, dtype, batch_axis: int) -> tuple[Pr
   arrays = [jnp.asarray(fields[name]).astype(payoffs.dtype) for name in names]
 
   def one(payoffs, *values):
-    chosen = Selection(rho=task.rho, **dict(zip(names, values)))
+    chosen = Selection(rho=task.rho, epsilon_max=task.epsilon_max, **dict(zip(names, values)))
     problem, scale = selections.problem(payoffs, chosen)
     return jax.tree.map(lambda x: x.astype(dtype), problem), scale
 
@@ -514,7 +519,7 @@ def _repeat(inputs, task, tolerance, solution, left) -> Solution:
   """Solves the games `left` in float64 and writes what converged into the float32 solution."""
   wide = jnp.dtype("float64")
   overrides = {} if tolerance is None else {"tolerance": tolerance}
-  config = exact.Config.default(task.concept, wide, **overrides)
+  config = exact.Config.default(task.concept, wide, task.rho, **overrides)
   with _precision(wide):
     part = _take(inputs, task.axes, left)
     part = part._replace(duals=None)

@@ -1,0 +1,302 @@
+"""How fast: measured against reference solvers and against the arithmetic that has to be done.
+
+  python -m launch.benchmark --suite=exact --out=out/benchmark
+
+Prints a table and writes SUITE.csv, SUITE.md and SUITE.json (rows, hardware, versions) into --out.
+--quick runs small batches once, to see that all works; its figures mean nothing.
+
+Suite `exact`: maximum-entropy equilibria of uniform games on the L2 sphere, `nes_jax.solve` in
+float32 with its default tolerance, beside one core of ECOS and Clarabel through a parametrised
+CVXPY problem with their default tolerances, on the first games of the same batch. Columns:
+
+  size, concept, batch        what was solved
+  us_game, compile_s          ours: median call / batch; first call less a median one
+  iterations, iterations_max  Newton steps a game: mean, largest
+  converged_pct               games with residual within the tolerance, %
+  repeated                    games of the batch that float32 left and float64 took over
+  residual                    worst KKT residual
+  ecos_us, ecos_failed        median of the reference, and how many of its games it did not solve
+  clarabel_us, clarabel_failed
+  ecos_ratio, clarabel_ratio  reference time / our time, a game
+  distance                    worst half L1 distance between our joint and Clarabel's
+  floor_us, over_floor        flops of the Newton steps / measured rate; our time / floor
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+import csv
+import dataclasses
+import datetime
+from importlib import metadata
+import io
+import itertools
+import json
+import math
+import os
+import pathlib
+import platform
+import statistics
+import time
+from typing import Any
+
+from absl import app, flags
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from launch.runtime import reference
+import nes_jax
+from nes_jax.games import spheres
+
+Row = dict[str, Any]
+
+# Side of the float32 matrix product whose rate is the machine's.
+_PRODUCT_SIDE = 1024
+_CALLS = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+  """A line of the suite `exact`."""
+
+  concept: str
+  shape: tuple[int, ...]
+  batch: int  # chosen so that the entry takes seconds
+  references: int  # games given to each reference solver; 0: one would take over ten seconds
+
+  @property
+  def size(self) -> str:
+    return "x".join(map(str, self.shape))
+
+
+EXACT = (
+    Entry("cce", (4, 4), 4096, 20),
+    Entry("cce", (8, 8), 4096, 20),
+    Entry("cce", (16, 16), 2048, 10),
+    Entry("cce", (32, 32), 512, 5),
+    Entry("cce", (64, 64), 128, 2),
+    Entry("cce", (128, 128), 32, 0),
+    Entry("cce", (4, 4, 4), 2048, 20),
+    Entry("ce", (4, 4), 4096, 20),
+    Entry("ce", (8, 8), 1024, 20),
+    Entry("ce", (16, 16), 64, 5),
+    Entry("ce", (4, 4, 4), 1024, 20),
+)
+
+
+def newton_flops(shape: Sequence[int], concept: str) -> float:
+  """Least floating-point operations of one interior-point step on one game.
+
+  Forming the Newton matrix, its Cholesky factor, and what a predictor and a corrector take: two
+  solves, and three products each with A and A' (one for the residual). Elementwise work is left
+  out, and the symmetric half of a product counted once: this is a floor. With a = |A|, counts A_p,
+  R_p = a / A_p:
+
+    CCE, D x D    a A_p a player, 4 a min(A_p, A_q) a pair; two players n x n: 6 n^3 + (2n)^3 / 3
+    CE,  D x D    a (A_p - 1)^2 a player, 2 a (A_p - 1) (A_q - 1) a pair
+    CE,  a x a    a (A_p - 1) R_p a player; taken where it is the cheaper of the two
+  """
+  size, pairs = math.prod(shape), list(itertools.combinations(shape, 2))
+
+  def step(form: float, unknowns: int, product: float) -> float:
+    return form + unknowns**3 / 3 + 2 * 2 * unknowns**2 + 6 * product
+
+  if concept == "cce":
+    form = sum(size * n for n in shape) + sum(4 * size * min(pair) for pair in pairs)
+    return step(form, sum(shape), 2 * size * len(shape))
+  product = sum(2 * size * (n - 1) for n in shape)
+  dual = sum(size * (n - 1) ** 2 for n in shape)
+  dual += sum(2 * size * (n - 1) * (m - 1) for n, m in pairs)
+  joint = sum(size * (n - 1) * (size // n) for n in shape)
+  num_duals = sum(n * (n - 1) for n in shape)
+  return min(step(dual, num_duals, product), step(joint, size, product))
+
+
+def machine_rate() -> float:
+  """Floating-point operations a second of a float32 matrix product on the whole device."""
+  x = jax.random.normal(jax.random.key(0), (_PRODUCT_SIDE, _PRODUCT_SIDE))
+  product = jax.jit(lambda x: jnp.matmul(x, x, precision=jax.lax.Precision.HIGHEST))
+  times = _times(lambda: product(x), 10)[1:]
+  return 2 * _PRODUCT_SIDE**3 / min(times)
+
+
+def _times(function: Callable[[], Any], calls: int) -> list[float]:
+  """Seconds of a first call and of `calls` more."""
+  times = []
+  for _ in range(calls + 1):
+    start = time.perf_counter()
+    jax.block_until_ready(function())
+    times.append(time.perf_counter() - start)
+  return times
+
+
+def exact_row(entry: Entry, rate: float, *, quick: bool = False) -> Row:
+  """Measures one entry; `rate` is `machine_rate()`."""
+  batch = min(entry.batch, 16) if quick else entry.batch
+  count = min(entry.references, 2) if quick else entry.references
+  payoffs = spheres.sample(jax.random.key(1), batch, entry.shape, dtype=jnp.float32)
+
+  def solve():
+    return nes_jax.solve(payoffs, concept=entry.concept, precision="float32", batched=True)
+
+  first, *times = _times(solve, 1 if quick else _CALLS)
+  solution, median = solve(), statistics.median(times)
+  ours = median / batch * 1e6
+  iterations = np.asarray(solution.iterations)
+  floor = newton_flops(entry.shape, entry.concept) * float(iterations.mean()) / rate * 1e6
+  ecos, clarabel = (_reference(entry, payoffs[:count], name) for name in ("ECOS", "CLARABEL"))
+  distance = None
+  if clarabel["joints"]:
+    pairs = zip(np.asarray(solution.joint), clarabel["joints"])
+    distances = [0.5 * float(np.abs(a - b).sum()) for a, b in pairs]
+    distance = max((d for d in distances if not math.isnan(d)), default=None)
+  return {
+      "size": entry.size,
+      "concept": entry.concept,
+      "batch": batch,
+      "us_game": ours,
+      "compile_s": max(first - median, 0.0),
+      "iterations": float(iterations.mean()),
+      "iterations_max": int(iterations.max()),
+      "converged_pct": 100 * float(np.asarray(solution.converged).mean()),
+      "repeated": int(np.asarray(solution.repeated).sum()),
+      "residual": float(np.asarray(solution.residual).max()),
+      "ecos_us": ecos["us"],
+      "ecos_failed": ecos["failed"],
+      "clarabel_us": clarabel["us"],
+      "clarabel_failed": clarabel["failed"],
+      "ecos_ratio": ecos["us"] and ecos["us"] / ours,
+      "clarabel_ratio": clarabel["us"] and clarabel["us"] / ours,
+      "distance": distance,
+      "floor_us": floor,
+      "over_floor": ours / floor,
+  }
+
+
+def _reference(entry: Entry, payoffs: jax.Array, solver: str) -> Mapping[str, Any]:
+  """-> us, median microseconds a game; failed, "1/20"; joints. None where there is no game."""
+  if not len(payoffs):
+    return {"us": None, "failed": None, "joints": []}
+  problem = reference.Reference(entry.shape, entry.concept, solver=solver)
+  answers = [problem.solve(game) for game in np.asarray(payoffs, np.float64)]
+  failed = sum(answer.status != "optimal" for answer in answers)
+  return {
+      "us": statistics.median(answer.seconds for answer in answers) * 1e6,
+      "failed": f"{failed}/{len(answers)}",
+      "joints": [answer.joint for answer in answers],
+  }
+
+
+def exact(only: Sequence[str], quick: bool) -> tuple[list[Row], Row]:
+  """Suite `exact` -> rows, and facts to note beside them."""
+  entries = [e for e in EXACT if not only or f"{e.concept}:{e.size}" in only]
+  if not entries:
+    known = ", ".join(f"{e.concept}:{e.size}" for e in EXACT)
+    raise ValueError(f"--only={','.join(only)} names no entry of suite exact; they are {known}")
+  rate = machine_rate()
+  rows = []
+  for entry in entries:
+    print(f"  {entry.concept} {entry.size} ...", flush=True)
+    rows.append(exact_row(entry, rate, quick=quick))
+  return rows, {"float32_matmul_gflops": rate / 1e9}
+
+
+# name -> function of (entries to run, or none for all; quick) that gives rows and facts.
+SUITES: Mapping[str, Callable[[Sequence[str], bool], tuple[list[Row], Row]]] = {"exact": exact}
+
+
+def hardware() -> Row:
+  """What it ran on, with versions and date."""
+  device = jax.devices()[0]
+  names = []
+  cpuinfo = pathlib.Path("/proc/cpuinfo")
+  if cpuinfo.exists():
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+  affinity = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
+  return {
+      "cpu": names[0] if names else platform.processor() or platform.machine(),
+      "cores": len(affinity(0)),
+      "platform": device.platform,
+      "device": device.device_kind,
+      "devices": jax.device_count(),
+      "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+      "versions": {"python": platform.python_version()} | _versions(),
+      "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+  }
+
+
+def _versions() -> dict[str, str]:
+  found = {}
+  for name in ("jax", "jaxlib", "numpy", "cvxpy", "ecos", "clarabel"):
+    try:
+      found[name] = metadata.version(name)
+    except metadata.PackageNotFoundError:
+      pass
+  return found
+
+
+def text(value: Any) -> str:
+  """A cell: three significant digits, "-" for what was not measured."""
+  if value is None:
+    return "-"
+  if isinstance(value, float):
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+  return str(value)
+
+
+def markdown(rows: Sequence[Row]) -> str:
+  """Rows with the same keys -> a Markdown table whose columns also line up in a terminal."""
+  table = [list(rows[0])] + [[text(value) for value in row.values()] for row in rows]
+  widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
+  lines = ["| " + " | ".join(c.rjust(w) for c, w in zip(line, widths)) + " |" for line in table]
+  lines.insert(1, "|" + "|".join("-" * (w + 1) + ":" for w in widths) + "|")
+  return "\n".join(lines)
+
+
+def run(suite: str, out: str, *, only: Sequence[str] = (), quick: bool = False) -> list[Row]:
+  """Runs a suite, prints its table and writes SUITE.csv, .md and .json into `out`."""
+  folder = pathlib.Path(out)
+  folder.mkdir(parents=True, exist_ok=True)
+  facts = hardware()
+  versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+  place = f"{facts['cpu']}, {facts['cores']} core(s)"
+  if facts["platform"] != "cpu":
+    place = f"{facts['devices']} {facts['device']}; {place}"
+  print(f"benchmark {suite}: {place}; {versions}; load {text(facts['load_average'])}", flush=True)
+  rows, more = SUITES[suite](only, quick)
+  facts |= more | {"suite": suite, "quick": quick}
+  table = markdown(rows)
+  notes = "; ".join(f"{name} {text(value)}" for name, value in more.items())
+  note = f"{place}; {versions}; {facts['date']}; {notes}{'; QUICK, not a measurement' * quick}"
+  print(f"{table}\n\n{note}", flush=True)
+  (folder / f"{suite}.md").write_text(f"{table}\n\n{note}\n", encoding="utf-8")
+  sheet = io.StringIO()
+  writer = csv.DictWriter(sheet, list(rows[0]), lineterminator="\n")
+  writer.writeheader()
+  writer.writerows(rows)
+  (folder / f"{suite}.csv").write_text(sheet.getvalue(), encoding="utf-8")
+  record = json.dumps({"hardware": facts, "rows": rows}, indent=2)
+  (folder / f"{suite}.json").write_text(record + "\n", encoding="utf-8")
+  return rows
+
+
+def main(argv: Sequence[str]) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f"unexpected arguments {argv[1:]}")
+  values = flags.FLAGS
+  try:
+    run(values.suite, values.out, only=values.only, quick=values.quick)
+  except (ImportError, ValueError) as error:
+    raise app.UsageError(str(error)) from error
+
+
+def _define_flags() -> None:
+  flags.DEFINE_enum("suite", "exact", sorted(SUITES), "What to measure.")
+  flags.DEFINE_string("out", "out/benchmark", "Folder for the tables.")
+  flags.DEFINE_list("only", [], "Entries to run, e.g. cce:8x8,ce:4x4. Empty: all.")
+  flags.DEFINE_bool("quick", False, "Small batches, once: does it work?")
+
+
+if __name__ == "__main__":
+  _define_flags()
+  app.run(main)

@@ -1,0 +1,609 @@
+r"""Solves the games of a file, in parts, and continues where it was when stopped.
+
+  python -m launch.nes_solve --games=games.npz --concept=cce --selection=max_entropy \
+      --method=exact --out=answers.npz
+
+--games is a .npz (array `payoffs`, [B, N, A1, ..., AN] or [N, A1, ..., AN]), a Gambit .nfg, a
+directory of .nfg of one shape, or openspiel:GAME. --out gets one row a game: joint, epsilon, gap,
+residual, converged, iterations, repeated, duals_0, ..., marginals_0, ... (`nes_jax.Solution`),
+`invalid` (payoffs that hold NaN or infinity; such answers are NaN), `names` (of the files of a
+directory), and `meta`, a JSON text with the options and versions.
+
+Answers are kept in OUT.parts until all are there. The same command, given again after a stop,
+continues. Exit code 0: every game has a row, converged or not, and the summary says which;
+1: the disk failed; 2: a flag or an input is wrong; 130 or 143: stopped by SIGINT or SIGTERM.
+"""
+
+from collections.abc import Callable, Mapping
+import contextlib
+import dataclasses
+import json
+import math
+import pathlib
+import shutil
+import sys
+import time
+from typing import Any
+import zipfile
+import zlib
+
+from absl import flags
+import jax
+import numpy as np
+
+from launch.runtime import progress, stopping, store
+import nes_jax
+from nes_jax import selection as selections
+from nes_jax.games import files
+from nes_jax.types import CONCEPTS
+
+# A part that the user does not size: so many games, bytes of payoffs and answers, and floating
+# point operations of a Newton step; the last is seconds of work.
+_MAX_PART = 65536
+_PART_BYTES = 2**28
+_PART_WORK = {"cpu": 2**33}
+_ACCELERATOR_PART_WORK = 2**40
+# Entries of a target or welfare that are checked at a time.
+_CHECK_ENTRIES = 2**24
+_LISTED = 5
+
+
+class UsageError(ValueError):
+  """A flag or an input that cannot be used: which, what was wrong, and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """What is to be solved, and how; fields are flags. None: the default of the selection or solve."""
+
+  games: str
+  out: str
+  concept: str = "cce"
+  selection: str = "max_entropy"
+  method: str = "auto"
+  precision: str = "float32"
+  tolerance: float | None = None
+  max_iterations: int | None = None
+  target: str | None = None
+  welfare: str | None = None
+  epsilon: float | None = None
+  welfare_weight: float | None = None
+  rho: float | None = None
+  part_size: int | None = None
+  overwrite: bool = False
+
+
+@dataclasses.dataclass
+class Report:
+  """Tallies of all games, and the times of this run."""
+
+  num_games: int
+  shape: tuple[int, ...]  # (N, A1, ..., AN)
+  converged: int = 0
+  invalid: int = 0
+  repeated: int = 0
+  not_converged: int = 0
+  first_not_converged: list[int] = dataclasses.field(default_factory=list)
+  first_invalid: list[int] = dataclasses.field(default_factory=list)
+  gap_sum: float = 0.0  # payoff units, over the games that are not invalid, as all that follows
+  gap_worst: float = 0.0
+  residual_worst: float = 0.0
+  iterations_sum: int = 0
+  iterations_max: int = 0
+  solved_here: int = 0  # games solved by this run
+  seconds: float = 0.0  # of this run, all told
+  solve_seconds: float = 0.0  # of these, in `solve`, with compilation
+  compile_seconds: float = 0.0  # of these, compiling
+  first_compile_seconds: float = 0.0  # of these, for the first part
+
+  def add(self, start: int, arrays: Mapping[str, np.ndarray]) -> None:
+    """Counts a part whose first game is number `start`."""
+    valid, converged = ~arrays["invalid"], arrays["converged"]
+    self.converged += int(converged.sum())
+    self.invalid += int((~valid).sum())
+    self.repeated += int(arrays["repeated"].sum())
+    for mask, first in (
+        (valid & ~converged, self.first_not_converged),
+        (~valid, self.first_invalid),
+    ):
+      first += (start + np.flatnonzero(mask)[: _LISTED - len(first)]).tolist()
+    self.not_converged += int((valid & ~converged).sum())
+    if valid.any():
+      gap = arrays["gap"][valid].astype(np.float64)
+      iterations = arrays["iterations"][valid]
+      self.gap_sum += float(gap.sum())
+      # np.maximum, unlike max, never loses a NaN.
+      self.gap_worst = float(np.maximum(self.gap_worst, gap.max()))
+      worst = arrays["residual"][valid].astype(np.float64).max()
+      self.residual_worst = float(np.maximum(self.residual_worst, worst))
+      self.iterations_sum += int(iterations.sum())
+      self.iterations_max = max(self.iterations_max, int(iterations.max()))
+
+
+def run(
+    config: Config,
+    *,
+    solve: Callable[..., nes_jax.Solution] = nes_jax.solve,
+    check_stop: Callable[[], None] = lambda: None,
+    say: Callable[[str], None] = lambda line: None,
+) -> tuple[Report, tuple[str, ...] | None]:
+  """Solves all games and writes `config.out`.
+
+  Args:
+    config: checked here, before anything is compiled.
+    solve: with the signature of `nes_jax.solve`.
+    check_stop: called after each part; may raise to stop.
+    say: gets lines for the user.
+
+  Returns:
+    The report, and the names of the games if they have any.
+
+  Raises:
+    UsageError, files.GameFileError, store.StoreError: bad flags or input.
+    OSError: the disk.
+  """
+  began = time.perf_counter()
+  check(config)
+  out = pathlib.Path(config.out).absolute()
+  directory = out.with_name(out.name + ".parts")
+  with contextlib.ExitStack() as stack:
+    source = stack.enter_context(files.open_games(config.games))
+    clock = stack.enter_context(progress.CompileClock())
+    inputs = _open_inputs(config, source)
+    if out.exists() and not config.overwrite:
+      raise UsageError(f"--out={config.out} exists: pass --overwrite, or choose another")
+    part_size = _part_size(config, source, directory)
+    task = _task(config, source, part_size)
+    schema = answer_schema(source.shape, config)
+    parts = store.Parts(directory, schema, source.num_games, part_size)
+    stack.enter_context(parts)
+    _open_store(config, parts, task, out, source.num_games)
+
+    report = Report(source.num_games, source.shape)
+    todo = []
+    for index, (start, _) in enumerate(parts.bounds):
+      arrays = parts.read(index)
+      if arrays is not None:
+        report.add(start, arrays)
+        continue
+      if parts.path(index).exists():
+        say(f"{parts.path(index)} is damaged: solving it again")
+      todo.append(index)
+    left = sum(parts.bounds[index][1] - parts.bounds[index][0] for index in todo)
+    done = source.num_games - left
+    if done:
+      say(f"continuing at game {done} of {source.num_games}")
+
+    with progress.bar(source.num_games, initial=done, unit="game") as bar:
+      for index in todo:
+        check_stop()
+        start, stop = parts.bounds[index]
+        before = time.perf_counter(), clock.seconds()
+        payoffs = source.read(start, stop)
+        reading = time.perf_counter() - before[0]
+        arrays = _solve_part(config, inputs, payoffs, start, part_size, solve)
+        report.solve_seconds += time.perf_counter() - before[0] - reading
+        if not report.solved_here:
+          report.first_compile_seconds = clock.seconds() - before[1]
+        parts.write(index, arrays)
+        report.add(start, arrays)
+        report.solved_here += stop - start
+        bar.update(stop - start)
+    check_stop()
+    meta = json.dumps(store.read_manifest(directory))
+    extras = {"meta": np.array(meta)}
+    if source.names is not None:
+      extras["names"] = np.array(source.names)
+    parts.merge(out, extras, check_stop)
+    parts.remove()
+    report.compile_seconds = clock.seconds()
+    report.seconds = time.perf_counter() - began
+    return report, source.names
+
+
+def summary(report: Report, names: tuple[str, ...] | None = None) -> str:
+  """The report as a table of lines."""
+
+  def listed(numbers: list[int], count: int) -> str:
+    labels = [names[k] if names else f"game {k}" for k in numbers]
+    more = ", ..." if count > len(numbers) else ""
+    return f" ({', '.join(labels)}{more})" if numbers else ""
+
+  counts = "x".join(map(str, report.shape[1:]))
+  valid = report.num_games - report.invalid
+  running = report.solve_seconds - report.compile_seconds
+  rows = [
+      ("games", f"{report.num_games} of {report.shape[0]} players, {counts} strategies"),
+      ("converged", f"{report.converged}"),
+      (
+          "NOT CONVERGED" if report.not_converged else "not converged",
+          f"{report.not_converged}{listed(report.first_not_converged, report.not_converged)}",
+      ),
+      (
+          "INVALID" if report.invalid else "invalid",
+          f"{report.invalid}{listed(report.first_invalid, report.invalid)}"
+          + (" NaN or infinite payoffs" if report.invalid else ""),
+      ),
+      ("repeated in float64", f"{report.repeated}"),
+  ]
+  if valid:
+    rows += [
+        ("gap, payoff units", f"mean {report.gap_sum / valid:.3g}, worst {report.gap_worst:.3g}"),
+        ("residual", f"worst {report.residual_worst:.3g}"),
+        (
+            "iterations",
+            f"mean {report.iterations_sum / valid:.1f}, most {report.iterations_max}",
+        ),
+    ]
+  rows.append(("seconds", f"{report.seconds:.2f}"))
+  if report.solved_here:
+    here = "" if report.solved_here == report.num_games else f" ({report.solved_here} in this run)"
+    rows += [
+        (
+            "  compiling",
+            f"{report.compile_seconds:.2f}, the first part's {report.first_compile_seconds:.2f}",
+        ),
+        ("  solving", f"{max(running, 0):.2f}"),
+        (
+            "games a second",
+            f"{report.solved_here / max(running, 1e-9):.4g} solving,"
+            f" {report.solved_here / max(report.seconds - report.compile_seconds, 1e-9):.4g} with"
+            f" reading and writing; compilation left out{here}",
+        ),
+    ]
+  width = max(len(name) for name, _ in rows) + 2
+  lines = [f"{name:<{width}}{value}" for name, value in rows]
+  if report.not_converged:
+    lines.append(
+        f"WARNING: {report.not_converged} of {report.num_games} games did NOT converge; their rows"
+        " have converged = False and are not answers. Try --precision=float64, a larger"
+        " --max_iterations or a finite --rho"
+    )
+  return "\n".join(lines)
+
+
+# Checks at the door.
+
+
+def check(config: Config) -> None:
+  """Raises UsageError for whatever can be seen without opening the games."""
+  for name in ("games", "out"):
+    if not getattr(config, name):
+      raise UsageError(f"--{name} is missing: see --help for a command to copy")
+  if config.concept not in CONCEPTS:
+    raise UsageError(f"--concept={config.concept}: use one of {', '.join(CONCEPTS)}")
+  if config.precision not in ("float32", "float64"):
+    raise UsageError(f"--precision={config.precision}: use float32 or float64")
+  out = pathlib.Path(config.out)
+  if out.suffix != ".npz":
+    raise UsageError(f"--out={config.out}: give a name that ends in .npz")
+  if out.is_dir():
+    raise UsageError(f"--out={config.out} is a directory: give the name of a file")
+  for name in ("games", "target", "welfare"):
+    path = getattr(config, name)
+    if path and out.exists() and pathlib.Path(path).exists() and out.samefile(path):
+      raise UsageError(f"--out and --{name} are the same file, {config.out}: choose another --out")
+  if config.tolerance is not None and not config.tolerance > 0:
+    raise UsageError(f"--tolerance={config.tolerance}: must be positive")
+  for name in ("max_iterations", "part_size"):
+    value = getattr(config, name)
+    if value is not None and value < 1:
+      raise UsageError(f"--{name}={value}: must be at least 1")
+  if config.rho is not None and not config.rho > 0:
+    raise UsageError(f"--rho={config.rho}: must be positive; inf makes epsilon exact")
+  if config.epsilon is not None and math.isnan(config.epsilon):
+    raise UsageError("--epsilon is NaN: give a number in payoff units")
+  if config.welfare_weight is not None and not config.welfare_weight >= 0:
+    raise UsageError(f"--welfare_weight={config.welfare_weight}: must not be negative")
+  one = np.zeros((1, 2, 1, 1))
+  try:
+    if config.method not in ("auto", "exact"):
+      nes_jax.solve(one, method=config.method)
+  except ValueError as error:
+    raise UsageError(f"--method={config.method}: {error}") from None
+  given = {name: True for name in ("target", "welfare") if getattr(config, name)}
+  scalars = {name: getattr(config, name) for name in ("epsilon", "welfare_weight", "rho")}
+  given |= {name: value for name, value in scalars.items() if value is not None}
+  row = {key: row for row in selections.TABLE for key in (row.name, row.abbreviation)}.get(
+      config.selection
+  )
+  if row is None:
+    raise UsageError(
+        f"--selection={config.selection}: use one of {', '.join(selections.NAMES)}"
+    )
+  missing = [f"--{name}" for name in row.needs if name not in given]
+  if missing:
+    raise UsageError(f"--selection={config.selection} needs {' and '.join(missing)}: pass them too")
+  chosen = selections.named(config.selection, one, player_axis=1, **given)
+  if "welfare_weight" in given and chosen.welfare is None:
+    raise UsageError(
+        f"--welfare_weight has no effect on --selection={config.selection} without a welfare: pass"
+        " --welfare too, or choose --selection=max_welfare"
+    )
+  if math.isinf(chosen.rho) and math.isinf(chosen.epsilon):
+    raise UsageError("--epsilon is infinite, which needs a finite --rho: pass --rho=1e4")
+
+
+def _open_inputs(config: Config, source: files.Source) -> dict[str, np.ndarray]:
+  """Target and welfare, [A1, ..., AN] or [B, A1, ..., AN]; .npy files stay on disk."""
+  inputs = {}
+  for name in ("target", "welfare"):
+    path = getattr(config, name)
+    if path and path != "sum":
+      array = _load(name, path)
+      shape = source.shape[1:]
+      if array.shape not in (shape, (source.num_games, *shape)):
+        raise UsageError(
+            f"--{name}={path} has shape {list(array.shape)}: it must be {list(shape)} for all games,"
+            f" or {[source.num_games, *shape]}"
+        )
+      _check_values(name, path, array.reshape(-1, *shape))
+      inputs[name] = array
+  return inputs
+
+
+def _load(name: str, path: str) -> np.ndarray:
+  try:
+    if pathlib.Path(path).suffix == ".npz":
+      with np.load(path, allow_pickle=False) as archive:
+        keys = list(archive)
+        if name not in keys and len(keys) != 1:
+          raise UsageError(f"--{name}={path} holds {len(keys)} arrays: name one of them {name!r}")
+        array = archive[name if name in keys else keys[0]]
+    else:
+      array = np.load(path, mmap_mode="r", allow_pickle=False)
+  except OSError as error:
+    raise UsageError(f"--{name}={path} cannot be read ({error.strerror}): check the path") from None
+  except (ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+    raise UsageError(f"--{name}={path} is not a .npy or .npz: save it with numpy.save") from None
+  if array.dtype.kind not in "fiu":
+    raise UsageError(f"--{name}={path} is of type {array.dtype}: save it as float64")
+  return array
+
+
+def _check_values(name: str, path: str, rows: np.ndarray) -> None:
+  """rows: [*, A1, ..., AN]."""
+  step = max(1, _CHECK_ENTRIES // math.prod(rows.shape[1:]))
+  for start in range(0, len(rows), step):
+    block = np.asarray(rows[start : start + step], np.float64)
+    block = block.reshape(len(block), -1)
+    good = np.isfinite(block).all(1)
+    expected = "finite numbers"
+    if name == "target":
+      good &= (block >= 0).all(1) & (np.abs(block.sum(1) - 1) <= 1e-3)
+      expected = "non-negative numbers that sum to one"
+    if not good.all():
+      raise UsageError(
+          f"--{name}={path}, row {start + int(np.argmin(good))}: must be {expected}"
+      )
+
+
+def _part_size(config: Config, source: files.Source, directory: pathlib.Path) -> int:
+  """As asked for, or as before, or parts of equal size that take seconds and fit in memory."""
+  if config.part_size is not None:
+    return min(config.part_size, source.num_games)
+  manifest = store.read_manifest(directory)
+  if manifest is not None and manifest["task"].get("--part_size", "").isdecimal():
+    return int(manifest["task"]["--part_size"])
+  size = math.prod(source.shape[1:])
+  duals = sum(count ** (2 if config.concept == "ce" else 1) for count in source.shape[1:])
+  newton = min(size, duals) if config.concept == "ce" else duals
+  schema = answer_schema(source.shape, config)
+  work = _PART_WORK.get(jax.default_backend(), _ACCELERATOR_PART_WORK)
+  most = min(
+      _MAX_PART,
+      _PART_BYTES // (8 * math.prod(source.shape) + store.row_bytes(schema)),
+      work // newton**3,
+  )
+  num_parts = math.ceil(source.num_games / max(most, 1))
+  return math.ceil(source.num_games / num_parts)
+
+
+def _task(config: Config, source: files.Source, part_size: int) -> dict[str, str]:
+  """What decides the answers, as text, named as the user knows it."""
+
+  def identity(path: str) -> str:
+    location = pathlib.Path(path).absolute()
+    inside = [location]
+    if location.is_dir():
+      inside = [location / name for name in source.names]
+    return f"{location} (fingerprint {store.fingerprint(inside)})"
+
+  task = {"--games": config.games}
+  if not config.games.startswith(files.OPENSPIEL_PREFIX):
+    task["--games"] = identity(config.games)
+  task["number of games"] = str(source.num_games)
+  task["shape of a game"] = str(list(source.shape))
+  for field in dataclasses.fields(Config):
+    value = getattr(config, field.name)
+    if field.name not in ("games", "out", "overwrite", "part_size") and value is not None:
+      is_path = field.name in ("target", "welfare") and value != "sum"
+      task[f"--{field.name}"] = identity(value) if is_path else str(value)
+  task["--part_size"] = str(part_size)
+  return task
+
+
+def _open_store(
+    config: Config, parts: store.Parts, task: Mapping[str, str], out: pathlib.Path, num_games: int
+) -> None:
+  """Finds out now what would stop the run at its end: another run's parts, permissions, space."""
+  try:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    parts.open(task, progress.versions() + f", {jax.default_backend()}")
+  except OSError as error:
+    raise UsageError(
+        f"--out={config.out}: cannot write in {error.filename or out.parent} ({error.strerror}):"
+        " check its permissions and space, or choose another --out"
+    ) from None
+  # The parts are there until they have been merged.
+  done = sum(stop - start for k, (start, stop) in enumerate(parts.bounds) if parts.path(k).exists())
+  needed = (2 * num_games - done) * store.row_bytes(parts.schema)
+  free = shutil.disk_usage(out.parent).free
+  if needed > free:
+    raise UsageError(
+        f"--out={config.out}: the answers and their parts need {_bytes(needed)} and {out.parent} has"
+        f" {_bytes(free)} free: make room, or choose another --out"
+    )
+
+
+def _bytes(number: int) -> str:
+  return f"{number / 1e9:.3g} GB" if number >= 1e9 else f"{number / 1e6:.3g} MB"
+
+
+# The work.
+
+
+def answer_schema(shape: tuple[int, ...], config: Config) -> store.Schema:
+  """The arrays of an answer to a game of this shape, (N, A1, ..., AN)."""
+  real, counts = np.dtype(config.precision), shape[1:]
+  dual_axes = 2 if config.concept == "ce" else 1
+  fields = {
+      "joint": (counts, real),
+      "epsilon": ((len(counts),), real),
+      "gap": ((), real),
+      "residual": ((), real),
+      "converged": ((), np.dtype(bool)),
+      "iterations": ((), np.dtype(np.int32)),
+      "repeated": ((), np.dtype(bool)),
+      "invalid": ((), np.dtype(bool)),
+  }
+  fields |= {f"duals_{p}": ((count,) * dual_axes, real) for p, count in enumerate(counts)}
+  fields |= {f"marginals_{p}": ((count,), real) for p, count in enumerate(counts)}
+  return {key: store.Field(*value) for key, value in fields.items()}
+
+
+def _solve_part(
+    config: Config,
+    inputs: Mapping[str, np.ndarray],
+    payoffs: np.ndarray,
+    start: int,
+    part_size: int,
+    solve: Callable[..., nes_jax.Solution],
+) -> dict[str, np.ndarray]:
+  """payoffs [b, N, A1, ..., AN] of games start, start + 1, ... -> arrays of `answer_schema`."""
+  count = len(payoffs)
+  # The last part is filled up with its last game, so that one program serves all.
+  rows = np.minimum(np.arange(part_size), count - 1)
+  payoffs = payoffs if count == part_size else payoffs[rows]
+  finite = np.isfinite(payoffs).reshape(part_size, -1).all(1)
+  # A welfare that is the sum of invalid payoffs would be refused for the whole part.
+  clean = payoffs
+  if not finite.all():
+    clean = np.where(finite.reshape((-1,) + (1,) * (payoffs.ndim - 1)), payoffs, 0)
+  given = {
+      name: getattr(config, name)
+      for name in ("epsilon", "welfare_weight", "rho")
+      if getattr(config, name) is not None
+  }
+  for name, array in inputs.items():
+    batched = array.ndim == payoffs.ndim - 1
+    given[name] = np.asarray(array[start + rows] if batched else array, np.float64)
+  if config.welfare == "sum":
+    given["welfare"] = clean.sum(1)
+  overrides = {name: getattr(config, name) for name in ("tolerance", "max_iterations")}
+  try:
+    solution = solve(
+        payoffs,
+        concept=config.concept,
+        selection=selections.named(config.selection, clean, player_axis=1, **given),
+        method=config.method,
+        precision=config.precision,
+        invalid="mark",
+        batched=True,
+        **overrides,
+    )
+  except ValueError as error:
+    raise UsageError(f"games {start} to {start + count - 1}: {error}") from error
+  solution = jax.tree.map(lambda x: np.asarray(x)[:count], solution)
+  arrays = {
+      key: getattr(solution, key)
+      for key in ("joint", "epsilon", "gap", "residual", "converged", "iterations", "repeated")
+  }
+  arrays["invalid"] = ~finite[:count]
+  for p, (duals, marginals) in enumerate(zip(solution.duals, solution.marginals)):
+    arrays[f"duals_{p}"], arrays[f"marginals_{p}"] = duals, marginals
+  return arrays
+
+
+# The program.
+
+
+def _define_flags(values: flags.FlagValues) -> None:
+  """On values of its own, so that programs of one process do not share flags."""
+  own: dict[str, Any] = {"flag_values": values}
+  flags.DEFINE_bool("help", False, "show this", short_name="h", **own)
+  flags.DEFINE_string("games", None, "FILE.npz, FILE.nfg, DIRECTORY or openspiel:GAME", **own)
+  flags.DEFINE_string("out", None, "FILE.npz for the answers", **own)
+  flags.DEFINE_enum("concept", "cce", CONCEPTS, "coarse correlated or correlated", **own)
+  flags.DEFINE_string(
+      "selection", "max_entropy", f"which equilibrium: {', '.join(selections.NAMES)}", **own
+  )
+  flags.DEFINE_string("method", "auto", "auto or exact", **own)
+  flags.DEFINE_enum("precision", "float32", ("float32", "float64"), "of the computation", **own)
+  flags.DEFINE_float("tolerance", None, "KKT residual of a converged game", **own)
+  flags.DEFINE_integer("max_iterations", None, "interior-point steps", **own)
+  flags.DEFINE_string(
+      "target",
+      None,
+      "FILE.npy or FILE.npz, the target joint: [A1, ..., AN], or [B, A1, ..., AN] one a game",
+      **own,
+  )
+  flags.DEFINE_string(
+      "welfare", None, "FILE.npy or FILE.npz as for --target, or `sum` of the payoffs", **own
+  )
+  flags.DEFINE_float("epsilon", None, "approximation wanted, in payoff units", **own)
+  flags.DEFINE_float("welfare_weight", None, "mu, against the entropy", **own)
+  flags.DEFINE_float("rho", None, "weight of epsilon; inf makes it exact", **own)
+  flags.DEFINE_integer("part_size", None, "games solved and saved at a time", **own)
+  flags.DEFINE_bool("overwrite", False, "replace --out if it exists", **own)
+
+
+def _parse(argv: list[str]) -> Config | None:
+  """None: help was wanted, and has been shown."""
+  values = flags.FlagValues()
+  _define_flags(values)
+  try:
+    rest = values(argv)[1:]
+  except flags.Error as error:
+    raise UsageError(f"{error}: see --help") from None
+  if values["help"].value:
+    print(f"{__doc__}\n{values.get_help(include_special_flags=False)}")
+    return None
+  if rest:
+    raise UsageError(f"unexpected argument {rest[0]!r}: flags are given as --name=value")
+  return Config(**{field.name: values[field.name].value for field in dataclasses.fields(Config)})
+
+
+def main(argv: list[str]) -> int:
+  """The program; returns its exit code."""
+
+  def say(line: str) -> None:
+    print(f"nes_solve: {line}", file=sys.stderr, flush=True)
+
+  again = "the same command, given again, continues"
+  try:
+    config = _parse(argv)
+    if config is None:
+      return 0
+    check(config)
+    print(progress.start_line("nes_solve"), file=sys.stderr, flush=True)
+    signals = stopping.StopSignals(
+        "finishing the part at work; send it again to leave at once", f"left at once; {again}"
+    )
+    with signals:
+      report, names = run(config, check_stop=signals.check, say=say)
+  except (UsageError, files.GameFileError, store.StoreError) as error:
+    say(" ".join(str(error).split()))
+    return 2
+  except stopping.Stopped as stopped:
+    say(f"stopped by {stopped}; {again}")
+    return stopped.exit_code
+  except OSError as error:
+    say(f"{error}; make room or check the disk; {again}")
+    return 1
+  print(summary(report, names))
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main(sys.argv))

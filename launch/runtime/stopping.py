@@ -1,0 +1,55 @@
+"""SIGTERM and SIGINT: the program stops where it can be continued."""
+
+import os
+import signal
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopped(Exception):
+  """The program was asked to stop, and did so where it can continue."""
+
+  def __init__(self, signum: int):
+    super().__init__(signal.Signals(signum).name)
+    self.signum = signum
+
+  @property
+  def exit_code(self) -> int:
+    """As a shell reports it: 130 for SIGINT, 143 for SIGTERM."""
+    return 128 + self.signum
+
+
+class StopSignals:
+  """A context manager that notes the first signal, for `check`; a second one ends the process.
+
+  Ending without clean-up is safe where every write is a rename, as in `store`. To be used in the
+  main thread.
+  """
+
+  def __init__(self, say: str, say_again: str):
+    """say, say_again: a line for stderr at the first and at the second signal."""
+    self._say, self._say_again = say, say_again
+    self._signum: int | None = None
+    self._before = {}
+
+  def __enter__(self) -> "StopSignals":
+    self._before = {signum: signal.signal(signum, self._handle) for signum in SIGNALS}
+    return self
+
+  def __exit__(self, *_) -> None:
+    for signum, handler in self._before.items():
+      signal.signal(signum, handler)
+
+  def _handle(self, signum: int, _) -> None:
+    # Not print: the signal may have come in the middle of one.
+    again = self._signum is not None
+    line = self._say_again if again else self._say
+    os.write(2, f"\n{signal.Signals(signum).name}: {line}\n".encode())
+    if again:
+      os._exit(128 + signum)
+    self._signum = signum
+
+  def check(self) -> None:
+    """Raises `Stopped` if a signal has come."""
+    if self._signum is not None:
+      raise Stopped(self._signum)

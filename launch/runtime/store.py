@@ -1,0 +1,268 @@
+"""Answers on disk in parts, so that a stopped run continues where it was, and their merge.
+
+A store is a directory with `manifest.json` (what is being computed) and `part-000000.npz`, ...; a
+part appears under its name only when complete. Arrays have one row an item, in the order of parts.
+
+  B  rows of the whole          b  rows of a part
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+import contextlib
+import fcntl
+import hashlib
+import json
+import math
+import os
+import pathlib
+import secrets
+from typing import IO, NamedTuple
+import zipfile
+import zlib
+
+import numpy as np
+
+FORMAT = 1
+
+_MANIFEST = "manifest.json"
+_COPY_BYTES = 1 << 24
+_END_BYTES = 1 << 20
+
+
+class StoreError(ValueError):
+  """A store that cannot be used: where, what was wrong, and what to do."""
+
+
+class Field(NamedTuple):
+  """A row of one array."""
+
+  shape: tuple[int, ...]
+  dtype: np.dtype
+
+
+Schema = Mapping[str, Field]
+
+
+def row_bytes(schema: Schema) -> int:
+  return sum(math.prod(field.shape) * field.dtype.itemsize for field in schema.values())
+
+
+def fingerprint(files: Iterable[pathlib.Path]) -> str:
+  """Of names, sizes, and the first and last MiB; an .npz has the checksums of all arrays there."""
+  digest = hashlib.sha256()
+  for path in files:
+    size = path.stat().st_size
+    digest.update(f"{path.name}\0{size}\0".encode("utf-8", "surrogateescape"))
+    with open(path, "rb") as file:
+      digest.update(file.read(_END_BYTES))
+      file.seek(max(size - _END_BYTES, 0))
+      digest.update(file.read(_END_BYTES))
+  return digest.hexdigest()[:32]
+
+
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[IO[bytes]]:
+  """A file beside `path` that takes its name when complete, and leaves nothing when not."""
+  temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+  try:
+    with open(temporary, "xb") as file:
+      yield file
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(temporary, path)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+class Parts:
+  """The parts of one computation. Hold it as a context manager: it locks the directory."""
+
+  def __init__(self, directory: pathlib.Path, schema: Schema, rows: int, part_size: int):
+    """Changes nothing on disk.
+
+    Args:
+      directory: of the store; its parent exists.
+      schema: the arrays of a part, [b, *shape] each.
+      rows: B.
+      part_size: b of all parts but the last.
+    """
+    self.directory, self.schema = directory, schema
+    self.bounds = [(k, min(k + part_size, rows)) for k in range(0, rows, part_size)]
+    self._rows = rows
+    self._lock: IO[bytes] | None = None
+
+  def path(self, index: int) -> pathlib.Path:
+    return self.directory / f"part-{index:06d}.npz"
+
+  def difference(self, task: Mapping[str, str]) -> list[str]:
+    """What keeps a run of `task` from continuing with the parts that are there; [] if nothing."""
+    manifest = read_manifest(self.directory)
+    if not any(self.directory.glob("part-*.npz")):
+      return []
+    if manifest is None:
+      return ["its manifest is missing or damaged"]
+    if manifest["format"] != FORMAT:
+      return [f"it is of format {manifest['format']}, and this program writes {FORMAT}"]
+    before = manifest["task"]
+    return [
+        f"{key} was {before.get(key, 'not given')} and is now {task.get(key, 'not given')}"
+        for key in dict.fromkeys([*before, *task])
+        if before.get(key) != task.get(key)
+    ]
+
+  def open(self, task: Mapping[str, str], versions: str) -> None:
+    """Makes the directory if need be, locks it, and writes the manifest.
+
+    Args:
+      task: what is computed, as text; a later run continues only if it is the same.
+      versions: of this run; the manifest lists those of all runs.
+
+    Raises:
+      StoreError: parts of another task are there, or another run is at work.
+      OSError: the directory cannot be written.
+    """
+    different = self.difference(task)
+    if different:
+      raise StoreError(
+          f"{self.directory} holds parts of another run: {'; '.join(different)}. Give the same"
+          " options to continue it, delete the directory, or choose another --out"
+      )
+    self.directory.mkdir(exist_ok=True)
+    self._take_lock()
+    for left in self.directory.glob(".*.tmp"):  # of a killed run
+      left.unlink()
+    manifest = read_manifest(self.directory)
+    known = manifest["versions"] if manifest and manifest["task"] == dict(task) else []
+    known = known if versions in known else [*known, versions]
+    text = json.dumps({"format": FORMAT, "task": dict(task), "versions": known}, indent=2)
+    with replacing(self.directory / _MANIFEST) as file:
+      file.write(text.encode())
+
+  def _take_lock(self) -> None:
+    self._lock = open(self.directory / "lock", "ab")
+    try:
+      fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      self._lock.close()
+      self._lock = None
+      raise StoreError(
+          f"another run is at work in {self.directory}: wait for it, or choose another --out"
+      ) from None
+    except OSError:
+      pass  # a file system without locks
+
+  def __enter__(self) -> "Parts":
+    return self
+
+  def __exit__(self, *_) -> None:
+    self.close()
+
+  def close(self) -> None:
+    """Unlocks; a store without parts, as after an early error, is removed."""
+    if self._lock is None:
+      return
+    if not any(self.directory.glob("part-*.npz")):
+      self._delete()
+    self._lock.close()
+    self._lock = None
+
+  def write(self, index: int, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes a part, complete or not at all. arrays: [b, *shape] each, as the schema says."""
+    rows = self.bounds[index][1] - self.bounds[index][0]
+    for key, field in self.schema.items():
+      given = arrays[key].shape, arrays[key].dtype
+      if given != ((rows, *field.shape), field.dtype):
+        raise ValueError(f"part {index}, array {key!r}: {given} does not fit {rows} x {field}")
+    with replacing(self.path(index)) as file:
+      np.savez(file, **{key: arrays[key] for key in self.schema})
+
+  def read(self, index: int) -> dict[str, np.ndarray] | None:
+    """A part, or None if it is missing or damaged (checksums are compared)."""
+    rows = self.bounds[index][1] - self.bounds[index][0]
+    try:
+      with np.load(self.path(index), allow_pickle=False) as file:
+        arrays = {key: file[key] for key in self.schema}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+      return None
+    for key, field in self.schema.items():
+      if (arrays[key].shape, arrays[key].dtype) != ((rows, *field.shape), field.dtype):
+        return None
+    return arrays
+
+  def merge(
+      self,
+      out: pathlib.Path,
+      extras: Mapping[str, np.ndarray],
+      between: Callable[[], None] = lambda: None,
+  ) -> None:
+    """Writes all parts into one .npz, holding one array of one part at a time.
+
+    Args:
+      out: replaced in one step.
+      extras: further arrays, of any shape.
+      between: called after each array of each part; may raise to give up.
+
+    Raises:
+      StoreError: a part is damaged.
+    """
+    with replacing(out) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+      for key, field in self.schema.items():
+        with _member(archive, key) as member:
+          _write_header(member, (self._rows, *field.shape), field.dtype)
+          for index, (start, stop) in enumerate(self.bounds):
+            array = self._read_one(index, key)
+            if array.shape != (stop - start, *field.shape) or array.dtype != field.dtype:
+              raise self._damaged(index)
+            _write_data(member, array)
+            between()
+      for key, array in extras.items():
+        with _member(archive, key) as member:
+          _write_header(member, array.shape, array.dtype)
+          _write_data(member, array)
+
+  def _read_one(self, index: int, key: str) -> np.ndarray:
+    try:
+      with np.load(self.path(index), allow_pickle=False) as file:
+        return file[key]
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+      raise self._damaged(index) from error
+
+  def _damaged(self, index: int) -> StoreError:
+    return StoreError(f"{self.path(index)} is damaged: run again, and it is solved again")
+
+  def remove(self) -> None:
+    """Deletes the parts."""
+    for path in self.directory.glob("part-*.npz"):
+      path.unlink()
+    self.close()
+
+  def _delete(self) -> None:
+    for name in (_MANIFEST, "lock"):
+      (self.directory / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # whatever else is there is not ours
+      self.directory.rmdir()
+
+
+def read_manifest(directory: pathlib.Path) -> dict | None:
+  """The manifest of a store, or None if it is missing or damaged."""
+  try:
+    manifest = json.loads((directory / _MANIFEST).read_text())
+    return manifest if {"format", "task", "versions"} <= set(manifest) else None
+  except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
+    return None
+
+
+def _member(archive: zipfile.ZipFile, key: str) -> IO[bytes]:
+  # A fixed date, so that equal answers are equal files.
+  info = zipfile.ZipInfo(f"{key}.npy", (1980, 1, 1, 0, 0, 0))
+  return archive.open(info, "w", force_zip64=True)
+
+
+def _write_header(member: IO[bytes], shape: tuple[int, ...], dtype: np.dtype) -> None:
+  header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+  np.lib.format.write_array_header_1_0(member, header)
+
+
+def _write_data(member: IO[bytes], array: np.ndarray) -> None:
+  data = memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+  for start in range(0, len(data), _COPY_BYTES):
+    member.write(data[start : start + _COPY_BYTES])

@@ -1,0 +1,64 @@
+"""launch.benchmark: a small entry from end to end, and the flop counts by hand."""
+
+import csv
+import json
+
+import pytest
+
+from launch import benchmark
+
+COLUMNS = (
+    "size concept batch us_game compile_s iterations iterations_max converged_pct repeated residual"
+    " ecos_us ecos_failed clarabel_us clarabel_failed ecos_ratio clarabel_ratio distance floor_us"
+    " over_floor"
+).split()
+
+
+@pytest.mark.slow
+def test_quick_entry_end_to_end(tmp_path, capsys):
+  pytest.importorskip("cvxpy")
+  (row,) = benchmark.run("exact", str(tmp_path), only=["cce:4x4"], quick=True)
+  assert list(row) == COLUMNS
+  assert 0 < row["floor_us"] <= row["us_game"]
+  assert row["over_floor"] == pytest.approx(row["us_game"] / row["floor_us"])
+  assert row["converged_pct"] == 100
+  assert row["ecos_failed"] == "0/2" and row["clarabel_ratio"] > 0
+  # float32 at tolerance 1e-4 against Clarabel's default: usually 1e-3 or less.
+  assert row["distance"] < 2e-2
+  printed = " ".join(capsys.readouterr().out.split())
+  assert "| size | concept | batch |" in printed and "| 4x4 | cce | 16 |" in printed
+  record = json.loads((tmp_path / "exact.json").read_text())
+  assert record["rows"] == [row]
+  assert record["hardware"]["cores"] >= 1 and record["hardware"]["versions"]["jax"]
+  with (tmp_path / "exact.csv").open() as file:
+    (line,) = csv.DictReader(file)
+  assert list(line) == COLUMNS and float(line["us_game"]) == row["us_game"]
+  assert "QUICK" in (tmp_path / "exact.md").read_text()
+
+
+def test_newton_flops_by_hand():
+  n = 8
+  matrix = 6 * n**3 + (2 * n) ** 3 / 3
+  rest = 4 * (2 * n) ** 2 + 6 * 2 * n**2 * 2
+  assert benchmark.newton_flops((n, n), "cce") == pytest.approx(matrix + rest)
+  # CE 4x4: D = 24 duals against 16 joint strategies: the joint's system is the smaller.
+  joint = 2 * 16 * 3 * 4 + 16**3 / 3 + 4 * 16**2 + 6 * (2 * 2 * 16 * 3)
+  assert benchmark.newton_flops((4, 4), "ce") == pytest.approx(joint)
+  # CE 2x2x2x2x2: D = 10 duals against 32.
+  dual = 5 * 32 + 10 * 2 * 32 + 10**3 / 3 + 4 * 10**2 + 6 * (5 * 2 * 32)
+  assert benchmark.newton_flops((2,) * 5, "ce") == pytest.approx(dual)
+
+
+def test_table_marks_what_was_not_measured():
+  table = benchmark.markdown([{"size": "4x4", "us": 1234.5}, {"size": "128x128", "us": None}])
+  assert table.splitlines() == [
+      "|    size |   us |",
+      "|--------:|-----:|",
+      "|     4x4 | 1234 |",
+      "| 128x128 |    - |",
+  ]
+
+
+def test_unknown_entry_is_named(tmp_path):
+  with pytest.raises(ValueError, match="cce:5x5 names no entry.*cce:4x4"):
+    benchmark.run("exact", str(tmp_path), only=["cce:5x5"])

@@ -1,0 +1,398 @@
+"""launch.nes_solve: every input, the same answers as nes_jax.solve, stops, damage and bad flags."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from launch import nes_solve
+from launch.runtime import progress, store
+import nes_jax
+from nes_jax.games import files
+
+NUM, PART = 40, 16  # one shape and part size wherever possible, so that one program serves all
+KEYS = ("joint", "epsilon", "gap", "residual", "converged", "iterations", "repeated", "invalid")
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def payoffs_of(num_games=NUM, seed=0):
+  return np.random.default_rng(seed).normal(size=(num_games, 2, 4, 4))
+
+
+@pytest.fixture
+def config(tmp_path):
+  files.write_npz(tmp_path / "games.npz", payoffs_of())
+  return nes_solve.Config(
+      games=str(tmp_path / "games.npz"), out=str(tmp_path / "out.npz"), part_size=PART
+  )
+
+
+def argv(config, **changes):
+  values = dataclasses.asdict(dataclasses.replace(config, **changes))
+  flags = [f"--{name}={value}" for name, value in values.items() if value is not None]
+  return ["nes_solve", *flags]
+
+
+def load(path):
+  with np.load(path, allow_pickle=False) as archive:
+    return dict(archive)
+
+
+def assert_same(a, b):
+  assert a.keys() == b.keys()
+  for key in a.keys() - {"meta"}:
+    np.testing.assert_array_equal(a[key], b[key], err_msg=key)
+    assert a[key].dtype == b[key].dtype
+
+
+class Counting:
+  """nes_jax.solve that counts its calls, and fails at one of them."""
+
+  def __init__(self, fail_at=None):
+    self.calls, self.fail_at = 0, fail_at
+
+  def __call__(self, payoffs, **options):
+    if self.calls == self.fail_at:
+      raise RuntimeError("killed")
+    self.calls += 1
+    return nes_jax.solve(payoffs, **options)
+
+
+def test_npz_end_to_end(config, capfd):
+  assert nes_solve.main(argv(config)) == 0
+  printed = capfd.readouterr()
+  answers = load(config.out)
+  payoffs = payoffs_of()
+  for start in (0, 16):
+    sol = nes_jax.solve(payoffs[start : start + PART], batched=True)
+    for key in KEYS[:-1]:
+      np.testing.assert_array_equal(answers[key][start : start + PART], getattr(sol, key))
+    for p in range(2):
+      np.testing.assert_array_equal(answers[f"duals_{p}"][start : start + PART], sol.duals[p])
+      np.testing.assert_array_equal(
+          answers[f"marginals_{p}"][start : start + PART], sol.marginals[p]
+      )
+  # The last part is filled up for the solver, and cut again.
+  last = nes_jax.solve(payoffs[-PART:], batched=True)
+  np.testing.assert_allclose(answers["joint"][-8:], last.joint[-8:], atol=1e-4)
+  assert answers["joint"].shape == (NUM, 4, 4) and answers["converged"].all()
+  assert not answers["invalid"].any()
+  meta = json.loads(str(answers["meta"]))
+  assert meta["task"]["--concept"] == "cce" and "jax" in meta["versions"][0]
+  assert not pathlib.Path(config.out + ".parts").exists()
+  assert "NOT CONVERGED" not in printed.out and "games a second" in printed.out
+  assert "platform" in printed.err and "it/s" not in printed.err
+
+
+def test_existing_answers_are_kept(config, capfd):
+  out = pathlib.Path(config.out)
+  out.write_bytes(b"precious")
+  assert nes_solve.main(argv(config)) == 2
+  assert "--overwrite" in capfd.readouterr().err and out.read_bytes() == b"precious"
+  assert nes_solve.main(argv(config, overwrite=True)) == 0
+  assert len(load(out)["gap"]) == NUM
+
+
+def test_directory(config, tmp_path):
+  directory = tmp_path / "games"
+  directory.mkdir()
+  payoffs = payoffs_of(PART)
+  for k, game in enumerate(payoffs):
+    files.write_nfg(directory / f"game{k:02d}.nfg", game)
+  nes_solve.run(dataclasses.replace(config, games=str(directory)))
+  answers = load(config.out)
+  assert list(answers["names"][:2]) == ["game00.nfg", "game01.nfg"]
+  sol = nes_jax.solve(payoffs, batched=True)
+  np.testing.assert_array_equal(answers["joint"], sol.joint)
+
+
+def test_openspiel(config):
+  pytest.importorskip("pyspiel")
+  report, _ = nes_solve.run(dataclasses.replace(config, games="openspiel:matrix_pd"))
+  assert report.converged == 1
+  # Defecting dominates.
+  np.testing.assert_allclose(load(config.out)["joint"], [[[0, 0], [0, 1]]], atol=1e-3)
+
+
+def test_continues_with_the_same_bytes(config):
+  nes_solve.run(config)
+  whole = pathlib.Path(config.out).read_bytes()
+  os.unlink(config.out)
+  with pytest.raises(RuntimeError, match="killed"):
+    nes_solve.run(config, solve=Counting(fail_at=2))
+  parts = pathlib.Path(config.out + ".parts")
+  assert sorted(p.name for p in parts.glob("part*")) == ["part-000000.npz", "part-000001.npz"]
+  assert not pathlib.Path(config.out).exists()
+  lines, counting = [], Counting()
+  # The part size is that of the stopped run where none is given.
+  again = dataclasses.replace(config, part_size=None)
+  report, _ = nes_solve.run(again, solve=counting, say=lines.append)
+  assert counting.calls == 1 and report.solved_here == 8 and report.converged == NUM
+  assert lines == ["continuing at game 32 of 40"]
+  assert pathlib.Path(config.out).read_bytes() == whole
+  assert not parts.exists()
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "other"])
+def test_damaged_part_is_solved_again(config, damage):
+  nes_solve.run(config)
+  whole = load(config.out)
+  os.unlink(config.out)
+  with pytest.raises(RuntimeError):
+    nes_solve.run(config, solve=Counting(fail_at=2))
+  part = pathlib.Path(config.out + ".parts", "part-000000.npz")
+  content = bytearray(part.read_bytes())
+  if damage == "cut":
+    content = content[: len(content) // 2]
+  elif damage == "flip":
+    content[600] ^= 1  # in the joints
+  part.write_bytes(content)
+  if damage == "other":
+    np.savez(part, joint=np.zeros(3))
+  lines, counting = [], Counting()
+  nes_solve.run(config, solve=counting, say=lines.append)
+  assert counting.calls == 2 and "damaged" in lines[0]
+  assert_same(load(config.out), whole)
+
+
+def test_other_options_or_games_are_refused(config, capfd):
+  with pytest.raises(RuntimeError):
+    nes_solve.run(config, solve=Counting(fail_at=1))
+  assert nes_solve.main(argv(config, tolerance=1e-3)) == 2
+  error = capfd.readouterr().err
+  assert "--tolerance was not given and is now 0.001" in error and "delete the directory" in error
+  assert nes_solve.main(argv(config, part_size=8)) == 2
+  assert "--part_size was 16 and is now 8" in capfd.readouterr().err
+  files.write_npz(config.games, payoffs_of(seed=1))
+  assert nes_solve.main(argv(config)) == 2
+  assert "--games was" in capfd.readouterr().err
+  # Without a part there is nothing to lose.
+  os.unlink(pathlib.Path(config.out + ".parts", "part-000000.npz"))
+  assert nes_solve.main(argv(config)) == 0
+
+
+def test_two_runs_at_once_are_refused(config):
+  with pytest.raises(RuntimeError):
+    nes_solve.run(config, solve=Counting(fail_at=1))
+  directory = pathlib.Path(config.out + ".parts")
+  task = store.read_manifest(directory)["task"]
+  schema = nes_solve.answer_schema((2, 4, 4), config)
+  with store.Parts(directory, schema, NUM, PART) as parts:
+    parts.open(task, "")
+    with pytest.raises(store.StoreError, match="another run is at work"):
+      nes_solve.run(config)
+  nes_solve.run(config)
+
+
+def test_invalid_games_are_marked(config, capfd):
+  payoffs = payoffs_of()
+  payoffs[3, 0, 1, 1], payoffs[20, 1] = np.nan, np.inf
+  files.write_npz(config.games, payoffs)
+  assert nes_solve.main(argv(config)) == 0
+  printed = capfd.readouterr().out
+  answers = load(config.out)
+  assert list(np.flatnonzero(answers["invalid"])) == [3, 20]
+  assert np.isnan(answers["joint"][[3, 20]]).all() and not answers["converged"][[3, 20]].any()
+  others = np.delete(np.arange(NUM), [3, 20])
+  assert np.isfinite(answers["joint"][others]).all() and answers["converged"][others].all()
+  assert "INVALID" in printed and "2 (game 3, game 20)" in printed and "WARNING" not in printed
+
+
+def test_invalid_games_do_not_spoil_the_welfare_of_others(config):
+  payoffs = payoffs_of()
+  payoffs[3, 0, 1, 1] = np.nan
+  files.write_npz(config.games, payoffs)
+  welfares = []
+
+  def solve(payoffs, **options):
+    welfares.append(options["selection"].welfare)
+    return nes_jax.solve(payoffs, batched=True, invalid="mark")
+
+  nes_solve.run(dataclasses.replace(config, selection="max_welfare"), solve=solve)
+  assert np.isfinite(welfares[0]).all()
+  np.testing.assert_array_equal(welfares[0][4:], payoffs[4:PART].sum(1))
+
+
+def test_summary_is_loud_about_what_did_not_converge():
+  report = nes_solve.Report(10, (2, 4, 4))
+  arrays = {
+      "invalid": np.zeros(10, bool),
+      "converged": np.arange(10) >= 7,
+      "repeated": np.zeros(10, bool),
+      "gap": np.full(10, 0.5),
+      "residual": np.where(np.arange(10) == 1, np.nan, 0.1),
+      "iterations": np.arange(10),
+  }
+  report.add(0, arrays)
+  text = nes_solve.summary(report)
+  assert "NOT CONVERGED" in text and "(game 0, game 1, game 2, game 3, game 4, ...)" in text
+  assert "WARNING: 7 of 10" in text and "mean 4.5, most 9" in text and "worst nan" in text
+  assert "one.nfg" in nes_solve.summary(report, ("zero.nfg", "one.nfg") + ("x",) * 8)
+
+
+def test_target_and_scalars_reach_solve(config, tmp_path):
+  target = np.random.default_rng(1).dirichlet(np.ones(16), NUM).reshape(NUM, 4, 4)
+  np.save(tmp_path / "target.npy", target)
+  seen = []
+
+  def solve(payoffs, **options):
+    seen.append(options)
+    return nes_jax.solve(payoffs)
+
+  changed = dataclasses.replace(
+      config,
+      selection="eps-MRE",
+      target=str(tmp_path / "target.npy"),
+      epsilon=0.25,
+      rho=50.0,
+      welfare="sum",
+      tolerance=1e-3,
+  )
+  nes_solve.run(changed, solve=solve)
+  selection = seen[1]["selection"]
+  np.testing.assert_array_equal(selection.target, target[16:32])
+  np.testing.assert_array_equal(seen[2]["selection"].target[8:], np.repeat(target[-1:], 8, 0))
+  np.testing.assert_allclose(selection.welfare, payoffs_of()[16:32].sum(1))
+  assert (selection.epsilon, selection.rho, seen[1]["tolerance"]) == (0.25, 50.0, 1e-3)
+  assert seen[1]["invalid"] == "mark" and seen[1]["batched"] is True
+  task = json.loads(str(load(config.out)["meta"]))["task"]
+  assert "fingerprint" in task["--target"] and task["--epsilon"] == "0.25"
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"concept": "nash"}, "--concept=nash"),
+        ({"selection": "best"}, "--selection=best: use one of max_entropy"),
+        ({"selection": "match_target"}, "needs --target"),
+        ({"method": "neural"}, "--method=neural: method 'neural' needs trained weights"),
+        ({"method": "magic"}, "--method=magic: unknown method"),
+        ({"precision": "float16"}, "--precision"),
+        ({"tolerance": -1.0}, "--tolerance=-1.0: must be positive"),
+        ({"tolerance": float("nan")}, "--tolerance=nan"),
+        ({"max_iterations": 0}, "--max_iterations=0: must be at least 1"),
+        ({"part_size": "many"}, "--part_size"),
+        ({"part_size": 0}, "--part_size=0: must be at least 1"),
+        ({"rho": 0.0}, "--rho=0.0"),
+        ({"epsilon": -float("inf")}, "needs a finite --rho"),
+        ({"welfare_weight": 2.0}, "without a welfare"),
+        ({"target": "absent.npy"}, "--target=absent.npy cannot be read"),
+        ({"games": None}, "--games is missing"),
+        ({"games": "absent.npz"}, "absent.npz: no such file"),
+        ({"games": "openspiel:absent"}, "openspiel:absent: OpenSpiel"),
+        ({"out": None}, "--out is missing"),
+        ({"out": "answers.txt"}, "--out=answers.txt: give a name that ends in .npz"),
+    ],
+)
+def test_bad_flags(config, changes, message, capfd, monkeypatch):
+  def compiled(*_, **__):
+    raise AssertionError("reached the solver")
+
+  monkeypatch.setattr(nes_solve, "_solve_part", compiled)
+  assert nes_solve.main(argv(config, **changes)) == 2
+  error = capfd.readouterr().err
+  assert "Traceback" not in error
+  # Beside it the start line, and what OpenSpiel itself prints.
+  lines = [line for line in error.splitlines() if line.startswith("nes_solve: ")]
+  lines = [line for line in lines if "platform" not in line]
+  assert len(lines) == 1 and message in lines[0]
+  assert not pathlib.Path(config.out + ".parts").exists()
+
+
+def test_unknown_flags_arguments_and_help(capfd):
+  assert nes_solve.main(["nes_solve", "--game=x"]) == 2
+  assert "game" in capfd.readouterr().err
+  assert nes_solve.main(["nes_solve", "games.npz"]) == 2
+  assert "unexpected argument 'games.npz'" in capfd.readouterr().err
+  assert nes_solve.main(["nes_solve", "--help"]) == 0
+  assert "python -m launch.nes_solve --games=games.npz" in capfd.readouterr().out
+
+
+def test_bad_targets(config, tmp_path):
+  path = str(tmp_path / "t.npy")
+  changed = dataclasses.replace(config, selection="MT", target=path)
+  np.save(path, np.ones((3, 3)) / 9)
+  with pytest.raises(nes_solve.UsageError, match=r"has shape \[3, 3\]: it must be \[4, 4\]"):
+    nes_solve.run(changed)
+  rows = np.full((NUM, 4, 4), 1 / 16)
+  rows[5] = 1
+  np.save(path, rows)
+  with pytest.raises(nes_solve.UsageError, match="row 5: must be non-negative"):
+    nes_solve.run(changed)
+  pathlib.Path(path).write_bytes(b"no array")
+  with pytest.raises(nes_solve.UsageError, match="not a .npy or .npz"):
+    nes_solve.run(changed)
+
+
+def test_unwritable_and_full_disks(config, tmp_path, capfd, monkeypatch):
+  # A file where a directory is needed: root may write everywhere else.
+  assert nes_solve.main(argv(config, out=f"{config.games}/out.npz")) == 2
+  assert "cannot write in" in capfd.readouterr().err
+  assert nes_solve.main(argv(config, out=config.games, overwrite=True)) == 2
+  assert "the same file" in capfd.readouterr().err
+  usage = shutil.disk_usage(tmp_path)._replace(free=100)
+  monkeypatch.setattr(nes_solve.shutil, "disk_usage", lambda _: usage)
+  assert nes_solve.main(argv(config)) == 2
+  assert "make room" in capfd.readouterr().err
+  monkeypatch.undo()
+
+  def full(*_):
+    raise OSError(28, "No space left on device", "part")
+
+  monkeypatch.setattr(store.os, "fsync", full)
+  monkeypatch.setattr(store.Parts, "open", lambda self, *_: self.directory.mkdir(exist_ok=True))
+  assert nes_solve.main(argv(config)) == 1
+  error = capfd.readouterr().err
+  assert "No space left" in error and "continues" in error
+  assert not list(tmp_path.glob("out.npz.parts/*"))  # nothing half-written
+
+
+def test_sigterm_stops_where_it_continues(config):
+  many = payoffs_of(1600)
+  files.write_npz(config.games, many)
+  command = [sys.executable, "-m", "launch.nes_solve", *argv(config)[1:]]
+  process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+  marker = pathlib.Path(config.out + ".parts", "part-000000.npz")
+  deadline = time.monotonic() + 120
+  while not marker.exists() and process.poll() is None and time.monotonic() < deadline:
+    time.sleep(0.002)
+  process.send_signal(signal.SIGTERM)
+  _, error = process.communicate(timeout=120)
+  assert process.returncode == 143, error
+  assert "SIGTERM: finishing the part" in error and "given again, continues" in error
+  done = len(list(marker.parent.glob("part-*")))
+  assert 1 <= done < 100 and not list(marker.parent.glob(".*.tmp"))
+  counting = Counting()
+  nes_solve.run(config, solve=counting)
+  assert counting.calls == 100 - done
+  resumed = load(config.out)
+  nes_solve.run(dataclasses.replace(config, overwrite=True))
+  assert_same(resumed, load(config.out))
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 2), (2, 64, 64), (3, 8, 8, 8)])
+@pytest.mark.parametrize("concept", ["cce", "ce"])
+def test_default_parts_fit(shape, concept, tmp_path):
+  source = files.Source(1_000_003, shape)
+  config = nes_solve.Config(games="", out="", concept=concept)
+  size = nes_solve._part_size(config, source, tmp_path)
+  schema = nes_solve.answer_schema(shape, config)
+  assert 1 <= size <= 65536
+  assert size * (8 * np.prod(shape) + store.row_bytes(schema)) <= 2**28
+  # Parts of almost equal size: filling up the last one costs next to nothing.
+  parts = -(-1_000_003 // size)
+  assert parts * size - 1_000_003 < parts
+
+
+def test_compile_clock_counts_overlapping_spans_once():
+  clock = progress.CompileClock()
+  clock._spans = [(0.0, 4.0), (1.0, 2.0), (3.0, 5.0), (7.0, 8.0)]
+  assert clock.seconds() == 6.0

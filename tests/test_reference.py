@@ -1,0 +1,219 @@
+"""nes_jax.solve against CVXPY: the same problem (6), float64, random games on the sphere.
+
+Both sides see payoffs, welfare and epsilon that are normalised already, so units agree. Clarabel
+with tolerance 1e-12 often stops as "optimal_inaccurate", short of that and still far more accurate
+than what is asserted; where two answers part, the failure shows how feasible and how good both are.
+"""
+
+import functools
+import math
+
+import numpy as np
+import pytest
+
+pytest.importorskip("cvxpy", reason="needs the baselines extra")
+
+from launch.runtime import reference
+import nes_jax
+
+# (concept, shape) -> games of the fast test. The slow one takes SLOW_GAMES of each.
+CASES = {
+    ("cce", (2, 2)): 8,
+    ("cce", (4, 4)): 8,
+    ("cce", (8, 8)): 8,
+    ("cce", (4, 8)): 8,
+    ("cce", (4, 4, 4)): 8,
+    ("cce", (2, 2, 2, 2, 2)): 8,
+    ("cce", (16, 16)): 2,
+    ("ce", (2, 2)): 8,
+    ("ce", (4, 4)): 8,
+    ("ce", (8, 8)): 3,
+    ("ce", (4, 8)): 3,
+    ("ce", (4, 4, 4)): 3,
+    ("ce", (2, 2, 2, 2, 2)): 8,
+}
+SLOW_GAMES = 64
+# Where each test compiles a program of its own, the fast ones are these.
+QUICK = [("cce", (2, 2)), ("cce", (4, 4)), ("ce", (2, 2)), ("ce", (4, 4))]
+# selection -> mu. One batch holds them all: one compiled program a case.
+HARD = {
+    "max_entropy": 0.0,
+    "min_relative_entropy": 0.0,
+    "welfare_1": 1.0,
+    "welfare_10": 10.0,
+    "welfare_100": 100.0,
+    "linear": math.inf,
+}
+
+
+def over_cases(quick=CASES):
+  """Parametrises (concept, shape, games): few games of `quick` cases; 64 of all, marked slow."""
+  fast = [(*case, CASES[case]) for case in quick]
+  slow = [pytest.param(*case, SLOW_GAMES, marks=pytest.mark.slow) for case in CASES]
+  name = lambda value: "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
+  return pytest.mark.parametrize("concept,shape,games", fast + slow, ids=name)
+
+
+def on_sphere(rng, shape):
+  """[A1, ..., AN] uniform on the zero-mean sphere of radius sqrt(|A|)."""
+  x = rng.normal(size=shape)
+  x = x - x.mean()
+  return x / math.sqrt((x**2).mean())
+
+
+def draw(shape, games):
+  """Payoffs [B, N, A1, ...], Dirichlet(1) targets, welfares [B, A1, ...], epsilons [B, N]."""
+  rng = np.random.default_rng(20220518)
+  payoffs, targets, welfares, epsilons = [], [], [], []
+  for _ in range(games):
+    payoffs.append(np.stack([on_sphere(rng, shape) for _ in shape]))
+    target = np.maximum(rng.dirichlet(np.ones(math.prod(shape))), 1e-9)
+    targets.append((target / target.sum()).reshape(shape))
+    welfares.append(on_sphere(rng, shape))
+    epsilons.append(rng.uniform(-1, 1, len(shape)))
+  return tuple(np.array(x) for x in (payoffs, targets, welfares, epsilons))
+
+
+def solve(payoffs, concept, selection):
+  return nes_jax.solve(
+      payoffs, concept=concept, selection=selection, precision="float64", batched=True
+  )
+
+
+def distance(joint, other):
+  return 0.5 * np.abs(joint - other).sum()
+
+
+def judge(payoffs, concept, joint, epsilon, target, utility):
+  """NumPy's opinion of an answer: largest violation, and W . sigma mu - KL."""
+  players = [row[0] for row in reference.deviation_rows(joint.shape, concept)]
+  gains = reference.deviation_matrix(payoffs, concept) @ joint.ravel()
+  safe = np.maximum(joint, 1e-300)
+  divergence = (joint * np.log(safe / target)).sum()
+  violation = (gains - np.asarray(epsilon)[players]).max()
+  return f"violation {violation:.1e}, objective {(utility * joint).sum() - divergence:.12g}"
+
+
+def test_deviation_matrix_by_hand():
+  payoffs = np.array([[[1.0, 2.0], [5.0, 3.0]], [[0.0, 1.0], [4.0, 2.0]]])
+  # Columns: (0, 0), (0, 1), (1, 0), (1, 1).
+  coarse = [[0, 0, -4, -1], [4, 1, 0, 0], [0, -1, 0, 2], [1, 0, -2, 0]]
+  np.testing.assert_array_equal(reference.deviation_matrix(payoffs, "cce"), coarse)
+  correlated = [[4, 1, 0, 0], [0, 0, -4, -1], [1, 0, -2, 0], [0, -1, 0, 2]]
+  np.testing.assert_array_equal(reference.deviation_matrix(payoffs, "ce"), correlated)
+
+
+def test_reference_refuses_what_does_not_exist():
+  with pytest.raises(ValueError, match="unknown solver 'GUROBI'; use one of CLARABEL, ECOS, HIGHS"):
+    reference.Reference((2, 2), solver="GUROBI")
+  with pytest.raises(ValueError, match="HiGHS solves linear programs"):
+    reference.Reference((2, 2), solver="HIGHS")
+  with pytest.raises(ValueError, match="has no rho, got 100"):
+    reference.Reference((2, 2), objective="strength", rho=100.0)
+
+
+@pytest.mark.parametrize("objective", ["linear", "strength"])
+def test_references_agree_on_linear_programs(objective):
+  payoffs, _, welfares, _ = draw((3, 4), 1)
+  values = []
+  for solver in reference.SOLVERS:
+    problem = reference.Reference((3, 4), "ce", objective=objective, solver=solver, tolerance=1e-10)
+    answer = problem.solve(payoffs[0], welfare=welfares[0])
+    assert answer.status == "optimal" and answer.seconds > 0
+    values.append([(welfares[0] * answer.joint).sum() * (objective == "linear"), *answer.epsilon])
+  values = np.array(values)
+  sums = values if objective == "linear" else values.sum(1)
+  # Usually 1e-9.
+  np.testing.assert_allclose(sums, np.broadcast_to(sums[0], sums.shape), atol=1e-7)
+
+
+@functools.cache
+def solve_hard(concept, shape, games):
+  """Every selection of HARD: joints [selections, B, A1, ...] and residuals [selections, B]."""
+  payoffs, targets, welfares, _ = draw(shape, games)
+  uniform = np.full_like(targets, 1 / math.prod(shape))
+  repeat = lambda x: np.concatenate([x] * len(HARD))
+  selection = nes_jax.Selection(
+      target=np.concatenate([targets if s == "min_relative_entropy" else uniform for s in HARD]),
+      welfare=repeat(welfares),
+      welfare_weight=np.repeat(list(HARD.values()), games),
+  )
+  solution = solve(repeat(payoffs), concept, selection)
+  split = lambda x: np.reshape(x, (len(HARD), games) + x.shape[1:])
+  return split(solution.joint), split(solution.residual)
+
+
+@over_cases()
+def test_hard_constraints(concept, shape, games):
+  """Half L1 distance <= 1e-4 to the selected equilibrium; objective within 1e-6 for infinite mu.
+
+  Distances are usually 1e-7 to 1e-9. Worst: MEASURED_HARD
+  """
+  payoffs, targets, welfares, _ = draw(shape, games)
+  joints, residuals = solve_hard(concept, shape, games)
+  # Usually below 1e-8; a few CE games stop at up to MEASURED_RESIDUAL.
+  assert residuals.max() < 1e-5
+  entropy = reference.Reference(shape, concept, tolerance=1e-12)
+  linear = reference.Reference(shape, concept, objective="linear", solver="HIGHS")
+  for k, (selection, mu) in enumerate(HARD.items()):
+    for game in range(games):
+      joint, welfare = joints[k, game], welfares[game]
+      if math.isinf(mu):
+        best = linear.solve(payoffs[game], welfare=welfare)
+        assert best.status == "optimal"
+        np.testing.assert_allclose(
+            (welfare * joint).sum(), (welfare * best.joint).sum(), rtol=0, atol=1e-6
+        )
+        continue
+      target = np.full(shape, 1 / math.prod(shape))
+      if selection == "min_relative_entropy":
+        target = targets[game]
+      answer = entropy.solve(payoffs[game], target=target, welfare=welfare, welfare_weight=mu)
+      opinions = [
+          judge(payoffs[game], concept, x, [0] * len(shape), target, mu * welfare)
+          for x in (joint, answer.joint)
+      ]
+      assert distance(joint, answer.joint) <= 1e-4, (
+          f"{selection}, game {game}: nes_jax {opinions[0]}; Clarabel ({answer.status})"
+          f" {opinions[1]}"
+      )
+
+
+@over_cases(QUICK)
+@pytest.mark.parametrize("rho", [1e2, 1e4])
+def test_soft_constraints(concept, shape, games, rho):
+  """Finite rho: joint and epsilon, for targets 0 and random ones, of which some are infeasible.
+
+  Distances are usually 1e-8 to 1e-6. Worst: MEASURED_SOFT
+  """
+  payoffs, _, _, epsilons = draw(shape, games)
+  payoffs, epsilons = np.concatenate([payoffs] * 2), np.concatenate([0 * epsilons, epsilons])
+  solution = solve(payoffs, concept, nes_jax.Selection(epsilon=epsilons, rho=rho))
+  problem = reference.Reference(shape, concept, rho=rho, tolerance=1e-12)
+  for game in range(2 * games):
+    answer = problem.solve(payoffs[game], epsilon=epsilons[game])
+    context = f"game {game}, rho {rho}, {answer.status}, residual {solution.residual[game]}"
+    assert distance(solution.joint[game], answer.joint) <= 1e-4, context
+    np.testing.assert_allclose(
+        solution.epsilon[game], answer.epsilon, rtol=0, atol=1e-4, err_msg=context
+    )
+
+
+@over_cases(QUICK)
+def test_maximum_strength(concept, shape, games):
+  """The smallest sum of epsilons. Usually 1e-9 from the linear program's.
+
+  Worst: MEASURED_STRENGTH
+  """
+  payoffs, _, _, _ = draw(shape, games)
+  solution = solve(payoffs, concept, "max_strength")
+  problem = reference.Reference(shape, concept, objective="strength", solver="HIGHS")
+  for game in range(games):
+    best = problem.solve(payoffs[game])
+    assert best.status == "optimal"
+    np.testing.assert_allclose(
+        solution.epsilon[game].sum(), best.epsilon.sum(), rtol=0, atol=1e-4, err_msg=f"game {game}"
+    )
+    gains = reference.deviation_matrix(payoffs[game], concept) @ np.ravel(solution.joint[game])
+    players = [row[0] for row in reference.deviation_rows(shape, concept)]
+    assert (gains <= np.asarray(solution.epsilon[game])[players] + 1e-6).all()
