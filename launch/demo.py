@@ -17,15 +17,13 @@ import threading
 import time
 from typing import NamedTuple
 
-from absl import app
-from absl import flags
-from absl import logging
+from absl import app, flags, logging
 import jax
 import matplotlib
-import nes_jax
 import numpy as np
 
 from launch import figures
+import nes_jax
 
 _GAMES = pathlib.Path(__file__).resolve().parents[1] / "tests" / "data" / "gamut_8x8.npz"
 _OUT = flags.DEFINE_string("out", "out/demo", "Directory to write to.")
@@ -144,7 +142,7 @@ def read_classes(path: str, per_class: int | None) -> dict[str, np.ndarray]:
 
 
 def normalised(payoffs: np.ndarray) -> np.ndarray:
-  """Zero mean and unit variance a player [B, N, A1, ..., AN], in float64: `invariance.normalise`."""
+  """`invariance.normalise` in float64: zero mean, unit variance a player. [B, N, A1, ..., AN]."""
   axes = tuple(range(2, payoffs.ndim))
   centred = payoffs - payoffs.mean(axes, keepdims=True, dtype=np.float64)
   spread = centred.std(axes, keepdims=True)
@@ -189,7 +187,7 @@ def by_class(solution: nes_jax.Solution, counts: list[int]) -> figures.ByClass:
 
 
 def uniform_gaps(payoffs: np.ndarray, concept: str) -> np.ndarray:
-  """The gap of uniform play, in float64 (`metrics.gap` would take JAX's): [B, N, A1, ..., AN] -> [B]."""
+  """The gap of uniform play, in NumPy's float64. [B, N, A1, ..., AN] -> [B]."""
   total = np.zeros(len(payoffs))
   for p, count in enumerate(payoffs.shape[2:]):
     others = tuple(1 + q for q in range(payoffs.ndim - 2) if q != p)
@@ -201,16 +199,16 @@ def uniform_gaps(payoffs: np.ndarray, concept: str) -> np.ndarray:
 
 def print_table(
     concept: str,
-    classes: list[str],
+    classes: Sequence[str],
     results: Mapping[tuple[str, str], figures.ByClass],
     totals: Mapping[tuple[str, str], figures.ByClass],
     timings: Mapping[tuple[str, str], Timing],
 ) -> None:
-  """One concept, float64 beside float32."""
+  """One concept, float64 beside float32, and under it what all games took."""
   width = max(map(len, [*classes, "games per second"]))
   columns = f"{'converged':>9}{'gap mean':>9}{'worst':>9}{'iterations':>11}{'max':>5}"
-  print(f"\n{concept.upper()}, maximum entropy" + "".join(f"  [{p}]" for p in PRECISIONS))
-  print(f"{'':{width}}" + "".join(f"{columns} " + " " * (p == PRECISIONS[0]) for p in PRECISIONS))
+  print(f"\n{concept.upper() + ', ' + PRECISIONS[0]:{width + len(columns)}}  {PRECISIONS[1]}")
+  print(f"{'':{width}}{columns}  {columns}")
   rows = [(name, results, i) for i, name in enumerate(classes)] + [("all", totals, 0)]
   for name, source, i in rows:
     cells = []
@@ -226,8 +224,8 @@ def print_table(
     timing, total = timings[concept, precision], totals[concept, precision]
     rate = total.games[0] / timing.compiled
     print(
-        f"{precision}: {rate:,.0f} games per second ({timing.compiled:.2f} s, compiled); first call"
-        f" {timing.first:.1f} s with compilation; {total.repeated[0]} games solved again in float64;"
+        f"{precision}: {rate:,.0f} games per second ({timing.compiled:.2f} s once compiled; the"
+        f" first call took {timing.first:.1f} s); {total.repeated[0]} solved again in float64;"
         f" {total.games[0] - total.converged[0]} not converged"
     )
 
@@ -301,10 +299,12 @@ def run(games: str, out: str, per_class: int | None = None) -> None:
     print(f"  {missing} of {6 * len(GAMES_2X2)} did not converge and are not drawn")
   with working("drawing"):
     figures.draw_classes(os.path.join(out, "gamut.png"), names, results, uniform)
-    figures.draw_polytopes(os.path.join(out, "polytopes.png"), GAMES_2X2, selected, PURE_TARGET_ZERO)
+    picture = os.path.join(out, "polytopes.png")
+    figures.draw_polytopes(picture, GAMES_2X2, selected, PURE_TARGET_ZERO)
   write_summary(os.path.join(out, "summary.csv"), names, results, totals, timings, uniform)
 
-  print("\nGaps are what players can still gain by deviating, in standard deviations of their payoffs.")
+  print("\nMaximum-entropy equilibria. Gap: what players can still gain by deviating, summed")
+  print("over players, in standard deviations of their payoffs. Iterations: interior-point steps.")
   for concept in CONCEPTS:
     print_table(concept, names, results, totals, timings)
   print(f"\nWritten in {time.perf_counter() - begin:.0f} s:")

@@ -8,10 +8,7 @@ from collections.abc import Mapping, Sequence
 import itertools
 from typing import NamedTuple
 
-from matplotlib import axes
-from matplotlib import figure
-from matplotlib import lines
-from matplotlib import patches
+from matplotlib import axes, figure, lines, patches
 import numpy as np
 
 _SIZE = 9  # points; a picture is 9 inches wide, and about as wide on a page
@@ -22,10 +19,11 @@ _ACCENT = "#b3123a"
 _GREEN = "#0b6b3a"
 _FACE = "#6f9bd1"
 _EDGE = "#1f3f6e"
-_THIRDS = np.array([0, 2, 4]) / 3
-# The corners [4, 3] of the joint simplex, one for each joint strategy of a 2x2 game.
+# The corners of the joint simplex, one for each joint strategy of a 2x2 game, at distance 1 from
+# its centre: [4, 3].
 _CORNERS = np.array(
-    [[0, 0, 1], *([8**0.5 / 3 * np.cos(t), 8**0.5 / 3 * np.sin(t), -1 / 3] for t in np.pi * _THIRDS)]
+    [[0, 0, 1], [8**0.5 / 3, 0, -1 / 3], [-(2**0.5) / 3, (2 / 3) ** 0.5, -1 / 3],
+     [-(2**0.5) / 3, -((2 / 3) ** 0.5), -1 / 3]]
 )
 
 
@@ -127,7 +125,7 @@ class Game(NamedTuple):
 
 
 class Selected(NamedTuple):
-  """Equilibria selected in one 2x2 game; None or NaN: there is none to show."""
+  """Equilibria selected in one 2x2 game; NaN: there is none to show."""
 
   max_entropy: np.ndarray  # [2, 2] joint
   max_welfare: np.ndarray  # [2, 2] joint
@@ -173,15 +171,16 @@ def _mark(marker: str, colour: str, label: str) -> lines.Line2D:
 def _payoff_table(fig: figure.Figure, game: Game, centre: float) -> None:
   """The name and, under it, the payoffs as the usual table: rows player 1, columns player 2."""
   fig.text(centre, 0.955, game.name, ha="center", va="center", fontsize=12, weight="bold")
-  columns, heights = (centre - 0.05, centre + 0.02, centre + 0.1), (0.905, 0.862, 0.819)
-  style = {"va": "center", "fontsize": _SIZE + 0.5}
+  columns, heights = (centre - 0.055, centre + 0.01, centre + 0.085), (0.905, 0.862, 0.819)
+  font = {"va": "center", "fontsize": _SIZE + 0.5}
+  name = {**font, "style": "italic"}
   for j in range(2):
-    fig.text(columns[1 + j], heights[0], game.strategies[1][j], ha="center", style="italic", **style)
+    fig.text(columns[1 + j], heights[0], game.strategies[1][j], ha="center", **name)
   for i in range(2):
-    fig.text(columns[0], heights[1 + i], game.strategies[0][i], ha="right", style="italic", **style)
+    fig.text(columns[0], heights[1 + i], game.strategies[0][i], ha="right", **name)
     for j in range(2):
       pair = f"{game.payoffs[0, i, j]:g}, {game.payoffs[1, i, j]:g}"
-      fig.text(columns[1 + j], heights[1 + i], pair, ha="center", **style)
+      fig.text(columns[1 + j], heights[1 + i], pair, ha="center", **font)
 
 
 def _projection(azimuth: float, elevation: float) -> np.ndarray:
@@ -213,7 +212,7 @@ def _draw_polytope(ax: axes.Axes, game: Game, chosen: Selected) -> None:
     x, y = corners[k]
     above = k in (0, back)
     side = "center" if abs(x) < 0.35 else ("left" if (x < 0) != (k == back) else "right")
-    shift = {"center": 0, "left": -0.28, "right": 0.28}[side]
+    shift = {"center": 0, "left": -0.25, "right": 0.25}[side]
     ax.text(
         x + shift, y + (0.09 if above else -0.1), name, fontsize=_SIZE, ha=side,
         va="bottom" if above else "top", color="0.25", zorder=3.5,
@@ -298,8 +297,8 @@ def draw_classes(
         np.maximum(np.asarray(uniform[concept])[order], floor), y, ls="", marker="D", ms=5,
         color="0.6", zorder=1,
     )
-    panels[i].set_title(f"{concept.upper()} gap", fontsize=11, weight="bold", color=colour)
-    panels[2 + i].set_title(f"{concept.upper()} iterations", fontsize=11, weight="bold", color=colour)
+    for ax, kind in ((panels[i], "gap"), (panels[2 + i], "iterations")):
+      ax.set_title(f"{concept.upper()} {kind}", fontsize=11, weight="bold", color=colour)
   exponents = (-10, -5, 0)
   for ax in panels[:2]:
     ax.set_xscale("log")

@@ -54,7 +54,7 @@ class UsageError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  """What is to be solved, and how; fields are flags. None: the default of the selection or solve."""
+  """What is solved, and how; fields are flags. None: the default of the selection or of solve."""
 
   games: str
   out: str
@@ -334,8 +334,8 @@ def _open_inputs(config: Config, source: files.Source) -> dict[str, np.ndarray]:
       shape = source.shape[1:]
       if array.shape not in (shape, (source.num_games, *shape)):
         raise UsageError(
-            f"--{name}={path} has shape {list(array.shape)}: it must be {list(shape)} for all games,"
-            f" or {[source.num_games, *shape]}"
+            f"--{name}={path} has shape {list(array.shape)}: it must be {list(shape)} for all"
+            f" games, or {[source.num_games, *shape]}"
         )
       _check_values(name, path, array.reshape(-1, *shape))
       inputs[name] = array
@@ -441,8 +441,8 @@ def _open_store(
   free = shutil.disk_usage(out.parent).free
   if needed > free:
     raise UsageError(
-        f"--out={config.out}: the answers and their parts need {_bytes(needed)} and {out.parent} has"
-        f" {_bytes(free)} free: make room, or choose another --out"
+        f"--out={config.out}: the answers and their parts need {_bytes(needed)} and {out.parent}"
+        f" has {_bytes(free)} free: make room, or choose another --out"
     )
 
 

@@ -47,6 +47,8 @@ _DAMPING_ULPS = 0.5
 _DAMPING_GROWTH = 100.0
 # A merit that grows by more than this in one step is the work of rounding.
 _MAX_GROWTH = 100.0
+# Of float32: what takes longer is for float64.
+_MAX_ITERATIONS = {"cce": 20, "ce": 30}
 # The loop goes this far below the tolerance, so that rounding in the certificate does not undo it.
 _MARGIN = 0.7
 
@@ -68,7 +70,7 @@ class Config:
     single = jnp.finfo(dtype).bits <= 32
     settings = dict(
         tolerance=1e-4 if single else 1e-8,
-        max_iterations=50 if single else 200,
+        max_iterations=_MAX_ITERATIONS[concept] if single else 200,
         warm_start=1e-2,
         **(
             dict(start_dual=0.1, start_bound=0.3, start_slack=0.3)
@@ -128,6 +130,7 @@ class Program(NamedTuple):
   welfare: Array  # [A1, ..., AN, *b] omega W
   temperature: Array  # [*b] tau
   limit: Duals  # right sides, in blocks like the duals
+  binding: Duals  # 1, or 0 for rows that can never bind: a CE diagonal, a player with no choice
   rho: Array | None  # [*b] rho', or None: hard constraints
   log_room: Array  # [N, *b]
 
@@ -139,25 +142,30 @@ def _program(problem: Problem, concept: Concept) -> Program:
   temperature, weight = metrics.objective_weights(problem)
   hard = math.isinf(problem.rho)
   target = problem.epsilon if hard else problem.epsilon_max
-  limit = []
+  limit, binding = [], []
   for p, count in enumerate(deviation.strategy_counts(problem.payoffs)):
     shape = (count,) * deviation.dual_axes(concept)
     row = target[p]
+    binds = jnp.ones_like(row)
     if hard:
       # A row of zeros, "0 <= epsilon", binds nothing but would pin its slack to zero: give it
-      # room. The final residual is taken on the constraints as they were given.
+      # room. A negative epsilon stays as it is, and cannot be met.
       moves = jnp.abs(payoffs[p]).max(tuple(range(n))) > 0
-      row = jnp.where(moves | (row < 0), row, 1)
-    row = jnp.broadcast_to(row, shape + row.shape)
-    if concept == "ce":  # the diagonal is no deviation; e never exceeds twice epsilon-plus
+      binds = jnp.where(moves | (row < 0), 1, 0).astype(row.dtype)
+      row = jnp.where(binds > 0, row, 1)
+    row, binds = (jnp.broadcast_to(x, shape + x.shape) for x in (row, binds))
+    if concept == "ce":  # e never exceeds twice epsilon-plus
       row = jnp.where(_eye(count, row), 1 if hard else 3 * row, row)
+      binds = jnp.where(_eye(count, row), 0, binds)
     limit.append(row)
+    binding.append(binds)
   return Program(
       payoffs=payoffs,
       log_target=jnp.log(problem.target),
       welfare=weight * problem.welfare,
       temperature=temperature,
       limit=tuple(limit),
+      binding=tuple(binding),
       rho=None if hard else temperature * problem.rho,
       log_room=jnp.log(problem.epsilon_max - problem.epsilon) if not hard else 0 * target,
   )
@@ -206,13 +214,14 @@ def _residuals(program: Program, v: Variables, concept: Concept, stage: Stages =
     left = [limit - g / mass for limit, g in zip(program.limit, gains)]
     if program.rho is not None:
       left = [x - e for x, e in zip(left, v.room)]
-    gap = fold(jnp.add, [total(a * x, axes) for a, x in zip(v.duals, left)])
+    bound = [a * b for a, b in zip(v.duals, program.binding)]
+    gap = fold(jnp.add, [total(a * x, axes) for a, x in zip(bound, left)])
     utility = program.welfare - taken
     gap = gap + metrics.entropy_gap(
         v.joint / mass, program.log_target, utility, program.temperature
     )
     if program.rho is not None:
-      sums = jnp.stack([total(a, axes) for a in v.duals])
+      sums = jnp.stack([total(a, axes) for a in bound])
       gap = gap + metrics.room_gap(v.room, program.log_room, sums, program.rho)
     worst = fold(jnp.maximum, [largest(-x, axes) for x in left])
     error = fold(jnp.maximum, [jnp.abs(gap), worst, jnp.abs(residuals.mass)])
@@ -573,13 +582,11 @@ def solve(
   """
   n = deviation.num_players(problem.payoffs)
   v, iterations = _optimum(problem, duals, config, concept)
-  alphas = v.duals
-  if concept == "ce":
-    alphas = tuple(jnp.where(_eye(len(a), a), 0, a) for a in alphas)
+  binding = jax.lax.stop_gradient(_program(problem, concept).binding)
   hard = math.isinf(problem.rho)
   return Answer(
       joint=v.joint / total(v.joint, n),
       epsilon=problem.epsilon if hard else problem.epsilon_max - v.room,
-      duals=alphas,
+      duals=tuple(a * b for a, b in zip(v.duals, binding)),
       iterations=iterations,
   )

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from nes_jax.types import Array
 
 # Columns factored at a time in the dense layout.
-_PANEL = 16
+_PANEL = 8
 
 matmul = functools.partial(jnp.matmul, precision="highest")
 

@@ -22,7 +22,7 @@ METHODS = ("auto", "exact", "neural", "refined")
 
 # Bytes of working memory that a chunk of games may take: near the size of a core's share of the
 # last cache on CPU; a quarter of what an accelerator has, with this as the fallback.
-_CPU_CHUNK_BYTES = 2**26
+_CPU_CHUNK_BYTES = 2**24
 _ACCELERATOR_CHUNK_BYTES = 2**31
 # Games whose duals are few are solved with the batch in the last axis, this many at a time.
 _UNROLLED_CHUNK = 512
@@ -61,7 +61,7 @@ def solve(
       with x64 off as well, for concrete arrays, and then returns NumPy arrays.
     tolerance: KKT residual, in normalised units, at which a game counts as converged. None: 1e-4 in
       float32, 1e-8 in float64.
-    max_iterations: None: 50 in float32, 200 in float64.
+    max_iterations: None: 20 (CCE) or 30 (CE) in float32, 200 in float64.
     duals: start from these, in the units of `Solution.duals`.
     invalid: what to do with games that hold NaN or infinity: "raise", or "mark" them as not
       converged with NaN answers. Under `jit` they are always marked.
@@ -81,8 +81,15 @@ def solve(
   payoffs = _as_real(payoffs)
   shape = _check_shape(payoffs.shape, batched)
   batched = payoffs.ndim == len(shape) + 2
+  if invalid not in ("raise", "mark"):
+    raise ValueError(f"invalid must be 'raise' or 'mark', not {invalid!r}")
+  if invalid == "raise" and not traced:
+    _check_finite(payoffs, batched)
   if isinstance(selection, str):
-    selection = selections.named(selection, payoffs, player_axis=1 if batched else 0)
+    # Marked games are left out of the arithmetic here as well.
+    finite = jnp.where(jnp.isfinite(payoffs), payoffs, 0) if traced else np.nan_to_num(
+        np.asarray(payoffs), posinf=0, neginf=0)
+    selection = selections.named(selection, finite, player_axis=1 if batched else 0)
   if not isinstance(selection, Selection):
     raise ValueError(f"selection must be a name or a nes_jax.Selection, not {type(selection)}")
   games = payoffs if batched else payoffs[None]
@@ -90,22 +97,21 @@ def solve(
   dtype = _compute_dtype(payoffs.dtype, precision, traced)
   overrides = {"tolerance": tolerance, "max_iterations": max_iterations}
   overrides = {name: value for name, value in overrides.items() if value is not None}
-  task = _Task(concept, _config(concept, dtype, selection, shape, overrides), selection.rho,
-               selection.epsilon_max, axes)
-  config = task.config
-  _check_positive(config)
+  task = _Task(
+      concept=concept,
+      config=exact.Config.default(concept, dtype, selection.rho, **overrides),
+      rho=selection.rho,
+      epsilon_max=selection.epsilon_max,
+      axes=axes,
+  )
+  _check_positive(task.config)
   if duals is not None:
     duals = _check_duals(duals, len(games), shape, concept, batched)
-  task = _Task(concept, config, selection.rho, selection.epsilon_max, axes)
   inputs = _Inputs(games, selection, duals)
 
   if traced or any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((selection, duals))):
     solution = _solve_batch(inputs, task, dtype)
   else:
-    if invalid == "raise":
-      _check_finite(payoffs, batched)
-    elif invalid != "mark":
-      raise ValueError(f"invalid must be 'raise' or 'mark', not {invalid!r}")
     solution = _solve_concrete(inputs, task, dtype, tolerance)
   return solution if batched else jax.tree.map(lambda x: x[0], solution)
 
@@ -491,11 +497,9 @@ def _solve_chunks(inputs: _Inputs, task: _Task, dtype) -> Solution:
     return solution if whole else jax.tree.map(lambda x: x[: games - start], solution)
 
   starts = range(0, games, chunk)
-  # Unrolled chunks run on one core each and call no library; chunks that do (batched LAPACK) share
-  # XLA's threads already, and two such programs at once can wait for one another for ever.
-  threads = 1
-  if _unrolls(shape, games, task.concept) and jax.default_backend() == "cpu":
-    threads = min(os.cpu_count() or 1, len(starts))
+  # A chunk keeps about one core busy, and calls no library that waits for XLA's threads
+  # (`layout.cholesky`), so chunks can run side by side.
+  threads = min(os.cpu_count() or 1, len(starts)) if jax.default_backend() == "cpu" else 1
   with concurrent.futures.ThreadPoolExecutor(threads) as pool:
     parts = list(pool.map(one, starts)) if threads > 1 else [one(start) for start in starts]
   return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
@@ -521,9 +525,11 @@ def _repeat(inputs, task, tolerance, solution, left) -> Solution:
   overrides = {} if tolerance is None else {"tolerance": tolerance}
   config = exact.Config.default(task.concept, wide, task.rho, **overrides)
   with _precision(wide):
-    part = _take(inputs, task.axes, left)
-    part = part._replace(duals=None)
+    # Filled up to a power of two, so that few programs serve any number of games.
+    filled = np.resize(left, 1 << (len(left) - 1).bit_length())
+    part = _take(inputs, task.axes, filled)._replace(duals=None)
     again = jax.tree.map(np.asarray, _solve_chunks(part, task._replace(config=config), wide))
+    again = jax.tree.map(lambda x: x[: len(left)], again)
 
   def merge(old, new):
     old = np.array(old)

@@ -11,6 +11,9 @@ A finite-rho problem is posed in w_p = (epsilon_p - epsilon-hat_p) / r_p, where
 r_p = epsilon-plus_p - epsilon-hat_p. Then phi, up to a constant, is r_p ((1 - w) log(1 - w) + w):
 zero at the target, so that large rho leaves digits for the entropy.
 
+CVXPY compiles parameters through a table of (entries of A) x (variables): a CCE of 32x32 takes
+2.4 GB, one of 64x64 would take 32 GiB.
+
 Glossary: N players, |A| joint strategies, D deviations (rows of A).
 """
 
@@ -115,7 +118,10 @@ class Reference:
     size, players = math.prod(self.shape), len(self.shape)
     joint = cp.Variable(size, nonneg=True)
     self._joint = joint
-    self._matrix = cp.Parameter((len(self._players), size))  # A
+    # A without its zeros: one block a player for CCE, one for each recommended strategy for CE.
+    self._blocks = [
+        (block, cp.Parameter((len(block[0]), len(block[1])))) for block in self._nonzero_blocks()
+    ]
     self._utility = cp.Parameter(size)  # mu W + log target
     self._target = cp.Parameter(players)  # epsilon-hat
     self._room = cp.Parameter(players, nonneg=True)  # r
@@ -138,9 +144,24 @@ class Reference:
         epsilon = self._target + cp.multiply(self._room, w)
       goal = cp.Maximize(goal)
     self._epsilon = epsilon
-    constraints.append(self._matrix @ joint <= epsilon[self._players])
+    constraints += [
+        matrix @ joint[columns] <= epsilon[self._players[rows]]
+        for (rows, columns), matrix in self._blocks
+    ]
     self._problem = cp.Problem(goal, constraints)
     self._warm = False
+
+  def _nonzero_blocks(self) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Rows and columns of A between which it is not zero for every game."""
+    deviations = deviation_rows(self.shape, self.concept)
+    played = np.indices(self.shape).reshape(len(self.shape), -1)
+    blocks = []
+    for key in dict.fromkeys((p, recommended) for p, recommended, _ in deviations):
+      rows = [i for i, row in enumerate(deviations) if row[:2] == key]
+      p, recommended = key
+      columns = slice(None) if recommended is None else played[p] == recommended
+      blocks.append((np.array(rows), np.arange(played.shape[1])[columns]))
+    return blocks
 
   def solve(
       self,
@@ -196,7 +217,8 @@ class Reference:
       }
       options |= {name: self._tolerance for name in names[self.solver]}
     start = time.perf_counter()
-    self._matrix.value = matrix
+    for (rows, columns), block in self._blocks:
+      block.value = matrix[np.ix_(rows, columns)]
     self._utility.value = utility
     self._target.value = np.array(epsilon)
     self._room.value = radius - epsilon
