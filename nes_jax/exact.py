@@ -119,6 +119,7 @@ class Answer(NamedTuple):
   joint: Array  # [A1, ..., AN, *b] sums to one
   epsilon: Array  # [N, *b]
   duals: Duals  # of the objective divided by max(1, mu); zero diagonal for CE
+  residual: Array  # [*b] `metrics.residual`; infinite if not a number
   iterations: Array  # [*b] int32
 
 
@@ -441,11 +442,11 @@ def _step(program: Program, state: State, config: Config, concept: Concept, stag
 def _start(
     program: Program, problem: Problem, config: Config, concept: Concept, duals: Duals | None
 ) -> Variables:
-  """The target joint with every multiplier well inside; or near what given duals imply."""
+  """Near the target joint, or what given duals imply, with every multiplier well inside."""
   n = deviation.num_players(program.payoffs)
-  joint, bound, slack, least = (
-      problem.target, config.start_bound, config.start_slack, config.start_dual
-  )
+  size = math.prod(problem.target.shape[:n])
+  bound, slack, least = config.start_bound, config.start_slack, config.start_dual
+  joint = 0.9 * problem.target + 0.1 / size  # a target may be near the boundary
   if duals is None:
     duals = tuple(jnp.full_like(limit, least) for limit in program.limit)
   else:
@@ -455,8 +456,7 @@ def _start(
     logits = program.welfare - deviation.logits(program.payoffs, duals, concept)
     warmth = jnp.maximum(program.temperature, config.warm_start)
     joint = jax.nn.softmax(program.log_target + logits / warmth, axis=tuple(range(n)))
-    joint = jnp.maximum(joint, config.warm_start * bound * problem.target)
-  size = math.prod(joint.shape[:n])
+    joint = jnp.maximum(joint, config.warm_start * bound / size)
   axes = deviation.dual_axes(concept)
   gains = deviation.gains(program.payoffs, joint, concept)
   if program.rho is None:
@@ -484,8 +484,8 @@ def _start(
 
 def _run(
     problem: Problem, duals: Duals | None, config: Config, concept: Concept
-) -> tuple[Variables, Array]:
-  """Problem [..., *b] -> last point of the interior-point iteration, steps taken [*b]."""
+) -> tuple[Variables, Array, Array]:
+  """Problem [..., *b] -> last point of the interior-point iteration, its error, steps taken."""
   program = _program(problem, concept)
   variables = _start(program, problem, config, concept, duals)
   residuals, error, merit = _residuals(program, variables, concept)
@@ -508,7 +508,7 @@ def _run(
     return step + 1, _step(program, state, config, concept, staged)
 
   _, state = jax.lax.while_loop(unfinished, body, (0, state))
-  return state.variables, state.iterations
+  return state.variables, state.error, state.iterations
 
 
 def _conditions(problem: Problem, v: Variables, concept: Concept):
@@ -527,7 +527,7 @@ def _optimum(problem: Problem, duals: Duals | None, config: Config, concept: Con
 def _optimum_jvp(config, concept, primals, tangents):
   """Implicit function theorem on the optimality conditions; the start has no influence."""
   problem, duals = primals
-  v, iterations = _optimum(problem, duals, config, concept)
+  v, error, iterations = _optimum(problem, duals, config, concept)
   v = jax.lax.stop_gradient(v)
   moved = jax.jvp(lambda x: _conditions(x, v, concept), primals[:1], tangents[:1])[1]
   program = _program(problem, concept)
@@ -561,7 +561,8 @@ def _optimum_jvp(config, concept, primals, tangents):
       shift=shift,
       room=room,
   )
-  return (v, iterations), (tangent, np.zeros(iterations.shape, jax.dtypes.float0))
+  no_tangent = np.zeros(iterations.shape, jax.dtypes.float0)
+  return (v, error, iterations), (tangent, jnp.zeros_like(error), no_tangent)
 
 
 def solve(
@@ -578,15 +579,16 @@ def solve(
     duals: where to start from, e.g. a network's answer; duals of the divided objective.
 
   Returns:
-    The last point. Whether it is an answer is for `metrics.residual` to say.
+    The last point. Whether it is an answer is for its residual to say.
   """
   n = deviation.num_players(problem.payoffs)
-  v, iterations = _optimum(problem, duals, config, concept)
+  v, error, iterations = _optimum(problem, duals, config, concept)
   binding = jax.lax.stop_gradient(_program(problem, concept).binding)
   hard = math.isinf(problem.rho)
   return Answer(
       joint=v.joint / total(v.joint, n),
       epsilon=problem.epsilon if hard else problem.epsilon_max - v.room,
       duals=tuple(a * b for a, b in zip(v.duals, binding)),
+      residual=error,
       iterations=iterations,
   )

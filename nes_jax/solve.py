@@ -403,12 +403,11 @@ def _solve_batch(inputs: _Inputs, task: _Task, dtype) -> Solution:
   else:
     answer = jax.vmap(lambda problem, duals: run(problem, duals=duals))(problem, start)
 
-  def certify(problem, answer, scale):
+  def gap_of(problem, answer, scale):
     args = problem.payoffs, answer.joint, answer.epsilon, task.concept
-    residual = metrics.residual(problem, answer.joint, answer.epsilon, answer.duals, task.concept)
-    return residual, jnp.sum(metrics.violations(*args) * scale)
+    return jnp.sum(metrics.violations(*args) * scale)
 
-  residual, gap = jax.vmap(certify, (axis, axis, 0))(problem, answer, scale.astype(dtype))
+  gap = jax.vmap(gap_of, (axis, axis, 0))(problem, answer, scale.astype(dtype))
   first = jax.tree.map(lambda x: jnp.moveaxis(x, axis, 0), answer)
 
   def mark(x):
@@ -427,7 +426,7 @@ def _solve_batch(inputs: _Inputs, task: _Task, dtype) -> Solution:
   marginals = tuple(
       joint.sum(tuple(1 + q for q in range(n) if q != p)) for p in range(n)
   )
-  residual = jnp.where(finite, residual, jnp.nan)
+  residual = jnp.where(finite, first.residual, jnp.nan)
   return Solution(
       joint=joint,
       epsilon=mark(epsilon.astype(dtype)),
@@ -509,9 +508,8 @@ def _solve_concrete(inputs: _Inputs, task: _Task, dtype, tolerance: float | None
   # Normalise in the precision given, so that float64 payoffs with a large offset lose nothing.
   with _precision(inputs.payoffs.dtype):
     solution = _solve_chunks(inputs, task, dtype)
-    left = ~np.asarray(solution.converged) & np.isfinite(np.asarray(solution.residual))
-    left |= ~np.isfinite(np.asarray(solution.residual)) & np.isfinite(
-        np.asarray(inputs.payoffs)).reshape(len(left), -1).all(1)
+    # The residual of a marked game is NaN, of one that failed it is large or infinite.
+    left = np.asarray(solution.residual) > task.config.tolerance
   if jnp.finfo(dtype).bits < 64 and left.any():
     solution = _repeat(inputs, task, tolerance, solution, np.flatnonzero(left))
   if jnp.finfo(dtype).bits == 64 and not jax.config.jax_enable_x64:

@@ -7,9 +7,10 @@ import pytest
 
 from nes_jax import deviation
 
-SHAPES = [(3, 2), (4, 4), (2, 3, 2), (2, 2, 2)]
+SHAPES = [(3, 2), (2, 3, 2)]
 CONCEPTS = ["cce", "ce"]
 BATCH = 3
+covariance = jax.jit(deviation.covariance, static_argnums=2)
 
 
 def dense_gains(payoffs, concept):
@@ -55,7 +56,8 @@ def case(shape, concept, batch=(), seed=0):
 
 def assert_rows(batched, single, payoffs, *others):
   """Row b of a function of trailing-batch arguments is the function of the b-th rows."""
-  outcome = batched(payoffs, *others)
+  outcome = jax.jit(batched)(payoffs, *others)
+  single = jax.jit(single)
   for b in range(BATCH):
     row = single(*jax.tree.map(lambda x: x[..., b], (payoffs, *others)))
     mine = jax.tree.map(lambda x: x[..., b], outcome)
@@ -70,7 +72,7 @@ def test_gains(x64, shape, concept):
   payoffs, joint, _ = case(shape, concept)
   blocks = deviation.gains(jnp.asarray(payoffs), jnp.asarray(joint), concept)
   for block, tensor in zip(blocks, dense_gains(payoffs, concept), strict=True):
-    expected = np.einsum("...x,x->...", tensor.reshape(tensor.shape[: block.ndim] + (-1,)), joint.ravel())
+    expected = np.tensordot(tensor, joint, len(shape))
     np.testing.assert_allclose(block, expected, atol=1e-13)
 
 
@@ -117,8 +119,8 @@ def test_trailing_batch_axis(x64, shape, concept):
   assert_rows(gains, gains, payoffs, joint)
   logits = lambda g, a: deviation.logits(g, a, concept)
   assert_rows(logits, logits, payoffs, duals)
-  covariance = lambda g, w: deviation.covariance(g, w, concept)
-  assert_rows(covariance, covariance, payoffs, joint)
+  hessian = lambda g, w: deviation.covariance(g, w, concept)
+  assert_rows(hessian, hessian, payoffs, joint)
 
 
 @pytest.mark.parametrize("concept", CONCEPTS)
@@ -129,7 +131,7 @@ def test_covariance(x64, shape, concept, offset):
   weights = 0.3 * weights  # need not sum to one
   w = weights.ravel()
   tensor = flat_gains(payoffs, concept)
-  blocks, means, mass = deviation.covariance(
+  blocks, means, mass = covariance(
       jnp.asarray(payoffs + offset), jnp.asarray(weights), concept
   )
   np.testing.assert_allclose(mass, w.sum())
@@ -148,10 +150,10 @@ def test_covariance_keeps_digits_of_a_concentrated_joint(x64, concept):
   payoffs, weights, _ = case((3, 3), concept, seed=3)
   weights = 1e-6 * weights
   weights[1, 2] = 1.0
-  blocks, _, _ = deviation.covariance(
+  blocks, _, _ = covariance(
       jnp.asarray(payoffs, jnp.float32), jnp.asarray(weights, jnp.float32), concept
   )
-  wide, _, _ = deviation.covariance(jnp.asarray(payoffs), jnp.asarray(weights), concept)
+  wide, _, _ = covariance(jnp.asarray(payoffs), jnp.asarray(weights), concept)
   scale = max(float(jnp.abs(x).max()) for row in wide for x in row)
   error = max(float(jnp.abs(x - y).max()) for a, b in zip(blocks, wide) for x, y in zip(a, b))
   if concept == "cce":

@@ -53,16 +53,17 @@ def spd(sizes, condition, seed):
 
 
 def blocks_of(matrix, sizes):
-  """[D, D, *b] -> its lower triangle of blocks; what is above the diagonal is spoilt."""
+  """[D, D, *b] -> its lower triangle of blocks."""
   ends = np.cumsum(sizes)
   cut = lambda p: slice(ends[p] - sizes[p], ends[p])
   return [[matrix[cut(p), cut(q)] for q in range(p + 1)] for p in range(len(sizes))]
 
 
+@functools.partial(jax.jit, static_argnums=(2, 3))
 def solve(matrix, right, sizes, floor):
   splits = np.cumsum(sizes)[:-1]
   run = layout.cholesky(blocks_of(matrix, sizes), floor)
-  return jnp.concatenate(run([jnp.asarray(x) for x in np.split(right, splits)]))
+  return jnp.concatenate(run(jnp.split(right, splits)))
 
 
 @pytest.mark.parametrize("sizes", SIZES)
@@ -145,12 +146,6 @@ def test_dense_layout_vmaps(x64):
   sizes = (2, 5)
   cases = [spd(sizes, 10.0**b, 20 + b) for b in range(BATCH)]
   matrices, rights = (jnp.stack([jnp.asarray(x) for x in xs]) for xs in zip(*cases))
-  one = functools.partial(_solve_split, sizes=sizes)
-  found = jax.vmap(one)(matrices, rights)
+  found = jax.vmap(lambda m, r: solve(m, r, sizes, 0.0))(matrices, rights)
   expected = np.linalg.solve(matrices, rights[..., None])[..., 0]
   np.testing.assert_allclose(found, expected, rtol=1e-9)
-
-
-def _solve_split(matrix, right, sizes):
-  run = layout.cholesky(blocks_of(matrix, sizes), 0.0)
-  return jnp.concatenate(run(jnp.split(right, np.cumsum(sizes)[:-1])))
