@@ -36,9 +36,6 @@ _PER_CLASS = flags.DEFINE_integer(
 
 CONCEPTS = ("cce", "ce")
 PRECISIONS = ("float64", "float32")
-# A relative entropy needs a target with full support: 1 of section 6's pure joints is read as
-# 1 - 3e-3 and 0 as 1e-3, which shows where it points and which every method solves.
-PURE_TARGET_ZERO = 1e-3
 
 GAMES_2X2 = (
     figures.Game(
@@ -255,7 +252,6 @@ def select_2x2(games: Sequence[figures.Game] = GAMES_2X2) -> list[figures.Select
   """
   payoffs = np.stack([game.payoffs for game in games])  # [G, 2, 2, 2]
   uniform, pure = np.full((2, 2), 0.25), np.eye(4).reshape(4, 2, 2)
-  pure = pure * (1 - 4 * PURE_TARGET_ZERO) + PURE_TARGET_ZERO
   target = np.stack([uniform, uniform, *pure])  # [6, 2, 2]: max entropy, max welfare, four targets
   weight = np.array([0, nes_jax.selection.LARGE_WELFARE_WEIGHT, 0, 0, 0, 0])  # [6]
   repeated = np.repeat(payoffs, 6, axis=0)  # [6 G, 2, 2, 2]
@@ -300,7 +296,7 @@ def run(games: str, out: str, per_class: int | None = None) -> None:
   with working("drawing"):
     figures.draw_classes(os.path.join(out, "gamut.png"), names, results, uniform)
     picture = os.path.join(out, "polytopes.png")
-    figures.draw_polytopes(picture, GAMES_2X2, selected, PURE_TARGET_ZERO)
+    figures.draw_polytopes(picture, GAMES_2X2, selected)
   write_summary(os.path.join(out, "summary.csv"), names, results, totals, timings, uniform)
 
   print("\nMaximum-entropy equilibria. Gap: what players can still gain by deviating, summed")

@@ -133,7 +133,7 @@ class Selected(NamedTuple):
 
 
 def draw_polytopes(
-    path: str, games: Sequence[Game], selected: Sequence[Selected], target_zero: float
+    path: str, games: Sequence[Game], selected: Sequence[Selected]
 ) -> None:
   """Figure 1 of Marris et al. (2022): (C)CE polytopes on the joint simplex, and selections.
 
@@ -141,7 +141,6 @@ def draw_polytopes(
     path: of the picture.
     games: their CE and CCE are the same, having two strategies a player.
     selected: of each game.
-    target_zero: what stood for zero in the pure targets; the legend says so.
   """
   fig = figure.Figure(figsize=(3 * len(games), 4.5))
   for i, (game, chosen) in enumerate(zip(games, selected)):
@@ -152,7 +151,7 @@ def draw_polytopes(
       patches.Patch(facecolor=_FACE, alpha=0.6, label="all equilibria (CE and CCE)"),
       _mark("+", "black", "maximum entropy"),
       _mark("x", _ACCENT, "maximum welfare"),
-      _mark("o", _GREEN, f"nearest to a pure joint (0 read as {target_zero:g})"),
+      _mark("o", _GREEN, "nearest to a pure joint (relative entropy)"),
       lines.Line2D([], [], color=_GREEN, ls=":", label="from that pure joint"),
   ]
   fig.legend(

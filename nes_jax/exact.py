@@ -50,7 +50,7 @@ _MAX_GROWTH = 100.0
 # Of float32: what takes longer is for float64.
 _MAX_ITERATIONS = {"cce": 20, "ce": 30}
 # The loop goes this far below the tolerance, so that rounding in the certificate does not undo it.
-_MARGIN = 0.7
+_MARGIN = 0.4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -312,16 +312,14 @@ def _newton_joint(program, v, damping):
   ratios = tuple(a / s for a, s in zip(v.duals, v.slack))
   root = jnp.sqrt(v.joint / (program.temperature + v.bound))
   room_weights = _room_weights(program, v)
-  # Eliminating e_p leaves a rank-one term a player.
-  coupling = room_weights / (1 + room_weights * jnp.stack([t.sum() for t in ratios]))
-  rays = jnp.stack([
-      deviation.logits(
-          payoffs, tuple(t if q == p else 0 * t for q, t in enumerate(ratios)), "ce"
-      ).ravel()
-      for p in range(len(ratios))
-  ])
   inner = deviation.joint_gram(payoffs, ratios)
-  if program.rho is not None:
+  hard = program.rho is None
+  if not hard:
+    # Eliminating e_p leaves a rank-one term a player.
+    room_weights = _room_weights(program, v)
+    coupling = room_weights / (1 + room_weights * jnp.stack([t.sum() for t in ratios]))
+    alone = [tuple(t * (q == p) for q, t in enumerate(ratios)) for p in range(len(ratios))]
+    rays = jnp.stack([deviation.logits(payoffs, t, "ce").ravel() for t in alone])
     inner = inner - layout.matmul(rays.T * coupling, rays)
   flat_root = root.ravel()
   matrix = inner * flat_root[:, None] * flat_root
@@ -333,15 +331,18 @@ def _newton_joint(program, v, damping):
 
   def solve(h1, h2, h3, h4):
     pushed = tuple(t * h for t, h in zip(ratios, h2))
-    sums = jnp.stack([x.sum() for x in pushed])
-    right = h1 + deviation.logits(payoffs, pushed, "ce")
-    right = right.ravel() - layout.matmul(coupling * (h4 + sums), rays)
+    right = (h1 + deviation.logits(payoffs, pushed, "ce")).ravel()
+    if not hard:
+      sums = jnp.stack([x.sum() for x in pushed])
+      right = right - layout.matmul(coupling * (h4 + sums), rays)
     (x,) = factor([flat_root * right])
     shift = (jnp.vdot(flat_root, x) - h3) / mass
     joint = (flat_root * (x - ones * shift)).reshape(shape)
     gains = deviation.gains(payoffs, joint, "ce")
     excess = [g - h for g, h in zip(gains, h2)]
-    room = coupling * (h4 - jnp.stack([(t * x).sum() for t, x in zip(ratios, excess)]))
+    room = jnp.zeros_like(h4)
+    if not hard:
+      room = coupling * (h4 - jnp.stack([(t * x).sum() for t, x in zip(ratios, excess)]))
     duals = tuple(t * (x + e) for t, x, e in zip(ratios, excess, room))
     return joint, duals, shift, room
 
