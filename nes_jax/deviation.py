@@ -66,10 +66,11 @@ def gains(payoffs: Array, joint: Array, concept: Concept, stage: Stages = inline
 def _coarse_gains(payoffs, joint, stage):
   n = num_players(payoffs)
 
-  def others(joint):
-    return [sum_axis(own_first(joint, p, n), 0, 2) for p in range(n)]
+  def sums(payoffs, joint):
+    others = [sum_axis(own_first(joint, p, n), 0, 2) for p in range(n)]
+    return others, [total(payoffs[p] * joint, n) for p in range(n)]
 
-  def expected(payoffs, joint, others):
+  def expected(payoffs, others, kept):
     blocks = []
     for p in range(n):
       g = own_first(payoffs[p], p, n)
@@ -77,10 +78,10 @@ def _coarse_gains(payoffs, joint, stage):
         deviating = layout.matmul(g, others[p])
       else:
         deviating = sum_axis(g * others[p][None], 1, 2)
-      blocks.append(deviating - total(payoffs[p] * joint, n))
+      blocks.append(deviating - kept[p])
     return tuple(blocks)
 
-  return stage(expected, payoffs, joint, stage(others, joint))
+  return stage(expected, payoffs, *stage(sums, payoffs, joint))
 
 
 def _correlated_gains(payoffs, joint, stage):
@@ -166,16 +167,15 @@ def _coarse_covariance(payoffs, w, stage):
   """
   n = num_players(payoffs)
 
-  def own_centred(payoffs, w):
-    others, centred = [], []
-    for p in range(n):
-      s = sum_axis(w, p, n)
-      mean = sum_axis(payoffs[p] * w, p, n) / s
-      others.append(s.reshape((-1,) + s.shape[n - 1 :]))
-      centred.append(payoffs[p] - jnp.expand_dims(mean, p))
-    return others, centred
+  def own_means(payoffs, w):
+    masses = [sum_axis(w, p, n) for p in range(n)]
+    own = [sum_axis(payoffs[p] * w, p, n) / masses[p] for p in range(n)]
+    return [m.reshape((-1,) + m.shape[n - 1 :]) for m in masses], own
 
-  others, centred = stage(own_centred, payoffs, w)
+  others, own = stage(own_means, payoffs, w)
+  centred = stage(
+      lambda payoffs, own: [payoffs[p] - jnp.expand_dims(own[p], p) for p in range(n)], payoffs, own
+  )
 
   def moments(centred, others, w):
     mass = total(others[0], 1)

@@ -205,11 +205,12 @@ def _residuals(program: Program, v: Variables, concept: Concept, stage: Stages =
       feasibility = tuple(f + e for f, e in zip(feasibility, v.room))
       sums = jnp.stack([total(a, axes) for a in v.duals])
       room = program.rho * (jnp.log(v.room) - program.log_room) + sums
-    return Residuals(stationarity, feasibility, mass, room)
+    peak = largest(program.welfare - taken, n)
+    return Residuals(stationarity, feasibility, mass, room), peak
 
-  residuals = stage(combine, program, v, taken, gains)
+  residuals, peak = stage(combine, program, v, taken, gains)
 
-  def measure(program, v, taken, gains, residuals):
+  def measure(program, v, taken, peak, gains, residuals):
     # As `metrics.residual` has it: of the joint that would be answered, which sums to one.
     mass = residuals.mass + 1
     left = [limit - g / mass for limit, g in zip(program.limit, gains)]
@@ -217,9 +218,8 @@ def _residuals(program: Program, v: Variables, concept: Concept, stage: Stages =
       left = [x - e for x, e in zip(left, v.room)]
     bound = [a * b for a, b in zip(v.duals, program.binding)]
     gap = fold(jnp.add, [total(a * x, axes) for a, x in zip(bound, left)])
-    utility = program.welfare - taken
     gap = gap + metrics.entropy_gap(
-        v.joint / mass, program.log_target, utility, program.temperature
+        v.joint / mass, program.log_target, program.welfare - taken, peak, program.temperature
     )
     if program.rho is not None:
       sums = jnp.stack([total(a, axes) for a in bound])
@@ -231,7 +231,7 @@ def _residuals(program: Program, v: Variables, concept: Concept, stage: Stages =
     # A not-a-number must never look converged, nor win a comparison.
     return tuple(jnp.where(x >= 0, x, jnp.inf) for x in (error, merit))
 
-  return residuals, *stage(measure, program, v, taken, gains, residuals)
+  return residuals, *stage(measure, program, v, taken, peak, gains, residuals)
 
 
 def _newton(program: Program, v: Variables, damping: Array, concept: Concept, stage: Stages):
@@ -280,16 +280,15 @@ def _newton_dual(program, v, damping, concept, stage):
     weighted = stage(lambda w, h: w * h, weights, h1)
     gains = deviation.gains(program.payoffs, weighted, concept, stage)
 
-    def right_sides(gains, weighted, h2, h3, h4, border, mass, room_weights):
-      first = total(weighted, n) - h3
-      share = first / mass
-      rights = [
-          g - h - u * share + room_weights[p] * h4[p]
+    first = stage(lambda weighted, h3: total(weighted, n) - h3, weighted, h3)
+
+    def right_sides(gains, first, h2, h4, border, mass, room_weights):
+      return [
+          g - h - u * (first / mass) + room_weights[p] * h4[p]
           for p, (g, h, u) in enumerate(zip(flat(gains), flat(h2), border))
       ]
-      return first, rights
 
-    first, rights = stage(right_sides, gains, weighted, h2, h3, h4, border, mass, room_weights)
+    rights = stage(right_sides, gains, first, h2, h4, border, mass, room_weights)
     flat_duals = factor(rights)
 
     def remaining(flat_duals, first, border, mass, h4, room_weights):
@@ -397,15 +396,17 @@ def _step(program: Program, state: State, config: Config, concept: Concept, stag
     step = 1 / jnp.maximum(1, jnp.maximum(*lengths))
     ahead = jax.tree.map(lambda x, dx: x + step * dx, v, predictor)
     now, then = _dot(v, v, n, axes), _dot(ahead, ahead, n, axes)
-    aim = jnp.clip((then / now) ** 3, 1e-6, 1) * now / count
+    return jnp.clip((then / now) ** 3, 1e-6, 1) * now / count
+
+  def second_order(aim, predictor):
+    """What the products should become, less what the predictor's second order adds to them."""
     joint_target = aim - predictor.joint * predictor.bound
-    slack_target = tuple(aim - s * a for s, a in zip(predictor.slack, predictor.duals))
-    return joint_target, slack_target
+    return joint_target, tuple(aim - s * a for s, a in zip(predictor.slack, predictor.duals))
 
   zeros = jnp.zeros_like(v.shift)
   predictor = direction(zeros, tuple(zeros for _ in v.duals))
-  targets = stage(centring, v, predictor, stage(lengths, v, predictor))
-  corrector = direction(*targets)
+  aim = stage(centring, v, predictor, stage(lengths, v, predictor))
+  corrector = direction(*stage(second_order, aim, predictor))
 
   def advance(v, d, lengths):
     primal, bounds = (jnp.minimum(1, _TO_BOUNDARY / jnp.maximum(x, 1e-3)) for x in lengths)

@@ -54,7 +54,7 @@ def objective_weights(problem: Problem) -> tuple[Array, Array]:
 
 
 def entropy_gap(
-    joint: Array, log_target: Array, utility: Array, temperature: Array
+    joint: Array, log_target: Array, utility: Array, peak: Array, temperature: Array
 ) -> Array:
   """tau KL(joint || sigma), sigma the softmax of log_target + utility / tau, also in the limit 0.
 
@@ -62,6 +62,7 @@ def entropy_gap(
     joint: [A1, ..., AN, *b], non-negative; where its sum differs from one, so does the answer.
     log_target: [A1, ..., AN, *b].
     utility: [A1, ..., AN, *b], the weighted welfare less what the duals take.
+    peak: [*b], the largest utility.
     temperature: [*b] tau >= 0; at 0 the gap is max(utility) - joint . utility.
 
   Returns:
@@ -69,7 +70,7 @@ def entropy_gap(
   """
   n = joint.ndim - temperature.ndim
   info = jnp.finfo(joint.dtype)
-  below = utility - layout.largest(utility, n)
+  below = utility - peak
   safe = jnp.maximum(temperature, info.tiny)
   log_partition = jnp.log(layout.total(jnp.exp(log_target + below / safe), n))
   log_joint = jnp.log(jnp.maximum(joint, info.tiny))
@@ -123,7 +124,9 @@ def residual(
   complementarity = sum((a * (e - g)).sum() for a, e, g in zip(duals, epsilon, gains))
   infeasibility = violations(payoffs, joint, epsilon, concept).max()
   utility = weight * problem.welfare - deviation.logits(payoffs, duals, concept)
-  gap = complementarity + entropy_gap(joint, jnp.log(problem.target), utility, tau)
+  gap = complementarity + entropy_gap(
+      joint, jnp.log(problem.target), utility, utility.max(), tau
+  )
   if not math.isinf(problem.rho):
     room, target = (problem.epsilon_max - e for e in (epsilon, problem.epsilon))
     sums = jnp.stack([block.sum() for block in duals])

@@ -24,7 +24,8 @@ def loop_violations(payoffs, joint, epsilon, concept):
     gains = np.tensordot(tensor, joint, joint.ndim)
     if concept == "ce":
       gains = gains[~np.eye(len(gains), dtype=bool)]
-    worst.append(max(gains.max() - np.broadcast_to(epsilon, len(payoffs))[p], 0))
+    least = np.broadcast_to(epsilon, len(payoffs))[p]
+    worst.append(max(gains.max(initial=-np.inf) - least, 0))
   return np.array(worst)
 
 
