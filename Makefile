@@ -9,7 +9,7 @@ RUFF_ARGS := \
   --config 'indent-width = 2' \
   --config 'target-version = "py311"' \
   --config 'lint.isort.force-sort-within-sections = true' \
-  --select E,F,I,UP,B --ignore B905
+  --select E,F,I,UP,B --ignore B905,B023,E731
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:

@@ -111,7 +111,10 @@ def _coarse_logits(payoffs, duals, stage):
     values = []
     for p in range(n):
       g = own_first(payoffs[p], p, n)
-      values.append(layout.matmul(duals[p], g) if g.ndim == 2 else sum_axis(duals[p][:, None] * g, 0, 2))
+      if g.ndim == 2:
+        values.append(layout.matmul(duals[p], g))
+      else:
+        values.append(sum_axis(duals[p][:, None] * g, 0, 2))
     return values, [total(a, 1) for a in duals]
 
   def combine(payoffs, values, masses):
@@ -294,7 +297,7 @@ def joint_gram(payoffs: Array, weights: Duals) -> Array:
   result = 0.0
   for p in range(n):
     table = _gain_table(own_first(payoffs[p], p, n))
-    same = jnp.matmul(jnp.swapaxes(table * weights[p][:, :, None], 1, 2), table, precision="highest")
+    same = layout.matmul(jnp.swapaxes(table * weights[p][:, :, None], 1, 2), table)
     eye = jnp.eye(sizes[p], dtype=same.dtype)[:, None, :, None]
     full = eye * same[:, :, None, :]  # [Ap, R, Ap, R]
     others = sizes[:p] + sizes[p + 1 :]

@@ -177,14 +177,10 @@ def _eye(count: int, like: Array) -> Array:
   return jnp.eye(count, dtype=bool).reshape((count, count) + (1,) * (like.ndim - 2))
 
 
-def _sum_blocks(blocks: Duals, axes: int) -> Array:
-  return fold(jnp.add, [total(x, axes) for x in blocks])
-
-
-def _dot(x: Variables, y: Variables, players: int, axes: int) -> Array:
-  """Sum of the complementarity products of `y`'s dual side with `x`'s primal side: [*b]."""
-  slack = _sum_blocks([s * a for s, a in zip(x.slack, y.duals)], axes)
-  return slack + total(x.joint * y.bound, players)
+def _complementarity(v: Variables, players: int, axes: int) -> Array:
+  """s . alpha + sigma . z: [*b]."""
+  slack = [total(s * a, axes) for s, a in zip(v.slack, v.duals)]
+  return fold(jnp.add, slack) + total(v.joint * v.bound, players)
 
 
 def _residuals(program: Program, v: Variables, concept: Concept, stage: Stages = inline):
@@ -227,7 +223,7 @@ def _residuals(program: Program, v: Variables, concept: Concept, stage: Stages =
     worst = fold(jnp.maximum, [largest(-x, axes) for x in left])
     error = fold(jnp.maximum, [jnp.abs(gap), worst, jnp.abs(residuals.mass)])
     infeasible = [largest(jnp.abs(f), axes) for f in residuals.feasibility]
-    merit = fold(jnp.add, [_dot(v, v, n, axes), jnp.abs(residuals.mass)] + infeasible)
+    merit = fold(jnp.add, [_complementarity(v, n, axes), jnp.abs(residuals.mass)] + infeasible)
     # A not-a-number must never look converged, nor win a comparison.
     return tuple(jnp.where(x >= 0, x, jnp.inf) for x in (error, merit))
 
@@ -255,7 +251,7 @@ def _room_weights(program: Program, v: Variables) -> Array:
 
 
 def _newton_dual(program, v, damping, concept, stage):
-  n, axes = v.joint.ndim - v.shift.ndim, deviation.dual_axes(concept)
+  n = v.joint.ndim - v.shift.ndim
   batch = v.shift.shape
   flat = lambda blocks: [x.reshape((-1,) + batch) for x in blocks]
   weights, ratios = stage(
@@ -279,7 +275,6 @@ def _newton_dual(program, v, damping, concept, stage):
   def solve(h1, h2, h3, h4):
     weighted = stage(lambda w, h: w * h, weights, h1)
     gains = deviation.gains(program.payoffs, weighted, concept, stage)
-
     first = stage(lambda weighted, h3: total(weighted, n) - h3, weighted, h3)
 
     def right_sides(gains, first, h2, h4, border, mass, room_weights):
@@ -310,7 +305,6 @@ def _newton_joint(program, v, damping):
   payoffs, shape = program.payoffs, v.joint.shape
   ratios = tuple(a / s for a, s in zip(v.duals, v.slack))
   root = jnp.sqrt(v.joint / (program.temperature + v.bound))
-  room_weights = _room_weights(program, v)
   inner = deviation.joint_gram(payoffs, ratios)
   hard = program.rho is None
   if not hard:
@@ -395,7 +389,7 @@ def _step(program: Program, state: State, config: Config, concept: Concept, stag
     """Mehrotra's: aim at the cube of what the predictor alone would leave."""
     step = 1 / jnp.maximum(1, jnp.maximum(*lengths))
     ahead = jax.tree.map(lambda x, dx: x + step * dx, v, predictor)
-    now, then = _dot(v, v, n, axes), _dot(ahead, ahead, n, axes)
+    now, then = (_complementarity(x, n, axes) for x in (v, ahead))
     return jnp.clip((then / now) ** 3, 1e-6, 1) * now / count
 
   def second_order(aim, predictor):

@@ -1,6 +1,5 @@
 """The public call: games in, certified equilibria out."""
 
-from collections.abc import Callable, Iterator
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -183,7 +182,7 @@ def _as_real(payoffs: Any) -> Any:
     except ValueError as error:
       raise ValueError(f"payoffs are not a rectangular array of numbers: {error}") from None
   kind = payoffs.dtype
-  if not (jnp.issubdtype(kind, jnp.floating) or jnp.issubdtype(kind, jnp.integer) or kind == bool):
+  if not any(jnp.issubdtype(kind, real) for real in (jnp.floating, jnp.integer, np.bool_)):
     raise ValueError(f"payoffs must be real numbers, not {kind}")
   if not jnp.issubdtype(kind, jnp.floating):
     payoffs = payoffs.astype(np.float64 if isinstance(payoffs, np.ndarray) else jnp.float32)
@@ -205,7 +204,7 @@ def _check_shape(shape: tuple[int, ...], batched: bool | None) -> tuple[int, ...
   elif many and batched in (None, True):
     counts = shape[2:]
   elif len(shape) >= 2 and 1 in (shape[0] * (len(shape) == 2), shape[1] * (len(shape) == 3)):
-    raise ValueError(f"{expected}; shape {list(shape)} has one player, who has nobody to deviate from")
+    raise ValueError(f"{expected}; shape {list(shape)} has a single player")
   else:
     reading = {None: "neither", True: "not the second", False: "not the first"}[batched]
     raise ValueError(
@@ -299,7 +298,7 @@ def _check_selection(
     if np.isnan(epsilon).any():
       raise ValueError("epsilon is NaN")
     if math.isinf(rho) and np.isinf(epsilon).any():
-      raise ValueError("an infinite epsilon needs a finite rho, e.g. Selection(epsilon=-inf, rho=1e4)")
+      raise ValueError("an infinite epsilon needs a finite rho: use the selection 'max_strength'")
   return dataclasses.replace(selection, rho=float(rho), **fields), _Axes(**axes)
 
 
@@ -356,7 +355,9 @@ def _precision(dtype) -> Any:
   return enable(True)
 
 
-def _normalise(inputs: _Inputs, task: _Task, dtype, batch_axis: int) -> tuple[Problem, Array, Array]:
+def _normalise(
+    inputs: _Inputs, task: _Task, dtype, batch_axis: int
+) -> tuple[Problem, Array, Array]:
   """-> problems with the given batch axis, scale [B, N], finite [B]."""
   payoffs = jnp.asarray(inputs.payoffs)
   finite = jnp.isfinite(payoffs).reshape(len(payoffs), -1).all(1)
