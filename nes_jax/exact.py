@@ -225,7 +225,7 @@ def _residuals(program: Program, v: Variables, concept: Concept, stage: Stages =
     infeasible = [largest(jnp.abs(f), axes) for f in residuals.feasibility]
     merit = fold(jnp.add, [_complementarity(v, n, axes), jnp.abs(residuals.mass)] + infeasible)
     # A not-a-number must never look converged, nor win a comparison.
-    return tuple(jnp.where(x >= 0, x, jnp.inf) for x in (error, merit))
+    return tuple(jnp.where(jnp.isnan(x), jnp.inf, x) for x in (error, merit))
 
   return residuals, *stage(measure, program, v, taken, peak, gains, residuals)
 

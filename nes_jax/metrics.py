@@ -70,7 +70,8 @@ def entropy_gap(
   """
   n = joint.ndim - temperature.ndim
   info = jnp.finfo(joint.dtype)
-  below = utility - peak
+  # A peak computed elsewhere may differ in its last bit, which a temperature of 0 would blow up.
+  below = jnp.minimum(utility - peak, 0)
   safe = jnp.maximum(temperature, info.tiny)
   log_partition = jnp.log(layout.total(jnp.exp(log_target + below / safe), n))
   log_joint = jnp.log(jnp.maximum(joint, info.tiny))
