@@ -46,7 +46,7 @@ _TINY = 1e-30
 _DAMPING_ULPS = 0.5
 _DAMPING_GROWTH = 100.0
 # A merit that grows by more than this in one step is the work of rounding.
-_MAX_GROWTH = 100.0
+_MAX_GROWTH = 1e4
 # Of float32: what takes longer is for float64.
 _MAX_ITERATIONS = {"cce": 20, "ce": 30}
 # The loop goes this far below the tolerance, so that rounding in the certificate does not undo it.
@@ -418,7 +418,7 @@ def _step(program: Program, state: State, config: Config, concept: Concept, stag
   ahead_residuals, error, merit = _residuals(program, ahead, concept, stage)
   # A factor spoilt by rounding throws the merit up, or leaves none that is finite: stay, and try
   # again with a stronger diagonal.
-  sound = merit < _MAX_GROWTH * state.merit
+  sound = (merit < _MAX_GROWTH * state.merit) | (error < state.error)
   move = running & sound
   base = _DAMPING_ULPS * float(jnp.finfo(error.dtype).eps)
   damping = jnp.where(sound, jnp.maximum(state.damping / _DAMPING_GROWTH, base), jnp.minimum(
@@ -527,6 +527,9 @@ def _optimum_jvp(config, concept, primals, tangents):
   v = jax.lax.stop_gradient(v)
   moved = jax.jvp(lambda x: _conditions(x, v, concept), primals[:1], tangents[:1])[1]
   program = _program(problem, concept)
+  # The solve's transpose wants every right side to depend on the tangents, also those that are 0.
+  touch = 0 * sum(jnp.sum(x) for x in jax.tree.leaves(moved))
+  moved = jax.tree.map(lambda x: x + touch, moved)
   newton = _newton(program, v, jnp.zeros_like(v.shift), concept, inline)
 
   def jacobian(x):

@@ -51,8 +51,9 @@ def normalise(tensor: Array, norm: Norm = "l2") -> Normalised:
   info = jnp.finfo(tensor.dtype)
   largest = jnp.max(jnp.abs(tensor))
   unit = jnp.where(largest > 0, jnp.maximum(largest, info.tiny), 1)
-  # Dividing twice keeps the reciprocal of a very small unit finite.
-  values = tensor / unit
+  # Compilers divide by multiplying with the reciprocal, which is subnormal for the largest units.
+  shrink = jnp.where(unit > 1, jnp.sqrt(info.tiny), 1).astype(tensor.dtype)
+  values = (tensor * shrink) / (unit * shrink)
   offset = values.mean()
   values = values - offset
   spread = jnp.max(jnp.abs(values))

@@ -303,7 +303,8 @@ def _check_selection(
 
 
 def _check_duals(duals, games, shape, concept, batched) -> Duals:
-  blocks = tuple(jnp.asarray(x) if batched else jnp.asarray(x)[None] for x in duals)
+  blocks = tuple(x if isinstance(x, jax.Array) else np.asarray(x) for x in duals)
+  blocks = blocks if batched else tuple(x[None] for x in blocks)
   wanted = [(games,) + (count,) * deviation.dual_axes(concept) for count in shape]
   if [x.shape for x in blocks] != wanted:
     raise ValueError(
@@ -353,6 +354,10 @@ def _precision(dtype) -> Any:
   if enable is None:  # before JAX 0.8
     from jax.experimental import enable_x64 as enable
   return enable(True)
+
+
+def _wider(given, dtype) -> Any:
+  return given if jnp.finfo(given).bits > jnp.finfo(dtype).bits else dtype
 
 
 def _normalise(
@@ -490,7 +495,7 @@ def _solve_chunks(inputs: _Inputs, task: _Task, dtype) -> Solution:
     # The last chunk is filled up with its last game, so that one program serves all.
     index = np.minimum(np.arange(start, start + chunk), games - 1)
     whole = start + chunk <= games
-    with _precision(inputs.payoffs.dtype):
+    with _precision(_wider(inputs.payoffs.dtype, dtype)):
       part = _take(inputs, task.axes, slice(start, start + chunk) if whole else index)
       solution = _compiled(part, task, dtype)
     solution = jax.tree.map(np.asarray, solution)
@@ -507,7 +512,7 @@ def _solve_chunks(inputs: _Inputs, task: _Task, dtype) -> Solution:
 
 def _solve_concrete(inputs: _Inputs, task: _Task, dtype, tolerance: float | None) -> Solution:
   # Normalise in the precision given, so that float64 payoffs with a large offset lose nothing.
-  with _precision(inputs.payoffs.dtype):
+  with _precision(_wider(inputs.payoffs.dtype, dtype)):
     solution = _solve_chunks(inputs, task, dtype)
     # The residual of a marked game is NaN, of one that failed it is large or infinite.
     left = np.asarray(solution.residual) > task.config.tolerance

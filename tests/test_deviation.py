@@ -14,7 +14,7 @@ covariance = jax.jit(deviation.covariance, static_argnums=2)
 
 
 def dense_gains(payoffs, concept):
-  """The tensor A by loops: payoffs [N, A1, ..., AN] -> per player [Ap, A1, ..., AN] or [Ap, Ap, ...].
+  """The tensor A by loops: payoffs [N, A1, ..., AN] -> a player [Ap, A1, ...] or [Ap, Ap, A1, ...].
 
   Eq. (1), CE: A_p(i, k, a) = G_p(k, a_-p) - G_p(i, a_-p) if a_p = i, else 0.
   Eq. (3), CCE: A_p(k, a) = G_p(k, a_-p) - G_p(a).

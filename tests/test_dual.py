@@ -7,10 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-from nes_jax import dual
-from nes_jax import selection
 from test_deviation import flat_gains
+
+from nes_jax import dual, selection
 
 CASES = [((3, 2), "cce"), ((3, 2), "ce"), ((2, 2, 3), "cce"), ((2, 2, 3), "ce")]
 RHOS = [math.inf, 50.0]

@@ -141,7 +141,7 @@ def test_stages_skip_and_call():
   x = jnp.arange(3.0)
   np.testing.assert_array_equal(run(True, x)[0], 2 * x)
   assert all((y == 0).all() for y in run(False, x))
-  assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), layout.inline(double, x), double(x)))
+  np.testing.assert_array_equal(layout.inline(double, x)[0], 2 * x)
 
 
 def test_dense_layout_vmaps(x64):

@@ -7,11 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-from nes_jax import dual
-from nes_jax import metrics
-from nes_jax import selection
 from test_deviation import dense_gains
+
+from nes_jax import dual, metrics, selection
 
 PENNIES = np.array([[[1.0, -1], [-1, 1]], [[-1, 1], [1, -1]]])
 CONCEPTS = ["cce", "ce"]
@@ -155,7 +153,11 @@ def test_entropy_gap(x64, tau, batch):
     expected = utility.max(-1) - (joint * utility).sum(-1)
   back = lambda x: jnp.asarray(np.moveaxis(x, -1, 0).reshape((2, 3) + batch))
   found = metrics.entropy_gap(
-      back(joint), jnp.log(back(target)), back(utility), jnp.full(batch, tau)
+      back(joint),
+      jnp.log(back(target)),
+      back(utility),
+      jnp.asarray(utility.max(-1)),
+      jnp.full(batch, tau),
   )
   np.testing.assert_allclose(found, expected, rtol=1e-10)
 

@@ -97,6 +97,19 @@ def judge(payoffs, concept, joint, epsilon, target, utility):
   return f"violation {violation:.1e}, objective {(utility * joint).sum() - divergence:.12g}"
 
 
+def trusted(payoffs, concept, answer):
+  """Whether the reference has an answer to compare with.
+
+  Asked for 1e-12 Clarabel fails on a few games in a thousand, and on a few more stops at a joint
+  that violates constraints by 1e-6, and is then 1e-4 away from one that does not.
+  """
+  if not np.isfinite(answer.joint).all():
+    return False
+  gains = reference.deviation_matrix(payoffs, concept) @ np.ravel(answer.joint)
+  players = [row[0] for row in reference.deviation_rows(payoffs.shape[1:], concept)]
+  return (gains - np.asarray(answer.epsilon)[players]).max() <= 1e-7
+
+
 def test_deviation_matrix_by_hand():
   payoffs = np.array([[[1.0, 2.0], [5.0, 3.0]], [[0.0, 1.0], [4.0, 2.0]]])
   # Columns: (0, 0), (0, 1), (1, 0), (1, 1).
@@ -156,10 +169,10 @@ def test_hard_constraints(concept, shape, games):
   """
   payoffs, targets, welfares, _ = draw(shape, games)
   joints, residuals = solve_hard(concept, shape, games)
-  # Usually below 1e-8; the worst of the fast games 1e-7 (CE 2x2 on a vertex, duals near 200).
-  assert residuals.max() < 1e-5
+  assert residuals.max() <= 1e-8
   entropy = reference.Reference(shape, concept, tolerance=1e-12)
   linear = reference.Reference(shape, concept, objective="linear", solver="HIGHS")
+  compared = []
   for k, (selection, mu) in enumerate(HARD.items()):
     for game in range(games):
       joint, welfare = joints[k, game], welfares[game]
@@ -174,6 +187,9 @@ def test_hard_constraints(concept, shape, games):
       if selection == "min_relative_entropy":
         target = targets[game]
       answer = entropy.solve(payoffs[game], target=target, welfare=welfare, welfare_weight=mu)
+      compared.append(trusted(payoffs[game], concept, answer))
+      if not compared[-1]:
+        continue
       opinions = [
           judge(payoffs[game], concept, x, [0] * len(shape), target, mu * welfare)
           for x in (joint, answer.joint)
@@ -182,6 +198,7 @@ def test_hard_constraints(concept, shape, games):
           f"{selection}, game {game}: nes_jax {opinions[0]}; Clarabel ({answer.status})"
           f" {opinions[1]}"
       )
+  assert np.mean(compared) >= 0.9
 
 
 @over_cases(QUICK)
@@ -195,13 +212,18 @@ def test_soft_constraints(concept, shape, games, rho):
   payoffs, epsilons = np.concatenate([payoffs] * 2), np.concatenate([0 * epsilons, epsilons])
   solution = solve(payoffs, concept, nes_jax.Selection(epsilon=epsilons, rho=rho))
   problem = reference.Reference(shape, concept, rho=rho, tolerance=1e-12)
+  compared = []
   for game in range(2 * games):
     answer = problem.solve(payoffs[game], epsilon=epsilons[game])
+    compared.append(trusted(payoffs[game], concept, answer))
+    if not compared[-1]:
+      continue
     context = f"game {game}, rho {rho}, {answer.status}, residual {solution.residual[game]}"
     assert distance(solution.joint[game], answer.joint) <= 1e-4, context
     np.testing.assert_allclose(
         solution.epsilon[game], answer.epsilon, rtol=0, atol=1e-4, err_msg=context
     )
+  assert np.mean(compared) >= 0.9
 
 
 @over_cases(QUICK)
