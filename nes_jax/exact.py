@@ -546,11 +546,15 @@ def _optimum_jvp(config, concept, primals, tangents):
       room = program.rho / v.room * room + jnp.stack([total(d, axes) for d in alpha])
     return stationarity, feasibility, total(joint, n), room
 
+  def solve_refined(matvec, right):
+    # Where rows bind, s / alpha is next to nothing and the factors lose digits.
+    x = newton(*right)
+    for _ in range(2):
+      x = jax.tree.map(jnp.add, x, newton(*jax.tree.map(jnp.subtract, right, matvec(x))))
+    return x
+
   joint, alpha, shift, room = jax.lax.custom_linear_solve(
-      jacobian,
-      jax.tree.map(jnp.negative, moved),
-      lambda _, right: newton(*right),
-      symmetric=True,
+      jacobian, jax.tree.map(jnp.negative, moved), solve_refined, symmetric=True
   )
   tangent = Variables(
       joint=joint,

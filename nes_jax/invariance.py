@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import math
 from typing import Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from nes_jax.types import Array
@@ -51,14 +52,16 @@ def normalise(tensor: Array, norm: Norm = "l2") -> Normalised:
   info = jnp.finfo(tensor.dtype)
   largest = jnp.max(jnp.abs(tensor))
   unit = jnp.where(largest > 0, jnp.maximum(largest, info.tiny), 1)
+  # The result does not depend on the unit, so neither do derivatives, which would square it.
+  unit = jax.lax.stop_gradient(unit)
   # Compilers divide by multiplying with the reciprocal, which is subnormal for the largest units.
-  shrink = jnp.where(unit > 1, jnp.sqrt(info.tiny), 1).astype(tensor.dtype)
+  shrink = jnp.where(unit > 1, 2.0**-4, 1).astype(tensor.dtype)
   values = (tensor * shrink) / (unit * shrink)
   offset = values.mean()
   values = values - offset
   spread = jnp.max(jnp.abs(values))
   varies = spread > _CONSTANT_ULPS * info.eps
-  spread = jnp.where(varies, spread, 1)
+  spread = jax.lax.stop_gradient(jnp.where(varies, spread, 1))
   values = values / spread
   length = {
       "l1": lambda x: jnp.sum(jnp.abs(x)),
