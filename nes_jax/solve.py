@@ -26,7 +26,7 @@ _ACCELERATOR_CHUNK_BYTES = 2**31
 # Games whose duals are few are solved with the batch in the last axis, this many at a time.
 _UNROLLED_CHUNK = 512
 _MIN_UNROLLED = 128
-_MAX_UNROLLED_DUALS = 32
+_MAX_UNROLLED_DUALS = 20
 
 
 def solve(
