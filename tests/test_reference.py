@@ -201,7 +201,9 @@ def test_hard_constraints(concept, shape, games):
   assert np.mean(compared) >= 0.9
 
 
-@over_cases(QUICK)
+# Few games of small shapes: over 64 games of larger ones Clarabel itself, asked for 1e-12, fails on
+# some and stops 1e-4 away on others, with our residual at 1e-10.
+@pytest.mark.parametrize("concept,shape,games", [(*case, CASES[case]) for case in QUICK])
 @pytest.mark.parametrize("rho", [1e2, 1e4])
 def test_soft_constraints(concept, shape, games, rho):
   """Finite rho: joint and epsilon, for targets 0 and random ones, of which some are infeasible.
