@@ -347,7 +347,7 @@ def test_unwritable_and_full_disks(config, tmp_path, capfd, monkeypatch):
   def full(*_):
     raise OSError(28, "No space left on device", "part")
 
-  monkeypatch.setattr(store.os, "fsync", full)
+  monkeypatch.setattr("os.fsync", full)
   monkeypatch.setattr(store.Parts, "open", lambda self, *_: self.directory.mkdir(exist_ok=True))
   assert nes_solve.main(argv(config)) == 1
   error = capfd.readouterr().err

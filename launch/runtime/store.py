@@ -6,20 +6,20 @@ part appears under its name only when complete. Arrays have one row an item, in 
   B  rows of the whole          b  rows of a part
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 import contextlib
 import fcntl
 import hashlib
 import json
 import math
-import os
 import pathlib
-import secrets
 from typing import IO, NamedTuple
 import zipfile
 import zlib
 
 import numpy as np
+
+from nes_jax.games.files import replacing
 
 FORMAT = 1
 
@@ -57,20 +57,6 @@ def fingerprint(files: Iterable[pathlib.Path]) -> str:
       file.seek(max(size - _END_BYTES, 0))
       digest.update(file.read(_END_BYTES))
   return digest.hexdigest()[:32]
-
-
-@contextlib.contextmanager
-def replacing(path: pathlib.Path) -> Iterator[IO[bytes]]:
-  """A file beside `path` that takes its name when complete, and leaves nothing when not."""
-  temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
-  try:
-    with open(temporary, "xb") as file:
-      yield file
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)
 
 
 class Parts:

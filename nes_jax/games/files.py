@@ -196,21 +196,28 @@ def _faults(path: Path, problem: str, advice: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _replacing(path: Path, suffix: str) -> Iterator[IO[bytes]]:
+def replacing(path: pathlib.Path) -> Iterator[IO[bytes]]:
   """A file beside `path` that takes its name when complete, and leaves nothing when not."""
+  temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+  try:
+    with open(temporary, "xb") as file:
+      yield file
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(temporary, path)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _replacing(path: Path, suffix: str) -> Iterator[IO[bytes]]:
+  """`replacing`, whose faults and wrong suffixes are GameFileErrors."""
   target = pathlib.Path(os.fspath(path))
   if target.suffix.lower() != suffix:
     raise GameFileError(path, f"suffix {target.suffix!r}", f"give a name that ends in {suffix}")
-  temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
   with _faults(path, "cannot be written", "check the directory, its permissions and space"):
-    try:
-      with open(temporary, "xb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-      os.replace(temporary, target)
-    finally:
-      temporary.unlink(missing_ok=True)
+    with replacing(target) as file:
+      yield file
 
 
 def _check_dtype(path: Path, key: str, dtype: np.dtype) -> None:
