@@ -25,10 +25,11 @@ from what it achieves, a corrector with the same factors, and separate primal an
 Arrays carry trailing batch axes `*b` (see `layout`).
 """
 
+from collections.abc import Callable
 import dataclasses
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +40,7 @@ from nes_jax.layout import Stages, fold, inline, largest, total
 from nes_jax.types import Array, Concept, Duals, Problem
 
 # Fraction of the way to the boundary that a step may go.
-_TO_BOUNDARY = 0.99
+_TO_BOUNDARY = 0.98
 # Smallest value of a positive variable: keeps reciprocals finite in float32.
 _TINY = 1e-30
 # The Newton matrix's diagonal is raised by this many ulps of itself; more after a failed factor.
@@ -50,7 +51,7 @@ _MAX_GROWTH = 1e4
 # Of float32: what takes longer is for float64.
 _MAX_ITERATIONS = {"cce": 20, "ce": 30}
 # The loop goes this far below the tolerance, so that rounding in the certificate does not undo it.
-_MARGIN = 0.4
+_MARGIN = 0.8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Config:
         max_iterations=_MAX_ITERATIONS[concept] if single else 200,
         warm_start=1e-2,
         **(
-            dict(start_dual=0.1, start_bound=0.3, start_slack=0.3)
+            dict(start_dual=0.1, start_bound=0.5, start_slack=0.3)
             if concept == "cce" and math.isinf(rho)
             else dict(start_dual=3.0, start_bound=3.0, start_slack=1.0)
         ),
@@ -478,30 +479,46 @@ def _start(
   )
 
 
+def _over(function: Callable[..., Any], batch_axis: int | None) -> Callable[..., Any]:
+  """`function` for problems with this batch axis: last needs nothing, see `layout`."""
+  return jax.vmap(function) if batch_axis == 0 else function
+
+
 def _run(
-    problem: Problem, duals: Duals | None, config: Config, concept: Concept
+    problem: Problem,
+    duals: Duals | None,
+    patience: Array,
+    config: Config,
+    concept: Concept,
+    batch_axis: int | None,
 ) -> tuple[Variables, Array, Array]:
-  """Problem [..., *b] -> last point of the interior-point iteration, its error, steps taken."""
-  program = _program(problem, concept)
-  variables = _start(program, problem, config, concept, duals)
-  residuals, error, merit = _residuals(program, variables, concept)
-  state = State(
-      variables=variables,
-      residuals=residuals,
-      error=error,
-      merit=merit,
-      damping=jnp.full_like(error, _DAMPING_ULPS * float(jnp.finfo(error.dtype).eps)),
-      iterations=jnp.zeros(error.shape, jnp.int32),
-  )
-  staged = error.ndim > 0 and jax.default_backend() == "cpu"
+  """-> last point of the interior-point iteration, its error, steps taken."""
+
+  def begin(problem, duals):
+    program = _program(problem, concept)
+    variables = _start(program, problem, config, concept, duals)
+    residuals, error, merit = _residuals(program, variables, concept)
+    return program, State(
+        variables=variables,
+        residuals=residuals,
+        error=error,
+        merit=merit,
+        damping=jnp.full_like(error, _DAMPING_ULPS * float(jnp.finfo(error.dtype).eps)),
+        iterations=jnp.zeros(error.shape, jnp.int32),
+    )
+
+  program, state = _over(begin, batch_axis)(problem, duals)
+  staged = batch_axis == -1 and jax.default_backend() == "cpu"
 
   def unfinished(carry):
     step, state = carry
-    return (step < config.max_iterations) & jnp.any(state.error > _MARGIN * config.tolerance)
+    running = jnp.sum(state.error > _MARGIN * config.tolerance)
+    return (step < config.max_iterations) & (running > patience)
 
   def body(carry):
     step, state = carry
-    return step + 1, _step(program, state, config, concept, staged)
+    advance = lambda program, state: _step(program, state, config, concept, staged)
+    return step + 1, _over(advance, batch_axis)(program, state)
 
   _, state = jax.lax.while_loop(unfinished, body, (0, state))
   return state.variables, state.error, state.iterations
@@ -514,18 +531,25 @@ def _conditions(problem: Problem, v: Variables, concept: Concept):
   return residuals.stationarity, residuals.feasibility, residuals.mass, residuals.room
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
-def _optimum(problem: Problem, duals: Duals | None, config: Config, concept: Concept):
-  return _run(problem, duals, config, concept)
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4, 5))
+def _optimum(problem, duals, patience, config, concept, batch_axis):
+  return _run(problem, duals, patience, config, concept, batch_axis)
 
 
 @_optimum.defjvp
-def _optimum_jvp(config, concept, primals, tangents):
-  """Implicit function theorem on the optimality conditions; the start has no influence."""
-  problem, duals = primals
-  v, error, iterations = _optimum(problem, duals, config, concept)
-  v = jax.lax.stop_gradient(v)
-  moved = jax.jvp(lambda x: _conditions(x, v, concept), primals[:1], tangents[:1])[1]
+def _optimum_jvp(config, concept, batch_axis, primals, tangents):
+  """The start and the stop have no influence on the optimum."""
+  answer = _optimum(*primals, config, concept, batch_axis)
+  v, error, iterations = jax.lax.stop_gradient(answer)
+  differential = functools.partial(_differential, concept)
+  tangent = _over(differential, batch_axis)(primals[0], tangents[0], v)
+  no_tangent = np.zeros(iterations.shape, jax.dtypes.float0)
+  return answer, (tangent, jnp.zeros_like(error), no_tangent)
+
+
+def _differential(concept: Concept, problem: Problem, direction: Problem, v: Variables):
+  """Tangent of the optimum `v`: implicit function theorem on the optimality conditions."""
+  moved = jax.jvp(lambda x: _conditions(x, v, concept), (problem,), (direction,))[1]
   program = _program(problem, concept)
   # The solve's transpose wants every right side to depend on the tangents, also those that are 0.
   touch = 0 * sum(jnp.sum(x) for x in jax.tree.leaves(moved))
@@ -556,7 +580,7 @@ def _optimum_jvp(config, concept, primals, tangents):
   joint, alpha, shift, room = jax.lax.custom_linear_solve(
       jacobian, jax.tree.map(jnp.negative, moved), solve_refined, symmetric=True
   )
-  tangent = Variables(
+  return Variables(
       joint=joint,
       bound=jnp.zeros_like(v.bound),
       slack=jax.tree.map(jnp.zeros_like, v.slack),
@@ -564,34 +588,46 @@ def _optimum_jvp(config, concept, primals, tangents):
       shift=shift,
       room=room,
   )
-  no_tangent = np.zeros(iterations.shape, jax.dtypes.float0)
-  return (v, error, iterations), (tangent, jnp.zeros_like(error), no_tangent)
 
 
 def solve(
-    problem: Problem, config: Config, concept: Concept, duals: Duals | None = None
+    problem: Problem,
+    config: Config,
+    concept: Concept,
+    duals: Duals | None = None,
+    *,
+    batch_axis: int | None = None,
+    patience: int | Array = 0,
 ) -> Answer:
-  """Solves eq. (6) for one normalised game, or a trailing batch of them.
+  """Solves eq. (6) for one normalised game or a batch of them.
 
   Differentiable in the problem's arrays, forward and backward, by the implicit function theorem.
 
   Args:
-    problem: arrays [..., *b].
+    problem: arrays [...], [B, ...] or [..., B].
     config: how to run.
     concept: "cce" or "ce".
     duals: where to start from, e.g. a network's answer; duals of the divided objective.
+    batch_axis: None, 0 (right for large games) or -1 (right for small ones, see `layout`); that of
+      the answer too.
+    patience: stop when so many games of the batch, or fewer, are still running.
 
   Returns:
     The last point. Whether it is an answer is for its residual to say.
   """
-  n = deviation.num_players(problem.payoffs)
-  v, error, iterations = _optimum(problem, duals, config, concept)
-  binding = jax.lax.stop_gradient(_program(problem, concept).binding)
-  hard = math.isinf(problem.rho)
-  return Answer(
-      joint=v.joint / total(v.joint, n),
-      epsilon=problem.epsilon if hard else problem.epsilon_max - v.room,
-      duals=tuple(a * b for a, b in zip(v.duals, binding)),
-      residual=error,
-      iterations=iterations,
-  )
+
+  def finish(problem, v, error, iterations):
+    n = deviation.num_players(problem.payoffs)
+    binding = jax.lax.stop_gradient(_program(problem, concept).binding)
+    hard = math.isinf(problem.rho)
+    return Answer(
+        joint=v.joint / total(v.joint, n),
+        epsilon=problem.epsilon if hard else problem.epsilon_max - v.room,
+        duals=tuple(a * b for a, b in zip(v.duals, binding)),
+        residual=error,
+        iterations=iterations,
+    )
+
+  patience = jnp.asarray(patience, jnp.int32)
+  answer = _optimum(problem, duals, patience, config, concept, batch_axis)
+  return _over(finish, batch_axis)(problem, *answer)

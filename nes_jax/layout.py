@@ -20,8 +20,9 @@ import jax.numpy as jnp
 
 from nes_jax.types import Array
 
-# Columns factored at a time in the dense layout.
-_PANEL = 8
+# Columns of the dense layout that are factored at a time, and the blocks that make them up.
+_PANEL = 32
+_BLOCK = 8
 
 matmul = functools.partial(jnp.matmul, precision="highest")
 
@@ -120,8 +121,12 @@ def _dense_factor(matrix: Array, sizes: Sequence[int], floor: float):
   Batched LAPACK would do, but its CPU kernels wait inside XLA's thread pool for tasks of the same
   pool: two of them at once can wait for ever (seen with jaxlib 0.10.2 on two cores).
   """
+  count = len(matrix)
   scale = jax.lax.rsqrt(jnp.diagonal(matrix))
-  rest = matrix * scale[:, None] * scale + floor * jnp.eye(len(scale), dtype=matrix.dtype)
+  # Filled up with rows of the identity, so that all blocks but the last panel are equally large.
+  scale = jnp.pad(scale, (0, -count % _BLOCK))
+  rest = jnp.pad(matrix, (0, -count % _BLOCK)) * scale[:, None] * scale
+  rest = rest + jnp.diag(jnp.where(jnp.arange(len(scale)) < count, floor, 1).astype(matrix.dtype))
   inverses, panels = [], []
   while len(rest):
     size = min(_PANEL, len(rest))
@@ -130,10 +135,10 @@ def _dense_factor(matrix: Array, sizes: Sequence[int], floor: float):
     rest = rest[size:, size:] - matmul(panel, panel.T)
     inverses.append(inverse)
     panels.append(panel)
-  splits = [sum(sizes[: p + 1]) for p in range(len(sizes) - 1)]
+  splits = [sum(sizes[: p + 1]) for p in range(len(sizes))]
 
   def solve(rights):
-    right = jnp.concatenate(rights) * scale
+    right = jnp.pad(jnp.concatenate(rights), (0, -count % _BLOCK)) * scale
     forward = []
     for inverse, panel in zip(inverses, panels):
       y = matmul(inverse, right[: len(inverse)])
@@ -143,24 +148,49 @@ def _dense_factor(matrix: Array, sizes: Sequence[int], floor: float):
     for inverse, panel, y in reversed(list(zip(inverses, panels, forward))):
       x = matmul(y - matmul(solution, panel), inverse)
       solution = jnp.concatenate([x, solution])
-    return jnp.split(solution * scale, splits)
+    return jnp.split(solution * scale, splits)[:-1]
 
   return solve
 
 
-def _inverse_factor(block: Array, floor: float) -> Array:
-  """L^-1 for a small positive definite block = L L', by elimination on [block | identity]."""
-  size = len(block)
-  rows = jnp.arange(size)
+def _inverse_factor(matrix: Array, floor: float) -> Array:
+  """L^-1 for a positive definite matrix = L L', by halves."""
+  size = len(matrix)
+  if size <= _BLOCK:
+    return _inverse_block(matrix, floor)
+  half = _BLOCK << ((size - 1) // _BLOCK).bit_length() - 1
+  first = _inverse_factor(matrix[:half, :half], floor)
+  panel = matmul(matrix[half:, :half], first.T)
+  second = _inverse_factor(matrix[half:, half:] - matmul(panel, panel.T), floor)
+  below = -matmul(matmul(second, panel), first)
+  return jnp.block([[first, jnp.zeros_like(panel.T)], [below, second]])
 
-  def eliminate(j, table):
-    row = table[j] * jax.lax.rsqrt(jnp.maximum(table[j, j], floor))
-    below = jnp.where(rows > j, row[:size], 0)
-    table = table - below[:, None] * row[None]
-    return jnp.where((rows == j)[:, None], row[None], table)
 
-  table = jnp.concatenate([block, jnp.eye(size, dtype=block.dtype)], axis=1)
-  return jax.lax.fori_loop(0, size, eliminate, table)[:, size:]
+def _inverse_block(block: Array, floor: float) -> Array:
+  """L^-1 for one block = L L'; a batch of blocks is unrolled in the last axis."""
+  inverse = jax.custom_batching.custom_vmap(lambda block: _inverse_recursive(block, floor))
+
+  @inverse.def_vmap
+  def _(axis_size, in_batched, blocks):
+    last = jnp.moveaxis(blocks, 0, -1)
+    return jnp.moveaxis(_inverse_recursive(last, floor), -1, 0), True
+
+  return inverse(block)
+
+
+def _inverse_recursive(block: Array, floor: float) -> Array:
+  """[n, n, *b] -> L^-1 [n, n, *b], by halves."""
+  half = len(block) // 2
+  if not half:
+    return jax.lax.rsqrt(jnp.maximum(block, floor))
+  transpose = lambda x: jnp.swapaxes(x, 0, 1)
+  first = _inverse_recursive(block[:half, :half], floor)
+  panel = product(block[half:, :half], transpose(first))
+  rest = block[half:, half:] - product(panel, transpose(panel))
+  second = _inverse_recursive(rest, floor)
+  below = -product(product(second, panel), first)
+  upper = jnp.concatenate([first, jnp.zeros_like(transpose(below))], axis=1)
+  return jnp.concatenate([upper, jnp.concatenate([below, second], axis=1)])
 
 
 def _unrolled_factor(blocks, sizes, floor, stage):

@@ -21,11 +21,13 @@ METHODS = ("auto", "exact", "neural", "refined")
 
 # Bytes of working memory that a chunk of games may take: near the size of a core's share of the
 # last cache on CPU; a quarter of what an accelerator has, with this as the fallback.
-_CPU_CHUNK_BYTES = 2**24
+_CPU_CHUNK_BYTES = 2**23
 _ACCELERATOR_CHUNK_BYTES = 2**31
 # Games whose duals are few are solved with the batch in the last axis, this many at a time.
-_UNROLLED_CHUNK = 512
+_UNROLLED_CHUNK = 256
 _MIN_UNROLLED = 128
+# Fraction of a chunk that may be left running when the others have finished.
+_PATIENCE = 0.1
 _MAX_UNROLLED_DUALS = 20
 
 
@@ -109,7 +111,7 @@ def solve(
   inputs = _Inputs(games, selection, duals)
 
   if traced or any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((selection, duals))):
-    solution = _solve_batch(inputs, task, dtype)
+    solution = _solve_batch(inputs, 0, task, dtype)
   else:
     solution = _solve_concrete(inputs, task, dtype, tolerance)
   return solution if batched else jax.tree.map(lambda x: x[0], solution)
@@ -388,8 +390,8 @@ def _unrolls(shape: tuple[int, ...], games: int, concept: Concept) -> bool:
   return games >= _MIN_UNROLLED and num_duals <= _MAX_UNROLLED_DUALS and math.prod(shape) <= 256
 
 
-def _solve_batch(inputs: _Inputs, task: _Task, dtype) -> Solution:
-  """The whole pipeline on one batch; traceable."""
+def _solve_batch(inputs: _Inputs, patience: int | Array, task: _Task, dtype) -> Solution:
+  """The whole pipeline on one batch; traceable. Up to `patience` games may be left running."""
   shape = tuple(inputs.payoffs.shape[2:])
   last = _unrolls(shape, len(inputs.payoffs), task.concept)
   axis = -1 if last else 0
@@ -403,11 +405,9 @@ def _solve_batch(inputs: _Inputs, task: _Task, dtype) -> Solution:
         jnp.moveaxis((x * _per_dual(scale[:, p], x) / _per_dual(stretch, x)).astype(dtype), 0, axis)
         for p, x in enumerate(start)
     )
-  run = functools.partial(exact.solve, config=task.config, concept=task.concept)
-  if last:
-    answer = run(problem, duals=start)
-  else:
-    answer = jax.vmap(lambda problem, duals: run(problem, duals=duals))(problem, start)
+  answer = exact.solve(
+      problem, task.config, task.concept, start, batch_axis=axis, patience=patience
+  )
 
   def gap_of(problem, answer, scale):
     args = problem.payoffs, answer.joint, answer.epsilon, task.concept
@@ -451,7 +451,7 @@ def _per_dual(factor: Array, block: Array) -> Array:
   return factor.reshape((-1,) + (1,) * (block.ndim - 1))
 
 
-_compiled = jax.jit(_solve_batch, static_argnums=(1, 2))
+_compiled = jax.jit(_solve_batch, static_argnums=(2, 3))
 
 
 def _chunk_size(shape: tuple[int, ...], games: int, concept: Concept, dtype) -> int:
@@ -489,7 +489,10 @@ def _solve_chunks(inputs: _Inputs, task: _Task, dtype) -> Solution:
   shape = tuple(inputs.payoffs.shape[2:])
   chunk = _chunk_size(shape, games, task.concept, dtype)
   if games <= chunk:
-    return _compiled(inputs, task, dtype)
+    return _compiled(inputs, 0, task, dtype)
+  # A chunk does not wait for its slowest games: those of all chunks are solved together, from the
+  # start, so that an answer does not depend on its neighbours.
+  patience = int(chunk * _PATIENCE)
 
   def one(start: int) -> Solution:
     # The last chunk is filled up with its last game, so that one program serves all.
@@ -497,7 +500,7 @@ def _solve_chunks(inputs: _Inputs, task: _Task, dtype) -> Solution:
     whole = start + chunk <= games
     with _precision(_wider(inputs.payoffs.dtype, dtype)):
       part = _take(inputs, task.axes, slice(start, start + chunk) if whole else index)
-      solution = _compiled(part, task, dtype)
+      solution = _compiled(part, patience, task, dtype)
     solution = jax.tree.map(np.asarray, solution)
     return solution if whole else jax.tree.map(lambda x: x[: games - start], solution)
 
@@ -507,7 +510,24 @@ def _solve_chunks(inputs: _Inputs, task: _Task, dtype) -> Solution:
   threads = min(os.cpu_count() or 1, len(starts)) if jax.default_backend() == "cpu" else 1
   with concurrent.futures.ThreadPoolExecutor(threads) as pool:
     parts = list(pool.map(one, starts)) if threads > 1 else [one(start) for start in starts]
-  return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
+  solution = jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
+  stopped = solution.iterations < task.config.max_iterations
+  left = np.flatnonzero((solution.residual > task.config.tolerance) & stopped)
+  if not len(left):
+    return solution
+  again = _solve_chunks(_take(inputs, task.axes, np.resize(left, max(len(left), chunk))), task, dtype)
+  return _replace_games(solution, left, again)
+
+
+def _replace_games(solution: Solution, index: np.ndarray, again: Solution) -> Solution:
+  """The solution with the games at `index` replaced by the first of `again`."""
+
+  def merge(old, new):
+    old = np.array(old)
+    old[index] = np.asarray(new)[: len(index)].astype(old.dtype)
+    return old
+
+  return jax.tree.map(merge, solution, again)
 
 
 def _solve_concrete(inputs: _Inputs, task: _Task, dtype, tolerance: float | None) -> Solution:
@@ -533,14 +553,8 @@ def _repeat(inputs, task, tolerance, solution, left) -> Solution:
     filled = np.resize(left, 1 << (len(left) - 1).bit_length())
     part = _take(inputs, task.axes, filled)._replace(duals=None)
     again = jax.tree.map(np.asarray, _solve_chunks(part, task._replace(config=config), wide))
-    again = jax.tree.map(lambda x: x[: len(left)], again)
 
-  def merge(old, new):
-    old = np.array(old)
-    old[left] = new.astype(old.dtype)
-    return old
-
-  merged = jax.tree.map(merge, solution, again)
+  merged = _replace_games(solution, left, again)
   merged.repeated[left] = True
   merged.iterations[left] += np.asarray(solution.iterations)[left]
   return merged

@@ -1,0 +1,448 @@
+"""Trains the network of the neural engine.
+
+  python -m launch.nes_train --concept=cce --shapes=4x4,8x8,16x16 --batch=512,256,64 --out=out/me_cce
+
+Draws games, takes steps down the dual loss, and evaluates on held-out games against the exact
+engine. Writes into --out: checkpoints, metrics.csv, metrics.jsonl (TensorBoard's events with
+--tensorboard). The same command, given again, continues where it was; SIGTERM and SIGINT save first.
+--export=FILE.npz writes the best network seen, with a card, for `nes_jax.pretrained`.
+
+Metrics, of games of each shape such as 8x8: train/8x8/loss, gap, gradient; eval/8x8/solver_gap and
+gap, means over held-out games in normalised units; eval/solver_gap, their mean over shapes, which
+chooses the best checkpoint.
+"""
+
+import dataclasses
+import datetime
+import functools
+import pathlib
+import sys
+import time
+from typing import Any
+
+from absl import flags
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from launch import benchmark
+from launch.runtime import checkpoint, parallel, progress, stopping, writers
+import nes_jax
+from nes_jax import learner, network, pretrained
+from nes_jax.examples import example_keys
+from nes_jax.games.files import replacing
+from nes_jax.types import CONCEPTS, Problem
+
+# Held-out games come from a seed of their own.
+_HELD_OUT_SEED = 2**31 - 1
+# Training is judged against answers this much better than its own.
+_REFERENCE_TOLERANCE = 1e-7
+
+
+class UsageError(ValueError):
+  """A flag is wrong; the message says which, and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A run of the program."""
+
+  training: learner.Config
+  out: pathlib.Path
+  seed: int = 0
+  report_every: int = 100  # updates between rows of metrics
+  save_every: int = 1000  # updates between evaluations and checkpoints
+  keep: int = 3
+  eval_shapes: tuple[tuple[int, ...], ...] = ()  # none: those of the training
+  eval_games: int = 512
+  tensorboard: bool = False
+  export: pathlib.Path | None = None
+  notes: str = ""  # for the card
+
+
+def shape_name(shape: tuple[int, ...]) -> str:
+  """(8, 8) -> "8x8"."""
+  return "x".join(map(str, shape))
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+  """Games that are not trained on, and their equilibria."""
+
+  problem: Problem  # [B, ...]
+  joint: jax.Array  # [B, A1, ..., AN]
+
+
+def held_out(config: learner.Config, shape: tuple[int, ...], games: int) -> HeldOut:
+  """Draws held-out games as training does, and solves them exactly in float64."""
+  keys = example_keys(jax.random.key(_HELD_OUT_SEED), games)
+  problem = jax.jit(learner.sample, static_argnums=(1, 2, 3, 4))(
+      keys, config.selection, shape, config.rho, config.norm
+  )
+  host = jax.tree.map(np.asarray, problem)
+  # The trained-for rho is finite to bound the loss; where the selection's own is not, the answer
+  # asked for is that of hard constraints.
+  hard = problem.rho == config.rho
+  epsilon_max = host.epsilon_max.flat[0] / np.sqrt(np.prod(shape))
+  solution = nes_jax.solve(
+      host.payoffs,
+      concept=config.network.concept,
+      selection=nes_jax.Selection(
+          target=host.target,
+          epsilon=host.epsilon,
+          welfare=host.welfare,
+          welfare_weight=host.welfare_weight,
+          rho=float("inf") if hard else problem.rho,
+          epsilon_max=float(epsilon_max),
+      ),
+      method="exact",
+      precision="float64",
+      tolerance=_REFERENCE_TOLERANCE,
+      batched=True,
+  )
+  good = np.asarray(solution.converged)
+  take = lambda x: jnp.asarray(np.asarray(x)[good])
+  return HeldOut(jax.tree.map(take, problem), take(np.asarray(solution.joint, np.float32)))
+
+
+def train(run: Run, *, check_stop=lambda: None, say=print) -> dict[str, float]:
+  """Trains to the end of the run, from the last checkpoint in run.out if there is one.
+
+  Returns:
+    The last evaluation.
+
+  Raises:
+    UsageError: run.out holds another run, or a batch does not divide over the devices.
+    stopping.Stopped: asked to stop; the state is saved.
+  """
+  config = run.training
+  mesh = parallel.mesh()
+  try:
+    for batch in config.batches:
+      parallel.per_device_batch(batch, mesh)
+  except ValueError as error:
+    raise UsageError(f"--batch: {error}") from error
+  per_cycle = len(config.shapes)
+  key = jax.random.key(run.seed)
+  metadata = {"training": config.to_dict(), "seed": run.seed}
+  state = jax.jit(learner.init, static_argnums=1)(jax.random.fold_in(key, 0), config)
+  update_key = jax.random.fold_in(key, 1)
+  last = checkpoint.latest(run.out)
+  if last is not None:
+    _check_same(run, checkpoint.load_metadata(last)["config"], metadata)
+    state = checkpoint.restore(last, state)
+  done = int(state.step)
+  say(
+      f"{network.num_parameters(state.variables.params)} parameters; updates {done} to"
+      f" {config.updates}, games a batch"
+      f" {', '.join(f'{shape_name(s)} {b}' for s, b in zip(config.shapes, config.batches))}"
+  )
+  if done >= config.updates:
+    say(f"{run.out} is finished: --updates says how many there are to be")
+
+  @functools.cache
+  def advance(count: int):
+    return parallel.spmd(
+        functools.partial(learner.cycles, config=config, count=count, axis_name=parallel.AXIS),
+        mesh,
+        inputs=(parallel.REPLICATED, parallel.REPLICATED),
+        outputs=parallel.REPLICATED,
+        donate=(0,),
+    )
+
+  shapes = run.eval_shapes or config.shapes
+  tests = {shape_name(shape): held_out(config, shape, run.eval_games) for shape in shapes}
+  judge = jax.jit(learner.evaluate, static_argnums=1)
+  state, update_key = parallel.replicate((state, update_key), mesh)
+
+  def evaluate() -> dict[str, float]:
+    report = {}
+    variables = parallel.gather(state.variables)
+    for name, test in tests.items():
+      values = judge(variables, config.network, test.problem, test.joint)
+      report |= {f"eval/{name}/{k}": float(values[k].mean()) for k in ("solver_gap", "gap")}
+    report["eval/solver_gap"] = float(np.mean([report[f"eval/{n}/solver_gap"] for n in tests]))
+    return report
+
+  def save() -> None:
+    metric = report.get("eval/solver_gap")
+    checkpoint.save(run.out, state, step=done, config=metadata, metric=metric, keep=run.keep)
+
+  chunk = max(1, run.report_every // per_cycle)
+  report: dict[str, float] = {}
+  with (
+      writers.Writer(run.out, first_step=done + 1, tensorboard=run.tensorboard) as writer,
+      progress.bar(config.updates, initial=done, unit="update") as bar,
+  ):
+    while done < config.updates:
+      count = max(1, min(chunk, (config.updates - done) // per_cycle))
+      before = done
+      state, reports = advance(count)(state, update_key)
+      done += count * per_cycle
+      row = {
+          f"train/{shape}/{name}": float(value)
+          for shape, values in reports.items()
+          for name, value in values.items()
+      }
+      bad = [name for name, value in row.items() if not np.isfinite(value)]
+      if bad:
+        raise FloatingPointError(
+            f"{bad[0]} is {row[bad[0]]} at update {done}: continue from the last checkpoint with a"
+            " lower --learning_rate"
+        )
+      report = {}
+      finished = done >= config.updates
+      if finished or done // run.save_every > before // run.save_every:
+        report = evaluate()
+        save()
+      writer.write(done, row | report)
+      bar.update(done - before)
+      try:
+        check_stop()
+      except stopping.Stopped:
+        if not report:
+          save()
+        raise
+  if run.export is not None:
+    export(run, tests, say)
+  return report
+
+
+def _check_same(run: Run, old: dict[str, Any], new: dict[str, Any]) -> None:
+  flat = lambda tree: {**tree["training"], **tree["training"]["network"], "seed": tree["seed"]}
+  old, new = flat(old), flat(new)
+  different = [f"{k} {old.get(k)} -> {new[k]}" for k in new if k != "network" and old.get(k) != new[k]]
+  if different:
+    raise UsageError(
+        f"--out={run.out} holds another run ({'; '.join(different)}): give the same flags, or"
+        " another --out"
+    )
+
+
+def export(run: Run, tests: dict[str, HeldOut], say=print) -> None:
+  """Writes the best network of the run and its card."""
+  config = run.training
+  path = checkpoint.best(run.out) or checkpoint.latest(run.out)
+  like = jax.eval_shape(lambda key: learner.init(key, config), jax.random.key(0))
+  state = checkpoint.restore(path, like)
+  state = jax.tree.map(jnp.asarray, state)
+  judge = jax.jit(learner.evaluate, static_argnums=1)
+  table = {}
+  for name, test in tests.items():
+    values = judge(state.variables, config.network, test.problem, test.joint)
+    uniform = jnp.full_like(test.joint[0], 1 / test.joint[0].size)
+    table[name] = {
+        "games": len(test.joint),
+        "solver_gap": float(values["solver_gap"].mean()),
+        "gap": float(values["gap"].mean()),
+        "uniform_solver_gap": float(
+            jax.vmap(lambda x: nes_jax.metrics.solver_gap(uniform, x))(test.joint).mean()
+        ),
+    }
+  rows = writers.read(run.out)
+  hardware = benchmark.hardware()
+  per_update = sum(config.batches) / len(config.batches)
+  facts = {
+      "command": "python -m launch.nes_train " + " ".join(sys.argv[1:]),
+      "updates": int(state.step),
+      "games": int(int(state.step) * per_update),
+      "seconds": round(max((row[writers.SECONDS] for row in rows), default=0.0)),
+      "parameters": network.num_parameters(state.variables.params),
+      "hardware": f"{hardware['cpu']}, {hardware['cores']} core(s), {hardware['devices']}"
+                  f" {hardware['device']}",
+      "versions": hardware["versions"],
+      "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+      "table": table,
+      "notes": run.notes,
+  }
+  if not parallel.is_main():
+    return
+  run.export.parent.mkdir(parents=True, exist_ok=True)
+  with replacing(run.export) as file:
+    pretrained.save(file, state.variables, config, facts)
+  run.export.with_suffix(".md").write_text(card(run.export.stem, config, facts), encoding="utf-8")
+  say(f"wrote {run.export} and its card")
+
+
+def card(name: str, config: learner.Config, facts: dict[str, Any]) -> str:
+  """The card of a network, for people: Markdown."""
+  net = config.network
+  shapes = ", ".join(f"{shape_name(s)} ({b})" for s, b in zip(config.shapes, config.batches))
+  lines = [
+      f"# {name}",
+      "",
+      f"{net.concept.upper()} of {len(config.shapes[0])}-player games, selection"
+      f" `{config.selection}`; inputs: payoffs{''.join(f', {x}' for x in net.inputs)}.",
+      "",
+      f"- {facts['parameters']} parameters: payoff layers {list(net.payoff_channels)}, duals"
+      f" {net.dual_channel}, dual layers {list(net.dual_channels)}; norm `{net.norm}`, payoffs"
+      f" centred over `{net.centre}`.",
+      f"- Trained for {facts['updates']} updates on {facts['games']} games in"
+      f" {facts['seconds'] / 60:.0f} minutes; shapes (batch): {shapes}.",
+      f"- Learning rate {config.learning_rate}, schedule `{config.schedule}`, clipping"
+      f" {config.clipping}, weight decay {config.weight_decay}, rho {config.rho:g}.",
+      f"- {facts['hardware']}; " + ", ".join(f"{k} {v}" for k, v in facts["versions"].items()),
+      f"- {facts['date']}; `{facts['command']}`",
+      "",
+      "Held-out games, means, inference as shipped; gaps in normalised units:",
+      "",
+      "| size | games | solver gap | gap | solver gap of uniform play |",
+      "|---|---|---|---|---|",
+  ]
+  lines += [
+      f"| {size} | {row['games']} | {row['solver_gap']:.4f} | {row['gap']:.4f} |"
+      f" {row['uniform_solver_gap']:.4f} |"
+      for size, row in facts["table"].items()
+  ]
+  if facts["notes"]:
+    lines += ["", facts["notes"]]
+  return "\n".join(lines) + "\n"
+
+
+# The program.
+
+
+def _define_flags(values: flags.FlagValues) -> None:
+  own: dict[str, Any] = {"flag_values": values}
+  flags.DEFINE_bool("help", False, "show this", short_name="h", **own)
+  flags.DEFINE_string("out", None, "directory of the run", **own)
+  flags.DEFINE_enum("concept", "cce", CONCEPTS, "coarse correlated or correlated", **own)
+  flags.DEFINE_string(
+      "selection", "max_entropy", f"what to train for: {', '.join(learner.SELECTIONS)}", **own
+  )
+  flags.DEFINE_list("shapes", ["8x8"], "of games, taken in turn", **own)
+  flags.DEFINE_list("batch", ["4096"], "games of an update: one number, or one a shape", **own)
+  flags.DEFINE_integer("updates", 100_000, "of the whole run; schedules stretch to it", **own)
+  flags.DEFINE_integer("seed", 0, "of everything", **own)
+  default = learner.Config(network.Config("cce"))
+  flags.DEFINE_float("learning_rate", default.learning_rate, "of Adam", **own)
+  flags.DEFINE_enum("schedule", default.schedule, learner.SCHEDULES, "of the learning rate", **own)
+  flags.DEFINE_float("clipping", default.clipping, "of gradients, adaptive", **own)
+  flags.DEFINE_float("weight_decay", default.weight_decay, "a loss", **own)
+  flags.DEFINE_float("rho", default.rho, "in place of an infinite one", **own)
+  flags.DEFINE_enum("sphere", default.norm, nes_jax.invariance.NORMS, "games' norm", **own)
+  net = default.network
+  flags.DEFINE_list("payoff_channels", list(map(str, net.payoff_channels)), "a layer", **own)
+  flags.DEFINE_integer("dual_channel", net.dual_channel, "of the layer into the duals", **own)
+  flags.DEFINE_list("dual_channels", list(map(str, net.dual_channels)), "a dual layer", **own)
+  flags.DEFINE_enum("centre", net.centre, ("own", "mean"), "what payoffs are centred over", **own)
+  flags.DEFINE_string("norm", net.norm, "of layers: batch, rms or none", **own)
+  flags.DEFINE_integer("report_every", 100, "updates between rows of metrics", **own)
+  flags.DEFINE_integer("save_every", 1000, "updates between evaluations and checkpoints", **own)
+  flags.DEFINE_integer("keep", 3, "checkpoints kept, beside the best", **own)
+  flags.DEFINE_list("eval_shapes", [], "of held-out games; none: those of --shapes", **own)
+  flags.DEFINE_integer("eval_games", 512, "held-out games of each shape", **own)
+  flags.DEFINE_bool("tensorboard", False, "write events for TensorBoard", **own)
+  flags.DEFINE_string("export", None, "FILE.npz for the best network", **own)
+  flags.DEFINE_string("notes", "", "for the card", **own)
+  flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, or auto", **own)
+  flags.DEFINE_integer("num_processes", None, "of all hosts", **own)
+  flags.DEFINE_integer("process_id", None, "of this one", **own)
+
+
+def _shape(text: str) -> tuple[int, ...]:
+  try:
+    return tuple(int(part) for part in text.split("x"))
+  except ValueError:
+    raise UsageError(f"{text!r} is no shape: write 8x8, or 4x4x4 for three players") from None
+
+
+def _integers(name: str, texts: list[str]) -> tuple[int, ...]:
+  try:
+    return tuple(int(text) for text in texts)
+  except ValueError:
+    raise UsageError(f"--{name}={','.join(texts)}: integers are expected") from None
+
+
+def _run(v: flags.FlagValues) -> Run:
+  if v.out is None:
+    raise UsageError("--out=DIRECTORY is needed")
+  shapes = tuple(map(_shape, v.shapes))
+  batches = _integers("batch", v.batch)
+  if v.export is not None and not v.export.endswith(".npz"):
+    raise UsageError(f"--export={v.export}: give a name that ends in .npz")
+  try:
+    training = learner.Config(
+        network=network.Config(
+            concept=v.concept,
+            inputs=learner.inputs(v.selection) if v.selection in learner.SELECTIONS else (),
+            payoff_channels=_integers("payoff_channels", v.payoff_channels),
+            dual_channel=v.dual_channel,
+            dual_channels=_integers("dual_channels", v.dual_channels),
+            centre=v.centre,
+            norm=v.norm,
+        ),
+        selection=v.selection,
+        shapes=shapes,
+        batches=batches * len(shapes) if len(batches) == 1 else batches,
+        updates=v.updates,
+        learning_rate=v.learning_rate,
+        schedule=v.schedule,
+        clipping=v.clipping,
+        weight_decay=v.weight_decay,
+        rho=v.rho,
+        norm=v.sphere,
+    )
+  except ValueError as error:
+    raise UsageError(str(error)) from error
+  for name in ("report_every", "save_every", "keep", "eval_games"):
+    if getattr(v, name) < 1:
+      raise UsageError(f"--{name}={getattr(v, name)} must be at least 1")
+  return Run(
+      training=training,
+      out=pathlib.Path(v.out),
+      seed=v.seed,
+      report_every=v.report_every,
+      save_every=v.save_every,
+      keep=v.keep,
+      eval_shapes=tuple(map(_shape, v.eval_shapes)),
+      eval_games=v.eval_games,
+      tensorboard=v.tensorboard,
+      export=None if v.export is None else pathlib.Path(v.export),
+      notes=v.notes,
+  )
+
+
+def main(argv: list[str]) -> int:
+  """The program; returns its exit code."""
+
+  def say(line: str) -> None:
+    print(f"nes_train: {line}", file=sys.stderr, flush=True)
+
+  again = "the same command, given again, continues"
+  values = flags.FlagValues()
+  _define_flags(values)
+  try:
+    try:
+      rest = values(argv)[1:]
+    except flags.Error as error:
+      raise UsageError(f"{error}: see --help") from None
+    if values.help:
+      print(f"{__doc__}\n{values.get_help(include_special_flags=False)}")
+      return 0
+    if rest:
+      raise UsageError(f"unexpected argument {rest[0]!r}: flags are given as --name=value")
+    run = _run(values)
+    parallel.initialize(values.coordinator, values.num_processes, values.process_id)
+    say(parallel.describe())
+    signals = stopping.StopSignals("saving; send it again to leave at once", f"left; {again}")
+    started = time.monotonic()
+    with signals:
+      report = train(run, check_stop=signals.check, say=say)
+  except stopping.Stopped as stopped:
+    say(f"stopped by {stopped}, saved; {again}")
+    return stopped.exit_code
+  except (ValueError, ImportError, FloatingPointError) as error:
+    say(" ".join(str(error).split()))
+    return 2
+  except OSError as error:
+    say(f"{error}; make room or check the disk; {again}")
+    return 1
+  say(f"done in {time.monotonic() - started:.0f} s")
+  for name, value in report.items():
+    print(f"{name} {value:.4f}")
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main(sys.argv))

@@ -1,0 +1,322 @@
+"""Unsupervised training of the network: `init` and `update` (Marris et al. 2022, section 4, D.2).
+
+Every update draws fresh games from the invariant sphere and whatever else the selection needs
+(Table 3), and takes a step down the dual loss (7) of the duals that the network gives them. No
+equilibrium is ever computed. Several shapes of games train one set of parameters in turn.
+
+Glossary: B games of the global batch, b of them on this device, N players, A1, ..., AN strategies.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import functools
+import math
+from typing import Any, NamedTuple
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import optax
+
+from nes_jax import dual, metrics, network
+from nes_jax import selection as selections
+from nes_jax.examples import example_keys
+from nes_jax.games import spheres
+from nes_jax.invariance import NORMS, Norm, radius
+from nes_jax.types import Array, Problem
+
+# Beside the rows of Table 3: everything at random, so that one network serves every selection.
+ALL_INPUTS = "epsilon_max_welfare_min_relative_entropy"
+SELECTIONS: tuple[str, ...] = selections.NAMES + (ALL_INPUTS,)
+SCHEDULES: tuple[str, ...] = ("paper", "cosine")
+
+# The paper's factors on the learning rate, with the part of the run at which each ends; it ran
+# for 1e7 updates.
+_PAPER_FACTORS = ((0.01, 1.0), (0.1, 0.6), (0.4, 0.3), (0.7, 0.1), (1.0, 0.06))
+# Of the cosine schedule.
+_WARM_UP = 0.02
+
+# What `ALL_INPUTS` draws: a third of the targets is uniform, a third a flat Dirichlet's, a third
+# one with little mass beside few joint strategies; half of the epsilons are 0; a third of the
+# welfare weights is 0, the rest log-uniform between these.
+_SPARSE_CONCENTRATION = 0.1
+_WELFARE_WEIGHTS = (0.1, 1e3)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """How to train. Defaults are the paper's, but for the length of the run."""
+
+  network: network.Config
+  selection: str = "max_entropy"  # one of SELECTIONS
+  shapes: tuple[tuple[int, ...], ...] = ((8, 8),)  # strategy counts, taken in turn
+  batches: tuple[int, ...] = (4096,)  # B for each shape, over all devices
+  updates: int = 100_000  # of the whole run; the schedule is stretched to it
+  learning_rate: float = 4e-4
+  schedule: str = "paper"  # one of SCHEDULES
+  clipping: float = 1e-3  # adaptive gradient clipping
+  weight_decay: float = 1e-7
+  rho: float = 1e5  # in place of an infinite one: keeps the loss bounded below
+  norm: Norm = "l2"  # of the sphere that games are drawn from
+
+  def __post_init__(self):
+    shapes = tuple(tuple(shape) for shape in self.shapes)
+    object.__setattr__(self, "shapes", shapes)
+    object.__setattr__(self, "batches", tuple(self.batches))
+    for field, allowed in (
+        ("selection", SELECTIONS), ("schedule", SCHEDULES), ("norm", NORMS)
+    ):
+      if getattr(self, field) not in allowed:
+        raise ValueError(f"{field}={getattr(self, field)!r} is not one of {', '.join(allowed)}")
+    if not shapes or any(len(shape) < 2 or min(shape) < 1 for shape in shapes):
+      raise ValueError(f"shapes={shapes}: give one or more, each of two or more players, as (8, 8)")
+    if len(self.batches) != len(shapes) or min(self.batches) < 1:
+      raise ValueError(f"batches={self.batches}: give one positive size for each of {len(shapes)}"
+                       " shapes")
+    needed = set(inputs(self.selection))
+    if needed - set(self.network.inputs):
+      raise ValueError(
+          f"selection {self.selection!r} varies {sorted(needed)}, and the network sees only"
+          f" {list(self.network.inputs)}: network.Config(inputs={sorted(needed)})"
+      )
+    for field in ("updates", "learning_rate", "clipping", "rho"):
+      if not 0 < getattr(self, field) < math.inf:
+        raise ValueError(f"{field}={getattr(self, field)} must be positive and finite")
+
+  def to_dict(self) -> dict[str, Any]:
+    """Plain lists, strings and numbers, for JSON."""
+    fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+    return fields | {
+        "network": self.network.to_dict(),
+        "shapes": [list(shape) for shape in self.shapes],
+        "batches": list(self.batches),
+    }
+
+  @classmethod
+  def from_dict(cls, fields: Mapping[str, Any]) -> "Config":
+    """Inverse of `to_dict`. Raises ValueError on a field that does not exist."""
+    known = [field.name for field in dataclasses.fields(cls)]
+    unknown = sorted(set(fields) - set(known))
+    if unknown:
+      raise ValueError(f"unknown fields {unknown}; the fields of Config are {', '.join(known)}")
+    return cls(**{**fields, "network": network.Config.from_dict(fields["network"])})
+
+
+class State(NamedTuple):
+  """All that training changes."""
+
+  variables: network.Variables
+  optimiser: optax.OptState
+  step: Array  # [] int32, updates done
+
+
+def inputs(selection: str) -> tuple[str, ...]:
+  """Which of `network.INPUTS` differ from game to game under a selection."""
+  if selection == ALL_INPUTS:
+    return network.INPUTS
+  return {row.name: row.needs for row in selections.TABLE}[selection]
+
+
+# Data.
+
+
+def sample(
+    keys: Array, selection: str, shape: tuple[int, ...], rho: float, norm: Norm = "l2"
+) -> Problem:
+  """Draws one problem a key, as Table 3 has it: keys [b] -> Problem with leading axes [b].
+
+  Args:
+    keys: [b] typed PRNG keys.
+    selection: one of SELECTIONS.
+    shape: (A1, ..., AN).
+    rho: takes the place of an infinite one.
+    norm: of the sphere.
+  """
+  return jax.vmap(lambda key: _sample_one(key, selection, shape, rho, norm))(keys)
+
+
+def _sample_one(key, selection, shape, rho, norm) -> Problem:
+  game_key, target_key, epsilon_key, welfare_key, mix_key = jax.random.split(key, 5)
+  payoffs = spheres.sample(game_key, 1, shape, norm)[0]
+  z = radius(math.prod(shape))
+  draws = {
+      "target": lambda: _dirichlet(target_key, 1.0, shape),
+      "epsilon": lambda: jax.random.uniform(epsilon_key, (len(shape),), minval=-z, maxval=z),
+      "welfare": lambda: spheres.sample(welfare_key, 1, shape, norm)[0, 0],
+  }
+  values = {name: draws[name]() for name in inputs(selection)}
+  if selection == ALL_INPUTS:
+    chosen = selections.Selection(**_mix(mix_key, values), rho=selections.LARGE_RHO)
+  else:
+    chosen = selections.named(selection, payoffs, player_axis=0, **values)
+  if math.isinf(chosen.rho):
+    chosen = dataclasses.replace(chosen, rho=rho)
+  return selections.problem(payoffs, chosen)[0]
+
+
+def _dirichlet(key: Array, concentration: float, shape: tuple[int, ...]) -> Array:
+  return jax.random.dirichlet(key, jnp.full(math.prod(shape), concentration)).reshape(shape)
+
+
+def _mix(key: Array, values: Mapping[str, Array]) -> dict[str, Array]:
+  """The draws of ALL_INPUTS: inputs at random, and often what a named selection has instead."""
+  kind_key, sparse_key, epsilon_key, weight_key = jax.random.split(key, 4)
+  target = values["target"]
+  kind = jax.random.randint(kind_key, (), 0, 3)
+  sparse = _dirichlet(sparse_key, _SPARSE_CONCENTRATION, target.shape)
+  target = jnp.stack([jnp.full_like(target, 1 / target.size), target, sparse])[kind]
+  exact = jax.random.bernoulli(epsilon_key)
+  low, high = map(math.log, _WELFARE_WEIGHTS)
+  # The lower half of the range stands for no welfare at all.
+  position = jax.random.uniform(weight_key, minval=low - (high - low) / 2, maxval=high)
+  return {
+      "target": target,
+      "epsilon": jnp.where(exact, 0, values["epsilon"]),
+      "welfare": values["welfare"],
+      "welfare_weight": jnp.where(position < low, 0, jnp.exp(position)),
+  }
+
+
+# Training.
+
+
+def init(key: Array, config: Config) -> State:
+  """Fresh parameters, scaled on a batch of the first shape."""
+  draw_key, network_key = jax.random.split(key)
+  keys = example_keys(draw_key, min(config.batches[0], 1024))
+  problem = sample(keys, config.selection, config.shapes[0], config.rho, config.norm)
+  variables = network.init(network_key, config.network, problem)
+  return State(variables, _optimiser(config).init(variables.params), jnp.zeros((), jnp.int32))
+
+
+def _optimiser(config: Config) -> optax.GradientTransformation:
+  if config.schedule == "paper":
+    boundaries, before = {}, 1.0
+    for (end, _), (_, after) in zip(_PAPER_FACTORS, _PAPER_FACTORS[1:]):
+      boundaries[int(end * config.updates)] = after / before
+      before = after
+    schedule = optax.piecewise_constant_schedule(config.learning_rate, boundaries)
+  else:
+    warm_up = max(1, int(_WARM_UP * config.updates))
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, config.learning_rate, warm_up, max(config.updates, warm_up + 1)
+    )
+  return optax.chain(
+      optax.adaptive_grad_clip(config.clipping),
+      # A loss, as in the paper: it goes through Adam.
+      optax.add_decayed_weights(config.weight_decay),
+      optax.scale_by_adam(),
+      optax.scale_by_learning_rate(schedule),
+  )
+
+
+def loss(
+    params: hk.Params,
+    state: hk.State,
+    config: network.Config,
+    problem: Problem,
+    axis_name: str | None = None,
+) -> tuple[Array, tuple[hk.State, dict[str, Array]]]:
+  """Mean over games of the loss (7), each divided by max(1, mu) as in `metrics.residual`.
+
+  Returns:
+    The loss, the network's new state, and metrics: the mean (C)CE gap in normalised units.
+  """
+  variables = network.Variables(params, state)
+  duals, state = network.apply(variables, config, problem, is_training=True, axis_name=axis_name)
+
+  def one(problem, duals):
+    value = dual.loss(problem, duals, config.concept)
+    value = value / jnp.maximum(problem.welfare_weight, 1)
+    fixed = jax.lax.stop_gradient(duals)
+    joint = dual.joint(problem, fixed, config.concept)
+    gap = metrics.gap(problem.payoffs, joint, dual.epsilon(problem, fixed), config.concept)
+    return value, gap
+
+  values, gaps = jax.vmap(one)(problem, duals)
+  return values.mean(), (state, {"gap": gaps.mean()})
+
+
+def update(
+    state: State, key: Array, config: Config, index: int = 0, axis_name: str | None = None
+) -> tuple[State, dict[str, Array]]:
+  """One step on fresh games of one shape.
+
+  Args:
+    state: from `init`, or an update before.
+    key: of the whole run; the state's step makes the key of this update from it.
+    config: static under jit.
+    index: which of config.shapes; static.
+    axis_name: of the devices that share the batch; None: there is one.
+
+  Returns:
+    The new state, and metrics: "loss", "gap", "gradient" (its norm), means over all games.
+  """
+  keys = example_keys(jax.random.fold_in(key, state.step), config.batches[index], axis_name)
+  problem = sample(keys, config.selection, config.shapes[index], config.rho, config.norm)
+  params, running = state.variables
+  differentiate = jax.value_and_grad(loss, has_aux=True)
+  (value, (running, extra)), gradient = differentiate(
+      params, running, config.network, problem, axis_name
+  )
+  report = {"loss": value, **extra}
+  if axis_name is not None:
+    gradient, report = jax.lax.pmean((gradient, report), axis_name)
+  report["gradient"] = optax.global_norm(gradient)
+  step, optimiser = _optimiser(config).update(gradient, state.optimiser, params)
+  variables = network.Variables(optax.apply_updates(params, step), running)
+  return State(variables, optimiser, state.step + 1), report
+
+
+def cycles(
+    state: State, key: Array, config: Config, count: int, axis_name: str | None = None
+) -> tuple[State, dict[str, dict[str, Array]]]:
+  """`count` rounds of one update for each shape, in one scan.
+
+  Returns:
+    The new state, and for each shape, named as "8x8", its metrics averaged over the rounds.
+  """
+  names = ["x".join(map(str, shape)) for shape in config.shapes]
+
+  def cycle(state, _):
+    reports = {}
+    for index, name in enumerate(names):
+      state, reports[name] = update(state, key, config, index, axis_name)
+    return state, reports
+
+  state, reports = jax.lax.scan(cycle, state, length=count)
+  return state, jax.tree.map(lambda x: x.mean(0), reports)
+
+
+# Evaluation.
+
+
+def evaluate(
+    variables: network.Variables, config: network.Config, problem: Problem, reference: Array
+) -> dict[str, Array]:
+  """How far the network's answers are from right, with the statistics that inference uses.
+
+  Args:
+    variables: of the network.
+    config: of the network.
+    problem: held-out problems, leading axis [B].
+    reference: [B, A1, ..., AN], their equilibria.
+
+  Returns:
+    [B] each: "solver_gap" (half the L1 distance of the joints), "gap" ((C)CE gap, normalised
+    units), "loss".
+  """
+  duals = network.infer(variables, config, problem)
+
+  def one(problem, duals, reference):
+    joint = dual.joint(problem, duals, config.concept)
+    epsilon = dual.epsilon(problem, duals)
+    return {
+        "solver_gap": metrics.solver_gap(joint, reference),
+        "gap": metrics.gap(problem.payoffs, joint, epsilon, config.concept),
+        "loss": dual.loss(problem, duals, config.concept),
+    }
+
+  return jax.vmap(one)(problem, duals, reference)
+
+

@@ -1,0 +1,25 @@
+"""The equivariant network from games to equilibrium duals."""
+
+from nes_jax.network.model import (
+    Config,
+    Features,
+    Variables,
+    apply,
+    features,
+    infer,
+    init,
+    initial,
+    num_parameters,
+)
+
+__all__ = [
+    "Config",
+    "Features",
+    "Variables",
+    "apply",
+    "features",
+    "infer",
+    "init",
+    "initial",
+    "num_parameters",
+]

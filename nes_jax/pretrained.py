@@ -1,0 +1,145 @@
+"""Trained networks by name: those that ship in `nes_jax/weights`, and files like them.
+
+A network is one `.npz` file: its parameters and running averages under "params/MODULE/NAME" and
+"state/MODULE/NAME", and its card, JSON, under "card". Beside it lies the card for people, `.md`.
+"""
+
+from collections.abc import Mapping
+import functools
+import json
+import os
+import pathlib
+from typing import Any, NamedTuple
+import zipfile
+
+import jax.numpy as jnp
+import numpy as np
+
+from nes_jax import learner, network
+from nes_jax.types import Concept
+
+FORMAT = 1
+DIRECTORY = pathlib.Path(__file__).parent / "weights"
+
+
+class Pretrained(NamedTuple):
+  """A trained network and what is known of it."""
+
+  name: str
+  variables: network.Variables
+  training: learner.Config  # how it was trained; its network is `training.network`
+  facts: Mapping[str, Any]  # command, updates, games, seconds, hardware, date, table, notes
+
+  @property
+  def config(self) -> network.Config:
+    """What the network is."""
+    return self.training.network
+
+  @property
+  def players(self) -> int:
+    """Number of players of the games that it was trained on."""
+    return len(self.training.shapes[0])
+
+
+def names() -> list[str]:
+  """The networks that ship."""
+  return sorted(path.stem for path in DIRECTORY.glob("*.npz"))
+
+
+def load(name: str | os.PathLike) -> Pretrained:
+  """Loads a network that ships, by name, or one of your own, by the path of its `.npz` file.
+
+  Raises:
+    ValueError: there is none of that name, or the file is damaged or no network.
+    FileNotFoundError: there is no such file.
+  """
+  name = os.fspath(name)
+  if name.endswith(".npz"):
+    return _read(pathlib.Path(name))
+  return _shipped(name)
+
+
+@functools.cache
+def _shipped(name: str) -> Pretrained:
+  if name not in names():
+    raise ValueError(
+        f"unknown network {name!r}; those that ship are {', '.join(names()) or '(none)'}; for one"
+        " of your own give the path of its .npz file"
+    )
+  return _read(DIRECTORY / f"{name}.npz")
+
+
+def _read(path: pathlib.Path) -> Pretrained:
+  try:
+    with np.load(path) as archive:
+      card = json.loads(str(archive["card"]))
+      trees: dict[str, Any] = {"params": {}, "state": {}}
+      for key in archive.files:
+        if key != "card":
+          tree, rest = key.split("/", 1)
+          module, leaf = rest.rsplit("/", 1)
+          trees[tree].setdefault(module, {})[leaf] = jnp.asarray(archive[key])
+    if card["format"] != FORMAT:
+      raise ValueError(f"format {card['format']}, and this version reads {FORMAT}")
+    training = learner.Config.from_dict(card["training"])
+  except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    raise ValueError(
+        f"{path}: not a network of nes_jax.pretrained.save ({error}); give a .npz file written by"
+        " it or by launch.nes_train --export"
+    ) from error
+  return Pretrained(path.stem, network.Variables(**trees), training, card["facts"])
+
+
+def save(
+    file: Any, variables: network.Variables, training: learner.Config, facts: Mapping[str, Any]
+) -> None:
+  """Writes a network.
+
+  Args:
+    file: path, or a file open for writing bytes.
+    variables: arrays of one device.
+    training: how it was trained.
+    facts: for the card, JSON.
+  """
+  arrays = {
+      f"{tree}/{module}/{leaf}": np.asarray(x)
+      for tree, modules in variables._asdict().items()
+      for module, leaves in modules.items()
+      for leaf, x in leaves.items()
+  }
+  card = {"format": FORMAT, "training": training.to_dict(), "facts": dict(facts)}
+  np.savez(file, card=np.array(json.dumps(card)), **arrays)
+
+
+def choose(concept: Concept, players: int, inputs: frozenset[str]) -> Pretrained:
+  """The shipped network for games of so many players that sees what the selection varies.
+
+  Of several the one with the fewest further inputs is taken, which knows its selection best.
+
+  Args:
+    concept: "cce" or "ce".
+    players: N.
+    inputs: of `network.INPUTS`, those that differ from maximum entropy's.
+
+  Raises:
+    ValueError: none fits; lists those there are.
+  """
+  known = [load(name) for name in names()]
+  fitting = [
+      one
+      for one in known
+      if one.config.concept == concept
+      and one.players == players
+      and inputs <= set(one.config.inputs)
+  ]
+  if not fitting:
+    listing = "; ".join(
+        f"{one.name} ({one.config.concept}, {one.players} players, {one.training.selection})"
+        for one in known
+    )
+    wanted = f" with {', '.join(sorted(inputs))}" if inputs else ""
+    raise ValueError(
+        f"no shipped network solves for the {concept} of {players}-player games{wanted}; there are"
+        f" {listing or 'none'}: use method='exact'"
+    )
+  return min(fitting, key=lambda one: (len(one.config.inputs), one.name))

@@ -1,0 +1,631 @@
+"""nes_jax.network: parameter counts, equivariances, normalisation, NumPy references of layers."""
+
+import dataclasses
+import functools
+import json
+import math
+
+import chex
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nes_jax import dual, network, selection
+from nes_jax.network import layers, model, pooling
+
+CONCEPTS = ["cce", "ce"]
+INPUTS = ("target", "epsilon", "welfare")
+SMALL = {"payoff_channels": (5,), "dual_channel": 6, "dual_channels": (4,), "norm_decay": 0.5}
+PERMUTATIONS = [
+    ((3, 3), (1, 0)),
+    ((2, 4), (1, 0)),
+    ((3, 3, 3), (1, 2, 0)),
+    ((2, 3, 2), (2, 1, 0)),
+    ((2, 2, 3, 2), (3, 0, 2, 1)),
+]
+BATCH = 6
+
+
+def quick_options():
+  """Options with which a network that runs once compiles in an eighth of the time, or None."""
+  options = {
+      "xla_backend_optimization_level": 0,
+      "xla_cpu_use_fusion_emitters": False,
+      "xla_cpu_parallel_codegen_split_count": 1,
+  }
+  try:
+    jax.jit(lambda x: x + 1, compiler_options=options)(1.0)
+  except Exception:  # another version of XLA, or no CPU
+    return None
+  return options
+
+
+compiled = functools.partial(jax.jit, compiler_options=quick_options())
+init = compiled(network.init, static_argnums=1)
+apply = compiled(network.apply, static_argnums=1, static_argnames="is_training")
+infer = compiled(network.infer, static_argnums=1, static_argnames="entries")
+
+
+def inputs_of(shape, batch, seed=0):
+  """A selection in which every input varies, as NumPy arrays."""
+  rng = np.random.default_rng(seed)
+  return {
+      "target": rng.dirichlet(np.ones(math.prod(shape)), size=batch).reshape((batch,) + shape),
+      "epsilon": rng.uniform(-1, 1, size=(batch, len(shape))),
+      "welfare": rng.normal(size=(batch,) + shape),
+      "welfare_weight": np.ones(batch),
+  }
+
+
+def normalised(payoffs, chosen):
+  """Problems of payoffs [B, N, A1, ..., AN] and selections."""
+
+  def one(payoffs, chosen):
+    return selection.problem(payoffs, selection.Selection(**chosen, rho=1e4))[0]
+
+  return jax.vmap(one)(payoffs, jax.tree_util.tree_map(jnp.float32, chosen))
+
+
+_normalised = compiled(normalised)
+
+
+def random_payoffs(shape, batch=BATCH, seed=0):
+  return np.random.default_rng(seed + 100).normal(size=(batch, len(shape)) + shape)
+
+
+def make(shape, batch=BATCH, seed=0, payoffs=None, **fields):
+  """A batch of problems in which every input varies."""
+  payoffs = random_payoffs(shape, batch, seed) if payoffs is None else payoffs
+  return _normalised(jnp.float32(payoffs), {**inputs_of(shape, batch, seed), **fields})
+
+
+@functools.cache
+def ready(concept, **fields):
+  """A small configuration and its variables; shapes of the games do not matter to them."""
+  config = network.Config(concept, **{**SMALL, "inputs": INPUTS, **fields})
+  variables = init(jax.random.key(1), config, make((3, 3)))
+  # The scale and offset of a trained network are not those that undo a normalisation.
+  rng = np.random.default_rng(2)
+  jiggle = lambda x: x * np.float32(1 + 0.1 * rng.normal(size=x.shape))
+  return config, variables._replace(params=jax.tree_util.tree_map(jiggle, variables.params))
+
+
+@functools.partial(compiled, static_argnums=2)
+def joints(problem, duals, concept):
+  return jax.vmap(lambda problem, duals: dual.joint(problem, duals, concept))(problem, duals)
+
+
+def permute(problem, orders, players):
+  """Renumbers strategies, orders[p] of player p, then players: new player p is old players[p]."""
+  n = len(orders)
+
+  def joint(x):  # [B, A1, ..., AN]
+    x = np.asarray(x)
+    for p, order in enumerate(orders):
+      x = np.take(x, order, axis=1 + p)
+    return np.moveaxis(x, [1 + q for q in players], range(1, n + 1))
+
+  return dataclasses.replace(
+      problem,
+      payoffs=np.stack([joint(problem.payoffs[:, q]) for q in players], axis=1),
+      target=joint(problem.target),
+      welfare=joint(problem.welfare),
+      epsilon=np.asarray(problem.epsilon)[:, list(players)],
+      epsilon_max=np.asarray(problem.epsilon_max)[:, list(players)],
+  )
+
+
+# Parameters
+
+
+def test_paper_parameter_count():
+  config = network.Config("cce")
+  assert config.payoff_channels == (32, 32, 32, 32) and config.dual_channel == 64
+  assert [len(x) for x in (config.payoff_pools, config.to_dual_pools, config.dual_pools)] == [
+      10, 13, 7
+  ]  # fmt: skip
+  shapes = jax.eval_shape(
+      lambda problem: network.init(jax.random.key(0), config, problem), make((8, 8))
+  )
+  assert network.num_parameters(shapes.params) == 79_905
+
+
+@pytest.mark.parametrize("concept", CONCEPTS)
+def test_parameters_know_nothing_of_the_shape(concept):
+  config = network.Config(concept, **SMALL, inputs=INPUTS)
+  trees = []
+  for shape in [(3, 3), (2, 4), (2, 3, 2), (2, 2, 3, 2)]:
+    variables = jax.eval_shape(
+        lambda problem: network.init(jax.random.key(0), config, problem), make(shape)
+    )
+    trees.append(jax.tree_util.tree_map(lambda x: (x.shape, x.dtype), variables))
+  assert all(tree == trees[0] for tree in trees)
+
+
+# Equivariance
+
+
+def check_equivariance(concept, fields, shape, players, modes=(False, True)):
+  config, variables = ready(concept, **fields)
+  rng = np.random.default_rng(5)
+  problem = make(shape)
+  orders = [rng.permutation(size) for size in shape]
+  moved = permute(problem, orders, players)
+  for is_training in modes:
+    given, _ = apply(variables, config, problem, is_training=is_training)
+    got, _ = apply(variables, config, moved, is_training=is_training)
+    for p, q in enumerate(players):
+      expected = np.asarray(given[q])[:, orders[q]]
+      if concept == "ce":
+        expected = expected[:, :, orders[q]]
+      assert np.ptp(expected) > 1e-3  # otherwise nothing is tested
+      np.testing.assert_allclose(got[p], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("concept", CONCEPTS)
+@pytest.mark.parametrize("shape, players", PERMUTATIONS)
+def test_equivariance(shape, players, concept):
+  modes = (False, True) if len(shape) == 2 else (True,)
+  check_equivariance(concept, {}, shape, players, modes)
+
+
+def test_equivariance_of_rms():
+  check_equivariance("ce", {"norm": "rms"}, (3, 3), (1, 0), modes=(False,))
+
+
+def test_every_pool_is_equivariant():
+  fields = {
+      "payoff_pools": tuple(sorted(pooling.VALID["payoffs"])),
+      "to_dual_pools": tuple(sorted(pooling.VALID["to_duals"])),
+      "dual_pools": tuple(sorted(pooling.VALID["cce"])),
+  }
+  check_equivariance("cce", fields, (2, 3, 2), (2, 1, 0), modes=(False,))
+
+
+# Invariance
+
+
+@pytest.mark.parametrize("centre", ["own", "mean"])
+def test_payoff_offset_and_scale_do_not_matter(centre):
+  config, variables = ready("cce", centre=centre)
+  payoffs = random_payoffs((3, 3))
+  scale = np.array([0.01, 300.0])[:, None, None]
+  moved = (payoffs + np.array([3.0, -7.0])[:, None, None]) * scale
+  fields = {"epsilon": np.zeros(BATCH)}
+  given, _ = apply(variables, config, make((3, 3), payoffs=payoffs, **fields))
+  got, _ = apply(variables, config, make((3, 3), payoffs=moved, **fields))
+  chex.assert_trees_all_close(got, given, rtol=2e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("concept", CONCEPTS)
+def test_what_others_play_may_be_added_with_own_centring(concept):
+  """The joint does not change, epsilon in the same payoff units included."""
+  shape, batch = (2, 3, 2), BATCH
+  rng = np.random.default_rng(0)
+  payoffs = random_payoffs(shape, batch)
+  moved = payoffs.copy()
+  for p in range(3):
+    others = [batch] + [1 if q == p else size for q, size in enumerate(shape)]
+    moved[:, p] += 2 * rng.normal(size=others)
+  distances = {}
+  for centre in ("own", "mean"):
+    config, variables = ready(concept, centre=centre)
+    results = []
+    for g in (payoffs, moved):
+      problem = make(shape, batch, payoffs=g)
+      results.append(joints(problem, apply(variables, config, problem)[0], concept))
+    distances[centre] = float(jnp.abs(results[0] - results[1]).max())
+  assert distances["own"] < 1e-5  # usually 1e-7
+  assert distances["mean"] > 1e-3  # usually 1e-1
+
+
+def test_features():
+  problem = make((3, 4), 2000, welfare_weight=np.full(2000, 5.0))
+  config = network.Config("cce", inputs=("welfare", "target", "epsilon"))
+  inputs = compiled(network.features, static_argnums=1)(problem, config)
+  assert inputs.values.shape == (2000, 2, 3, 4, 4)
+  payoffs, welfare, target, epsilon = np.moveaxis(np.asarray(inputs.values), -1, 0)
+  np.testing.assert_allclose(payoffs[:, 0].mean(1), 0, atol=1e-6)
+  np.testing.assert_allclose(payoffs[:, 1].mean(2), 0, atol=1e-6)
+  np.testing.assert_allclose((payoffs**2).mean((2, 3)), 1, rtol=1e-5)
+  assert abs(target.var() - 1) < 0.1  # usually 0.01
+  strength = math.log1p(5) / math.log1p(selection.LARGE_WELFARE_WEIGHT)
+  np.testing.assert_allclose(welfare[:, 1], strength * problem.welfare, rtol=1e-4, atol=1e-6)
+  plain = network.features(problem, network.Config("cce", centre="mean"))
+  np.testing.assert_array_equal(plain.values[..., 0], problem.payoffs)
+  # What own-centring divides payoffs by, it divides epsilon by too and multiplies duals with.
+  given = np.asarray(problem.payoffs)
+  centred = [given[:, p] - given[:, p].mean(1 + p, keepdims=True) for p in range(2)]
+  factor = np.stack([1 / np.sqrt((x**2).mean((1, 2))) for x in centred], axis=1)
+  np.testing.assert_allclose(inputs.scale / plain.scale, factor, rtol=1e-5)
+  expected = np.asarray(problem.epsilon) * factor / math.sqrt(12)
+  np.testing.assert_allclose(epsilon[:, :, 2, 1], expected, rtol=1e-5)
+
+
+# References in NumPy
+
+
+def phi_over(x, axes, phi):
+  if phi in ("max", "min"):
+    return getattr(x, phi)(axis=axes, keepdims=True)
+  return getattr(np, phi)(x, axis=axes, keepdims=True)
+
+
+def reference_payoff_pool(blocks, name, p):
+  """What player p receives, by the definitions in the module's docstring, at whatever size."""
+  n = len(blocks)
+  source, axes, phi = pooling.parse(name)
+  players = {"self": [p], "everyone": range(n)}.get(source, [q for q in range(n) if q != p])
+  values = []
+  for q in players:
+    g = np.asarray(blocks[q], np.float64)
+    rest = tuple(1 + r for r in range(n) if r != p)
+    if axes == "best":
+      top = g.max(1 + q, keepdims=True)
+      g = phi_over(top, tuple(range(1, n + 1)), phi)
+    elif axes == "regret":
+      g = phi_over(g.max(1 + p, keepdims=True) - g, rest, phi)
+    else:
+      chosen = {"none": (), "own": (1 + p,), "rest": rest, "all": tuple(range(1, n + 1))}[axes]
+      g = phi_over(g, chosen, phi) if chosen else g
+    values.append(g)
+  return phi_over(np.stack(values), (0,), phi)[0]
+
+
+def reference_cce_pool(blocks, name, p):
+  source, axes, phi = pooling.parse(name)
+  if axes == "none":
+    return np.asarray(blocks[p], np.float64)
+  n = len(blocks)
+  players = {"self": [p], "everyone": range(n)}.get(source, [q for q in range(n) if q != p])
+  values = [phi_over(np.asarray(blocks[q]), (1,), phi) for q in players]
+  return phi_over(np.stack(values), (0,), phi)[0]
+
+
+def reference_ce_pool(blocks, name, p):
+  source, axes, phi = pooling.parse(name)
+  n = len(blocks)
+
+  def over(x, axes):
+    """Loops over what remains, and takes phi of the entries beside the diagonal."""
+    batch, size, _, channels = x.shape
+    keep_r, keep_d = axes == "deviation", axes == "recommended"
+    rows, columns = size if keep_r else 1, size if keep_d else 1
+    result = np.zeros((batch, rows, columns, channels))
+    for r in range(rows):
+      for d in range(columns):
+        entries = [
+            x[:, i, k]
+            for i in range(size)
+            for k in range(size)
+            if i != k and (not keep_r or i == r) and (not keep_d or k == d)
+        ]
+        if entries:
+          result[:, r, d] = getattr(np, phi)(np.stack(entries), axis=0)
+    return result
+
+  if axes == "none":
+    result = np.asarray(blocks[p], np.float64)
+  else:
+    players = {"others": [q for q in range(n) if q != p], "everyone": range(n)}.get(source, [p])
+    values = [over(np.asarray(blocks[q], np.float64), axes) for q in players]
+    result = phi_over(np.stack(values), (0,), phi)[0]
+  return np.swapaxes(result, 1, 2) if source == "transpose" else result
+
+
+def random_blocks(shapes, seed=0):
+  rng = np.random.default_rng(seed)
+  return tuple(jnp.asarray(rng.exponential(size=shape), jnp.float32) for shape in shapes)
+
+
+def concatenated(reference, blocks, names, p, full_shape, weights):
+  """Every feature at full size, side by side, times the weights."""
+  pools = [reference(blocks, name, p) for name in names]
+  wide = [np.broadcast_to(x, full_shape + x.shape[-1:]) for x in pools]
+  return np.concatenate(wide, -1) @ np.asarray(weights, np.float64)
+
+
+@pytest.mark.parametrize("shape", [(2, 4), (3, 1, 2), (2, 2, 2, 3)])
+def test_payoff_layer(shape):
+  names = ("others/none/sum",) + tuple(sorted(pooling.VALID["payoffs"]))
+  names = tuple(dict.fromkeys(names))
+  blocks = random_blocks([(3,) + shape + (2,)] * len(shape))
+  weights = jnp.asarray(np.random.default_rng(1).normal(size=(len(names) * 2, 5)), jnp.float32)
+
+  @compiled
+  def layer(blocks, weights):
+    return layers.summed_linear(names)(pooling.payoffs(blocks, pooling.summed(names)), weights)
+
+  got = layer(blocks, weights)
+  for p in range(len(shape)):
+    expected = concatenated(reference_payoff_pool, blocks, names, p, (3,) + shape, weights)
+    np.testing.assert_allclose(got[p], expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("shape", [(2, 4), (3, 1, 2)])
+def test_layers_into_the_duals(shape):
+  names = tuple(sorted(pooling.VALID["to_duals"]))
+  blocks = random_blocks([(3,) + shape + (2,)] * len(shape))
+  rng = np.random.default_rng(1)
+  weights = rng.normal(size=(2, len(names) * 2, 5)).astype(np.float32)
+
+  @compiled
+  def both(blocks, weights):
+    features = layers.to_dual_features(blocks, names)
+    return layers.linear(features, weights[0]), layers.outer_sum(features, jnp.concatenate(weights))
+
+  got_cce, got_ce = both(blocks, weights)
+  for p, size in enumerate(shape):
+    full_shape = (3,) + tuple(a if q == p else 1 for q, a in enumerate(shape))
+    u, v = (
+        concatenated(reference_payoff_pool, blocks, names, p, full_shape, w).reshape(3, size, 5)
+        for w in weights
+    )
+    tolerance = {"rtol": 1e-4, "atol": 1e-4 * np.abs(u).max()}
+    np.testing.assert_allclose(got_cce[p], u, **tolerance)
+    for r in range(size):
+      for d in range(size):
+        np.testing.assert_allclose(got_ce[p][:, r, d], u[:, r] + v[:, d], **tolerance)
+
+
+@pytest.mark.parametrize("sizes", [(3, 3), (2, 4, 1)])
+@pytest.mark.parametrize("concept", CONCEPTS)
+def test_dual_layers(concept, sizes):
+  names = tuple(sorted(pooling.VALID[concept]))
+  if concept == "cce":
+    blocks = random_blocks([(3, size, 2) for size in sizes])
+    pool, reference = pooling.cce_duals, reference_cce_pool
+  else:
+    blocks = random_blocks([(3, size, size, 2) for size in sizes])
+    blocks = tuple(x * m for x, m in zip(blocks, layers.off_diagonal(sizes, jnp.float32)))
+    pool, reference = pooling.ce_duals, reference_ce_pool
+  weights = jnp.asarray(np.random.default_rng(1).normal(size=(len(names) * 2, 5)), jnp.float32)
+  layer = compiled(lambda blocks, weights: layers.linear(pool(blocks, names), weights))
+  got = layer(blocks, weights)
+  for p, x in enumerate(blocks):
+    expected = concatenated(reference, blocks, names, p, x.shape[:-1], weights)
+    np.testing.assert_allclose(got[p], expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
+# Normalisation and initialisation
+
+
+def norm_alone(kind, mask=None, decay=0.5):
+  """A `Norm` alone: init and apply."""
+  return hk.transform_with_state(
+      lambda blocks, is_training, axis_name=None: layers.Norm(kind, decay, name="norm")(
+          blocks, mask, is_training, axis_name
+      )
+  )
+
+
+def test_batch_norm_by_hand():
+  blocks = random_blocks([(8, 3, 2, 4), (8, 3, 2, 4)])
+  module = norm_alone("batch")
+  params, state = module.init(None, blocks, True)
+  params = jax.tree_util.tree_map(lambda x: x + jnp.arange(4) / 3, params)
+  fresh = random_blocks([(8, 3, 2, 4), (8, 3, 2, 4)], seed=1)
+  flat = lambda blocks: np.concatenate([np.asarray(x).reshape(-1, 4) for x in blocks])
+  moments = lambda blocks: (flat(blocks).mean(0), flat(blocks).var(0))
+  learned = params["norm"]
+  for is_training, (mean, variance) in ((False, moments(blocks)), (True, moments(fresh))):
+    got, new = module.apply(params, state, None, fresh, is_training)
+    expected = (flat(fresh) - mean) / np.sqrt(variance + 1e-5) * learned["scale"]
+    np.testing.assert_allclose(flat(got), expected + learned["offset"], rtol=1e-4, atol=1e-5)
+    halfway = [(a + b) / 2 for a, b in zip(moments(blocks), (mean, variance))]
+    np.testing.assert_allclose(new["norm"]["mean"], halfway[0], rtol=1e-5)
+    np.testing.assert_allclose(new["norm"]["variance"], halfway[1], rtol=1e-4)
+
+
+def test_running_moments_converge():
+  config, variables = ready("ce")
+  problem = make((3, 3), seed=9)
+  expected, _ = apply(variables, config, problem, is_training=True)
+  for _ in range(30):
+    _, state = apply(variables, config, problem, is_training=True)
+    variables = variables._replace(state=state)
+  got, state = apply(variables, config, problem)
+  chex.assert_trees_all_close(got, expected, rtol=1e-3, atol=1e-4)
+  chex.assert_trees_all_equal(state, variables.state)
+
+
+def test_rms_of_a_game():
+  """Rows of a batch do not mix, and what comes out is a game divided by one number."""
+  blocks = random_blocks([(5, 2, 3, 4), (5, 2, 3, 4)])
+  module = norm_alone("rms")
+  params, state = module.init(None, blocks, True)
+  assert not state
+  params = {"norm": {"scale": jnp.ones(4), "offset": jnp.zeros(4)}}
+  got, _ = module.apply(params, state, None, blocks, True)
+  both = np.stack([np.asarray(x) for x in blocks])
+  rms = np.sqrt((both**2).mean((0, 2, 3, 4), keepdims=True))
+  np.testing.assert_allclose(np.stack(got), both / rms, rtol=1e-4)
+
+
+def test_batch_moments_over_devices_are_those_of_the_whole_batch():
+  blocks = random_blocks([(8, 3, 4)])
+  module = norm_alone("batch")
+  params, state = module.init(None, blocks, True)
+  whole = module.apply(params, state, None, blocks, True)
+  halves = tuple(x.reshape((2, 4) + x.shape[1:]) for x in blocks)
+  got = jax.vmap(
+      lambda blocks: module.apply(params, state, None, blocks, True, "devices"),
+      axis_name="devices",
+  )(halves)
+  np.testing.assert_allclose(got[0][0].reshape(blocks[0].shape), whole[0][0], rtol=1e-4, atol=1e-5)
+  chex.assert_trees_all_close(
+      jax.tree_util.tree_map(lambda x: x[1], got[1]), whole[1], rtol=1e-4, atol=1e-6
+  )
+
+
+@pytest.mark.parametrize("norm", layers.NORMS)
+@pytest.mark.parametrize("concept", CONCEPTS)
+def test_unit_variance_after_init(concept, norm):
+  """Of linear maps and of layers, except the last; the diagonal of CE duals does not count."""
+  config = network.Config(concept, **SMALL, norm=norm)
+
+  @compiled
+  def activations(problem):
+    seen = {}
+
+    def spy(next_function, args, kwargs, context):
+      result = next_function(*args, **kwargs)
+      if isinstance(context.module, layers.Norm):
+        seen[context.module.module_name] = (args[0], result)
+      return result
+
+    with hk.intercept_methods(spy):
+      network.init(jax.random.key(0), config, problem)
+    return seen
+
+  seen = activations(make((3, 3)))
+  assert len(seen) == len(SMALL["payoff_channels"]) + len(SMALL["dual_channels"]) + 2
+  for name, stages in seen.items():
+    for stage, blocks in zip(("before", "after"), stages):
+      if concept == "ce" and not name.startswith("payoffs"):
+        blocks = [np.asarray(x)[:, ~np.eye(3, dtype=bool)] for x in blocks]
+      x = np.concatenate([np.asarray(x).reshape(-1, x.shape[-1]) for x in blocks])
+      last = name.startswith("last")
+      spread = model.LAST_SPREAD if last else 1
+      np.testing.assert_allclose(x.std(0), spread, rtol=2e-3, err_msg=f"{name} {stage}")
+      if stage == "after":
+        expected = model.LAST_START if last else 0
+        np.testing.assert_allclose(x.mean(0), expected, atol=1e-3, err_msg=name)
+
+
+# Output
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (2, 3, 2)])
+@pytest.mark.parametrize("concept", CONCEPTS)
+def test_duals_are_duals(concept, shape):
+  config, variables = ready(concept)
+  duals, _ = apply(variables, config, make(shape))
+  for size, block in zip(shape, duals, strict=True):
+    assert block.shape == (6,) + (size,) * (1 if concept == "cce" else 2)
+    assert np.isfinite(block).all() and (block >= 0).all()
+    if concept == "ce":
+      np.testing.assert_array_equal(np.diagonal(block, axis1=1, axis2=2), 0)
+      assert (np.asarray(block)[:, ~np.eye(size, dtype=bool)] > 0).all()
+
+
+@pytest.mark.parametrize(
+    "shape, concept, norm",
+    [
+        ((3, 3), "cce", "batch"),
+        ((1, 1), "cce", "none"),
+        ((1, 3), "ce", "batch"),
+        ((1, 1), "ce", "rms"),
+    ],
+)
+def test_gradients_are_finite(shape, concept, norm):
+  """One-strategy players, constant payoffs and duplicated strategies, from init on."""
+  config = network.Config(concept, **SMALL, norm=norm, inputs=INPUTS)
+  payoffs = random_payoffs(shape, 4)
+  payoffs[0] = 0  # every player's constant
+  payoffs[1, 0] = 3  # one player
+  payoffs[2] = payoffs[2].mean(2, keepdims=True)  # first player's strategies alike
+  chosen = inputs_of(shape, 4)
+
+  def loss(params, variables, payoffs):
+    problem = normalised(payoffs, chosen)
+    variables = variables._replace(params=params)
+    duals, _ = network.apply(variables, config, problem, is_training=True)
+    one = lambda problem, duals: dual.loss(problem, duals, concept)
+    return jax.vmap(one)(problem, duals).sum()
+
+  @compiled
+  def run(payoffs):
+    variables = network.init(jax.random.key(0), config, normalised(payoffs, chosen))
+    return variables, jax.grad(loss, argnums=(0, 2))(variables.params, variables, payoffs)
+
+  chex.assert_tree_all_finite(run(jnp.float32(payoffs)))
+
+
+@pytest.mark.parametrize("phi", ["max", "min"])
+def test_gradient_of_an_extreme(phi):
+  """JAX's own, ties included: those share equally."""
+  x = jnp.asarray(np.random.default_rng(0).integers(0, 3, size=(5, 3, 4, 2)), jnp.float32)
+  weights = jnp.asarray(np.random.default_rng(1).normal(size=(5, 1, 1, 2)), jnp.float32)
+  own = jax.grad(lambda x: jnp.sum(pooling.reduce(x, (1, 2), phi) * weights))(x)
+  jaxs = jax.grad(lambda x: jnp.sum(getattr(jnp, phi)(x, (1, 2), keepdims=True) * weights))(x)
+  np.testing.assert_allclose(own, jaxs, rtol=1e-6)
+
+
+def test_gradient_of_a_product():
+  rng = np.random.default_rng(0)
+  x, w, g = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((2, 3, 4), (4, 5), (2, 3, 5)))
+  own = jax.vjp(layers.product, x, w)[1](g)
+  chex.assert_trees_all_close(own, jax.vjp(jnp.matmul, x, w)[1](g), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("entries", [60, None])
+def test_infer_in_chunks(entries):
+  config, variables = ready("ce")
+  problem = make((3, 3), 7)
+  got = infer(variables, config, problem, entries=entries)
+  chex.assert_trees_all_close(got, apply(variables, config, problem)[0], rtol=1e-5, atol=1e-6)
+
+
+def test_one_trace():
+  config, variables = ready("cce")
+  chex.clear_trace_counter()
+  step = compiled(
+      chex.assert_max_traces(
+          lambda variables, problem: network.apply(variables, config, problem, is_training=True),
+          n=1,
+      )
+  )
+  for seed in range(3):
+    _, state = step(variables, make((3, 3), seed=seed))
+    variables = variables._replace(state=state)
+
+
+def test_float64_problems(x64):
+  config, variables = ready("cce")
+  problem = jax.tree_util.tree_map(jnp.float64, make((3, 3)))
+  duals, state = apply(variables, config, problem, is_training=True)
+  assert all(block.dtype == jnp.float64 for block in duals)
+  assert all(x.dtype == jnp.float32 for x in jax.tree_util.tree_leaves(state))
+
+
+# Configuration
+
+
+def test_config_round_trip():
+  config = network.Config("ce", inputs=["epsilon", "target"], dual_channels=[3], norm="rms")
+  assert config.inputs == ("epsilon", "target")
+  assert network.Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+  assert hash(config) == hash(dataclasses.replace(config))
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"concept": "nash"}, "concept='nash'"),
+        ({"inputs": ("payoffs",)}, "inputs='payoffs'"),
+        ({"inputs": "target"}, "inputs='target' is not a list"),
+        ({"inputs": ("target", "target")}, "twice"),
+        ({"centre": "none"}, "centre='none'"),
+        ({"norm": "layer"}, "norm='layer'"),
+        ({"norm_decay": 1.0}, "norm_decay=1.0"),
+        ({"payoff_channels": (32, 0)}, "payoff_channels"),
+        ({"dual_channel": 1.5}, "dual_channel=1.5"),
+        ({"payoff_pools": ("self/own/mean",)}, "lacks 'self'"),
+        ({"payoff_pools": ("self", "self/own/median")}, "self/own/median"),
+        ({"to_dual_pools": ("self/all/mean",)}, "to_dual_pools"),
+        ({"to_dual_pools": ("self/own/mean",)}, "self/own/mean"),
+        ({"dual_pools": ("self", "transpose")}, "dual_pools='transpose'"),
+    ],
+)
+def test_config_errors(fields, message):
+  with pytest.raises(ValueError) as error:
+    network.Config(**{"concept": "cce", **fields})
+  assert message in str(error.value)
+
+
+def test_unknown_field():
+  with pytest.raises(ValueError, match="unknown fields \\['width'\\]"):
+    network.Config.from_dict({"concept": "cce", "width": 3})
