@@ -35,7 +35,7 @@ from launch.runtime import progress, stopping, store
 import nes_jax
 from nes_jax import selection as selections
 from nes_jax.games import files
-from nes_jax.types import CONCEPTS
+from nes_jax.types import CONCEPTS, METHODS
 
 # A part that the user does not size: so many games, bytes of payoffs and answers, and floating
 # point operations of a Newton step; the last is seconds of work.
@@ -295,12 +295,8 @@ def check(config: Config) -> None:
     raise UsageError("--epsilon is NaN: give a number in payoff units")
   if config.welfare_weight is not None and not config.welfare_weight >= 0:
     raise UsageError(f"--welfare_weight={config.welfare_weight}: must not be negative")
-  one = np.zeros((1, 2, 1, 1))
-  try:
-    if config.method not in ("auto", "exact"):
-      nes_jax.solve(one, method=config.method)
-  except ValueError as error:
-    raise UsageError(f"--method={config.method}: {error}") from None
+  if config.method not in METHODS:
+    raise UsageError(f"--method={config.method}: use one of {', '.join(METHODS)}")
   given = {name: True for name in ("target", "welfare") if getattr(config, name)}
   scalars = {name: getattr(config, name) for name in ("epsilon", "welfare_weight", "rho")}
   given |= {name: value for name, value in scalars.items() if value is not None}
@@ -314,7 +310,9 @@ def check(config: Config) -> None:
   missing = [f"--{name}" for name in row.needs if name not in given]
   if missing:
     raise UsageError(f"--selection={config.selection} needs {' and '.join(missing)}: pass them too")
-  chosen = selections.named(config.selection, one, player_axis=1, **given)
+  chosen = selections.named(
+      config.selection, np.zeros((1, 2, 1, 1)), player_axis=1, **given
+  )
   if "welfare_weight" in given and chosen.welfare is None:
     raise UsageError(
         f"--welfare_weight has no effect on --selection={config.selection} without a welfare: pass"
@@ -538,7 +536,7 @@ def _define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_string(
       "selection", "max_entropy", f"which equilibrium: {', '.join(selections.NAMES)}", **own
   )
-  flags.DEFINE_string("method", "auto", "auto or exact", **own)
+  flags.DEFINE_string("method", "auto", "auto, exact, neural or refined", **own)
   flags.DEFINE_enum("precision", "float32", ("float32", "float64"), "of the computation", **own)
   flags.DEFINE_float("tolerance", None, "KKT residual of a converged game", **own)
   flags.DEFINE_integer("max_iterations", None, "interior-point steps", **own)

@@ -1,10 +1,11 @@
 """Trains the network of the neural engine.
 
-  python -m launch.nes_train --concept=cce --shapes=4x4,8x8,16x16 --batch=512,256,64 --out=out/me_cce
+  python -m launch.nes_train --concept=cce --shapes=4x4,8x8,16x16 --batch=512,256,64 --out=out/me
 
 Draws games, takes steps down the dual loss, and evaluates on held-out games against the exact
 engine. Writes into --out: checkpoints, metrics.csv, metrics.jsonl (TensorBoard's events with
---tensorboard). The same command, given again, continues where it was; SIGTERM and SIGINT save first.
+--tensorboard). The same command, given again, continues where it was; SIGTERM and SIGINT save
+first.
 --export=FILE.npz writes the best network seen, with a card, for `nes_jax.pretrained`.
 
 Metrics, of games of each shape such as 8x8: train/8x8/loss, gap, gradient; eval/8x8/solver_gap and
@@ -211,7 +212,8 @@ def train(run: Run, *, check_stop=lambda: None, say=print) -> dict[str, float]:
 def _check_same(run: Run, old: dict[str, Any], new: dict[str, Any]) -> None:
   flat = lambda tree: {**tree["training"], **tree["training"]["network"], "seed": tree["seed"]}
   old, new = flat(old), flat(new)
-  different = [f"{k} {old.get(k)} -> {new[k]}" for k in new if k != "network" and old.get(k) != new[k]]
+  old.pop("network"), new.pop("network")
+  different = [f"{k} {old.get(k)} -> {new[k]}" for k in new if old.get(k) != new[k]]
   if different:
     raise UsageError(
         f"--out={run.out} holds another run ({'; '.join(different)}): give the same flags, or"

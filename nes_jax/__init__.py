@@ -1,6 +1,6 @@
 """Normal-form games in bulk: one call, thousands of games, a selected equilibrium of each."""
 
-from nes_jax import dual, invariance, metrics, selection
+from nes_jax import dual, invariance, metrics, pretrained, selection
 from nes_jax.selection import Selection
 from nes_jax.solve import nash_zero_sum, solve
 from nes_jax.types import Solution
@@ -12,6 +12,7 @@ __all__ = [
     "invariance",
     "metrics",
     "nash_zero_sum",
+    "pretrained",
     "selection",
     "solve",
 ]

@@ -9,7 +9,6 @@ Glossary: B games of the global batch, b of them on this device, N players, A1, 
 
 from collections.abc import Mapping
 import dataclasses
-import functools
 import math
 from typing import Any, NamedTuple
 

@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import functools
+import logging
 import math
 import os
 from typing import Any, Literal, NamedTuple
@@ -12,12 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nes_jax import deviation, exact, metrics
+from nes_jax import deviation, dual, exact, metrics, network, pretrained
 from nes_jax import selection as selections
 from nes_jax.selection import Selection
-from nes_jax.types import CONCEPTS, Array, Concept, Duals, Problem, Solution
-
-METHODS = ("auto", "exact", "neural", "refined")
+from nes_jax.types import CONCEPTS, METHODS, Array, Concept, Duals, Problem, Solution
 
 # Bytes of working memory that a chunk of games may take: near the size of a core's share of the
 # last cache on CPU; a quarter of what an accelerator has, with this as the fallback.
@@ -43,6 +42,7 @@ def solve(
     duals: Duals | None = None,
     invalid: Literal["raise", "mark"] = "raise",
     batched: bool | None = None,
+    trained: str | pretrained.Pretrained | None = None,
 ) -> Solution:
   """Equilibria of games, uniquely selected by eq. (6) of Marris et al. (2022), with certificates.
 
@@ -56,8 +56,9 @@ def solve(
     concept: "cce" (coarse correlated equilibrium) or "ce" (correlated equilibrium).
     selection: a name of the paper's Table 3 (`nes_jax.selection.NAMES`, or its abbreviation) or a
       `nes_jax.Selection`.
-    method: "exact", the interior-point engine. "auto" is "exact". "neural" and "refined" need
-      trained weights, which this version does not ship.
+    method: "exact", the interior-point engine; "neural", one pass of a trained network, which
+      comes near an equilibrium; "refined", exact steps from the network's answer; "auto", at
+      present always "exact", which has been the faster of the two at every size measured.
     precision: None takes that of the payoffs, float64 only where JAX's x64 is on. "float64" works
       with x64 off as well, for concrete arrays, and then returns NumPy arrays.
     tolerance: KKT residual, in normalised units, at which a game counts as converged. None: 1e-4 in
@@ -68,6 +69,8 @@ def solve(
       converged with NaN answers. Under `jit` they are always marked.
     batched: whether payoffs have a batch axis. None: seen from the shape; needed only where it can
       be read both ways, such as [3, 2, 8, 8].
+    trained: for "neural" and "refined": the name or file of a network (`nes_jax.pretrained`), or
+      one loaded. None: the shipped one that fits, which is logged.
 
   Returns:
     `Solution`, unbatched if the payoffs were. Games that did not converge say so.
@@ -106,11 +109,19 @@ def solve(
       axes=axes,
   )
   _check_positive(task.config)
+  inputs = _Inputs(games, selection, None, None)
+  if method in ("neural", "refined"):
+    if duals is not None:
+      raise ValueError(f"duals are where method 'exact' starts, and method is {method!r}")
+    chosen = _choose_network(trained, concept, selection, len(shape))
+    task = task._replace(method=method, network_config=chosen.config)
+    inputs = inputs._replace(variables=chosen.variables)
+  elif trained is not None:
+    raise ValueError(f"a network is for method 'neural' or 'refined', and method is {method!r}")
   if duals is not None:
-    duals = _check_duals(duals, len(games), shape, concept, batched)
-  inputs = _Inputs(games, selection, duals)
+    inputs = inputs._replace(duals=_check_duals(duals, len(games), shape, concept, batched))
 
-  if traced or any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((selection, duals))):
+  if traced or any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(inputs)):
     solution = _solve_batch(inputs, 0, task, dtype)
   else:
     solution = _solve_concrete(inputs, task, dtype, tolerance)
@@ -170,10 +181,34 @@ def nash_zero_sum(payoffs: Any, **options) -> Solution:
 def _check_method(method: str) -> None:
   if method not in METHODS:
     raise ValueError(f"unknown method {method!r}; use one of {', '.join(METHODS)}")
-  if method in ("neural", "refined"):
+
+
+def _choose_network(
+    trained: Any, concept: Concept, selection: Selection, players: int
+) -> pretrained.Pretrained:
+  """The network to use, which must see everything in which the selection differs from ME."""
+  varied = {"target": selection.target, "welfare": selection.welfare}
+  needed = {name for name, value in varied.items() if value is not None}
+  if isinstance(selection.epsilon, jax.core.Tracer) or np.any(selection.epsilon != 0):
+    needed.add("epsilon")
+  if "welfare" in needed and not isinstance(selection.welfare_weight, jax.core.Tracer):
+    if np.isinf(selection.welfare_weight).any():
+      raise ValueError(
+          "networks know no infinite welfare_weight: give a finite one, or use method='exact'"
+      )
+  if trained is None:
+    chosen = pretrained.choose(concept, players, frozenset(needed))
+    logging.info("solve: using the network %s", chosen.name)
+    return chosen
+  if not isinstance(trained, pretrained.Pretrained):
+    trained = pretrained.load(trained)
+  if trained.config.concept != concept or not needed <= set(trained.config.inputs):
     raise ValueError(
-        f"method {method!r} needs trained weights, and this version ships none: use method='exact'"
+        f"the network {trained.name} gives the {trained.config.concept} and sees"
+        f" {list(trained.config.inputs)} beside the payoffs; a {concept} with {sorted(needed)} is"
+        " wanted"
     )
+  return trained
 
 
 def _as_real(payoffs: Any) -> Any:
@@ -338,14 +373,17 @@ class _Task(NamedTuple):
   rho: float
   epsilon_max: float
   axes: _Axes
+  method: str = "exact"
+  network_config: network.Config | None = None
 
 
 class _Inputs(NamedTuple):
-  """What is not: payoffs [B, N, A1, ..., AN], the selection's arrays, starting duals or None."""
+  """What is not."""
 
-  payoffs: Any
-  selection: Selection
-  duals: Duals | None
+  payoffs: Any  # [B, N, A1, ..., AN]
+  selection: Selection  # with arrays as fields
+  duals: Duals | None  # to start from
+  variables: network.Variables | None  # of the network
 
 
 def _precision(dtype) -> Any:
@@ -405,9 +443,14 @@ def _solve_batch(inputs: _Inputs, patience: int | Array, task: _Task, dtype) -> 
         jnp.moveaxis((x * _per_dual(scale[:, p], x) / _per_dual(stretch, x)).astype(dtype), 0, axis)
         for p, x in enumerate(start)
     )
-  answer = exact.solve(
-      problem, task.config, task.concept, start, batch_axis=axis, patience=patience
-  )
+  elif task.network_config is not None:
+    start = _network_duals(inputs.variables, task.network_config, problem, axis)
+  if task.method == "neural":
+    answer = jax.vmap(functools.partial(_recover, task.concept), axis, axis)(problem, start)
+  else:
+    answer = exact.solve(
+        problem, task.config, task.concept, start, batch_axis=axis, patience=patience
+    )
 
   def gap_of(problem, answer, scale):
     args = problem.payoffs, answer.joint, answer.epsilon, task.concept
@@ -446,6 +489,25 @@ def _solve_batch(inputs: _Inputs, patience: int | Array, task: _Task, dtype) -> 
   )
 
 
+def _network_duals(variables, config: network.Config, problem: Problem, axis: int) -> Duals:
+  """The network's duals of a batch, of the divided objective; the batch axis where it was."""
+  first = jax.tree.map(lambda x: jnp.moveaxis(x, axis, 0), problem)
+  entries = network.CPU_ENTRIES if jax.default_backend() == "cpu" else None
+  blocks = network.infer(variables, config, first, entries=entries)
+  mu = jnp.maximum(first.welfare_weight, 1)
+  return tuple(
+      jnp.moveaxis((x / _per_dual(mu, x)).astype(problem.payoffs.dtype), 0, axis) for x in blocks
+  )
+
+
+def _recover(concept: Concept, problem: Problem, duals: Duals) -> exact.Answer:
+  """Eqs. (9) and (10) of one game's duals, which are those of the divided objective."""
+  whole = tuple(x * jnp.maximum(problem.welfare_weight, 1) for x in duals)
+  joint, epsilon = dual.joint(problem, whole, concept), dual.epsilon(problem, whole)
+  residual = metrics.residual(problem, joint, epsilon, duals, concept)
+  return exact.Answer(joint, epsilon, duals, residual, jnp.zeros((), jnp.int32))
+
+
 def _per_dual(factor: Array, block: Array) -> Array:
   """[B] -> [B, 1...] that broadcasts against a block of duals [B, ...]."""
   return factor.reshape((-1,) + (1,) * (block.ndim - 1))
@@ -476,7 +538,7 @@ def _take(inputs: _Inputs, axes: _Axes, index: np.ndarray | slice) -> _Inputs:
       for name in _Axes._fields
       if getattr(axes, name) == 0
   }
-  return _Inputs(
+  return inputs._replace(
       payoffs=inputs.payoffs[index],
       selection=dataclasses.replace(inputs.selection, **chosen),
       duals=None if inputs.duals is None else tuple(x[index] for x in inputs.duals),
@@ -511,11 +573,14 @@ def _solve_chunks(inputs: _Inputs, task: _Task, dtype) -> Solution:
   with concurrent.futures.ThreadPoolExecutor(threads) as pool:
     parts = list(pool.map(one, starts)) if threads > 1 else [one(start) for start in starts]
   solution = jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
+  if task.method == "neural":
+    return solution
   stopped = solution.iterations < task.config.max_iterations
   left = np.flatnonzero((solution.residual > task.config.tolerance) & stopped)
   if not len(left):
     return solution
-  again = _solve_chunks(_take(inputs, task.axes, np.resize(left, max(len(left), chunk))), task, dtype)
+  filled = np.resize(left, max(len(left), chunk))
+  again = _solve_chunks(_take(inputs, task.axes, filled), task, dtype)
   return _replace_games(solution, left, again)
 
 
@@ -536,7 +601,7 @@ def _solve_concrete(inputs: _Inputs, task: _Task, dtype, tolerance: float | None
     solution = _solve_chunks(inputs, task, dtype)
     # The residual of a marked game is NaN, of one that failed it is large or infinite.
     left = np.asarray(solution.residual) > task.config.tolerance
-  if jnp.finfo(dtype).bits < 64 and left.any():
+  if task.method != "neural" and jnp.finfo(dtype).bits < 64 and left.any():
     solution = _repeat(inputs, task, tolerance, solution, np.flatnonzero(left))
   if jnp.finfo(dtype).bits == 64 and not jax.config.jax_enable_x64:
     return jax.tree.map(np.asarray, solution)  # JAX would narrow what is computed from its arrays
@@ -551,7 +616,8 @@ def _repeat(inputs, task, tolerance, solution, left) -> Solution:
   with _precision(wide):
     # Filled up to a power of two, so that few programs serve any number of games.
     filled = np.resize(left, 1 << (len(left) - 1).bit_length())
-    part = _take(inputs, task.axes, filled)._replace(duals=None)
+    part = _take(inputs, task.axes, filled)._replace(duals=None, variables=None)
+    task = task._replace(method="exact", network_config=None)
     again = jax.tree.map(np.asarray, _solve_chunks(part, task._replace(config=config), wide))
 
   merged = _replace_games(solution, left, again)

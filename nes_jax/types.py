@@ -21,6 +21,7 @@ Concept = Literal["cce", "ce"]
 Duals = tuple[Array, ...]
 
 CONCEPTS: tuple[str, ...] = ("cce", "ce")
+METHODS: tuple[str, ...] = ("auto", "exact", "neural", "refined")
 
 
 @jax.tree_util.register_dataclass

@@ -228,8 +228,8 @@ def test_soft_constraints(concept, shape, games, rho):
   assert np.mean(compared) >= 0.9
 
 
-# Few games of small shapes: over 64 games a shape the worst is 1.3e-4 above the linear program, since
-# the approximation term is almost, not quite, linear in epsilon.
+# Few games of small shapes: over 64 games a shape the worst is 1.3e-4 above the linear program,
+# since the approximation term is almost, not quite, linear in epsilon.
 @pytest.mark.parametrize("concept,shape,games", [(*case, CASES[case]) for case in QUICK])
 def test_maximum_strength(concept, shape, games):
   """The smallest sum of epsilons. Usually 1e-9 from the linear program's, at most 3e-5."""

@@ -676,8 +676,6 @@ def test_bad_payoffs(payoffs, match):
         ({"selection": "match_target"}, "needs target"),
         ({"selection": 3}, "a name or a nes_jax.Selection"),
         ({"method": "newton"}, "unknown method 'newton'; use one of auto, exact"),
-        ({"method": "neural"}, "trained weights.*method='exact'"),
-        ({"method": "refined"}, "trained weights.*method='exact'"),
         ({"precision": "float16"}, "precision must be None, 'float32' or 'float64', not 'float16'"),
         ({"tolerance": 0.0}, "tolerance must be positive, not 0.0"),
         ({"tolerance": -1e-3}, "tolerance must be positive"),

@@ -1,6 +1,8 @@
 """The equivariant network from games to equilibrium duals."""
 
 from nes_jax.network.model import (
+    CPU_ENTRIES,
+    INPUTS,
     Config,
     Features,
     Variables,
@@ -13,6 +15,8 @@ from nes_jax.network.model import (
 )
 
 __all__ = [
+    "CPU_ENTRIES",
+    "INPUTS",
     "Config",
     "Features",
     "Variables",

@@ -28,6 +28,9 @@ CENTRES: tuple[str, ...] = ("own", "mean")
 LAST_START = -2.0
 LAST_SPREAD = 0.1
 
+# Payoffs of the games that go through the network at a time on a CPU (`infer`).
+CPU_ENTRIES = 2**15
+
 # Own-centred payoffs of less than this many ulps, where payoffs have unit variance, are rounding.
 _CONSTANT_ULPS = 8
 
@@ -271,7 +274,7 @@ def apply(
 
 
 def infer(
-    variables: Variables, config: Config, problem: Problem, *, entries: int | None = 2**15
+    variables: Variables, config: Config, problem: Problem, *, entries: int | None = CPU_ENTRIES
 ) -> Duals:
   """`apply` without training, a chunk of the batch at a time, so that memory stays small.
 
