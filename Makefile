@@ -1,7 +1,7 @@
 # `make demo` and `make test` need Python 3.11 or later and PyPI; they make their own .venv.
 
 PYTHON ?= python3
-PYTEST_ARGS ?=
+PYTEST_ARGS ?= -n auto --dist loadfile
 VENV := .venv
 BIN := $(VENV)/bin
 RUFF_ARGS := \

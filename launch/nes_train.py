@@ -405,6 +405,23 @@ def _run(v: flags.FlagValues) -> Run:
   )
 
 
+def _parse(argv: list[str]) -> flags.FlagValues:
+  values = flags.FlagValues()
+  _define_flags(values)
+  try:
+    rest = values(argv)[1:]
+  except flags.Error as error:
+    raise UsageError(f"{error}: see --help") from None
+  if rest:
+    raise UsageError(f"unexpected argument {rest[0]!r}: flags are given as --name=value")
+  return values
+
+
+def run_of(argv: list[str]) -> Run:
+  """The run that a command line asks for. Raises UsageError."""
+  return _run(_parse(argv))
+
+
 def main(argv: list[str]) -> int:
   """The program; returns its exit code."""
 
@@ -412,18 +429,11 @@ def main(argv: list[str]) -> int:
     print(f"nes_train: {line}", file=sys.stderr, flush=True)
 
   again = "the same command, given again, continues"
-  values = flags.FlagValues()
-  _define_flags(values)
   try:
-    try:
-      rest = values(argv)[1:]
-    except flags.Error as error:
-      raise UsageError(f"{error}: see --help") from None
+    values = _parse(argv)
     if values.help:
       print(f"{__doc__}\n{values.get_help(include_special_flags=False)}")
       return 0
-    if rest:
-      raise UsageError(f"unexpected argument {rest[0]!r}: flags are given as --name=value")
     run = _run(values)
     parallel.initialize(values.coordinator, values.num_processes, values.process_id)
     say(parallel.describe())

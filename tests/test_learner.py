@@ -1,0 +1,399 @@
+"""nes_jax.learner and launch.nes_train: data, updates, devices, resuming."""
+
+import json
+import math
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from launch import nes_train
+from launch.runtime import checkpoint, writers
+import nes_jax
+from nes_jax import dual, learner, network, pretrained, selection
+from nes_jax.examples import example_keys
+
+SMALL = {"payoff_channels": (6,), "dual_channel": 8, "dual_channels": (6,), "norm": "rms"}
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def small(selection="max_entropy", concept="cce", **changes):
+  net = network.Config(concept, inputs=learner.inputs(selection), **SMALL)
+  settings = {"shapes": ((3, 3), (2, 4)), "batches": (16, 8), "updates": 40, "clipping": 1e-2}
+  return learner.Config(net, selection=selection, **{**settings, **changes})
+
+
+def keys(count, seed=0):
+  return example_keys(jax.random.key(seed), count)
+
+
+@pytest.mark.parametrize("name", learner.SELECTIONS)
+def test_samples_follow_the_table(name):
+  shape = (3, 4)
+  z = math.sqrt(12)
+  problem = learner.sample(keys(64), name, shape, 1e5)
+  payoffs = np.asarray(problem.payoffs)
+  np.testing.assert_allclose(payoffs.mean((2, 3)), 0, atol=1e-5)
+  np.testing.assert_allclose((payoffs**2).sum((2, 3)), 12, rtol=1e-4)
+  assert math.isfinite(problem.rho)
+  varied = learner.inputs(name)
+  target, epsilon = np.asarray(problem.target), np.asarray(problem.epsilon)
+  np.testing.assert_allclose(target.sum((1, 2)), 1, rtol=1e-4)
+  if "target" in varied:
+    assert np.ptp(target, axis=0).max() > 0.1
+  else:
+    np.testing.assert_allclose(target, 1 / 12, rtol=1e-5)
+  if name == "max_strength":
+    assert (epsilon <= -z * 0.999).all()
+  elif "epsilon" in varied:
+    assert np.abs(epsilon).max() <= z and epsilon.min() < -z / 3 and epsilon.max() > z / 3
+  else:
+    np.testing.assert_array_equal(epsilon, 0)
+  weight, welfare = np.asarray(problem.welfare_weight), np.asarray(problem.welfare)
+  if name == learner.ALL_INPUTS:
+    assert (weight == 0).any() and (weight > 10).any() and weight.max() <= 1e3
+  elif "welfare" in varied or name == "max_welfare":
+    np.testing.assert_allclose(weight, selection.LARGE_WELFARE_WEIGHT)
+    np.testing.assert_allclose((welfare**2).sum((1, 2)), 12, rtol=1e-4)
+  else:
+    np.testing.assert_array_equal(weight, 0)
+
+
+def test_max_welfare_is_the_sum_of_payoffs():
+  problem = learner.sample(keys(4), "max_welfare", (3, 3), 1e5)
+  total = np.asarray(problem.payoffs).sum(1)
+  cosine = (total * np.asarray(problem.welfare)).sum((1, 2))
+  cosine /= np.linalg.norm(total, axis=(1, 2)) * 3
+  np.testing.assert_allclose(cosine, 1, atol=1e-4)
+
+
+def test_games_do_not_depend_on_the_batch():
+  few, many = (learner.sample(keys(n), "max_entropy", (3, 3), 1e5) for n in (2, 5))
+  np.testing.assert_array_equal(few.payoffs, many.payoffs[:2])
+
+
+@pytest.mark.parametrize("concept", ["cce", "ce"])
+def test_loss_gradient_is_equation_11_through_the_network(concept):
+  """The parameters' gradient is eq. (11) pulled back through the network."""
+  config = small(concept=concept)
+  problem = learner.sample(keys(8), "max_entropy", (3, 3), 1e5)
+  variables = network.init(jax.random.key(1), config.network, problem)
+
+  def duals(params):
+    return network.apply(
+        network.Variables(params, variables.state), config.network, problem, is_training=True
+    )[0]
+
+  @jax.jit
+  def pulled(params):
+    blocks, pull = jax.vjp(duals, params)
+    slope = jax.vmap(lambda p, d: dual.gradient(p, d, concept))(problem, blocks)
+    return pull(jax.tree.map(lambda x: x / 8, slope))[0]
+
+  expected = pulled(variables.params)
+  loss = lambda params: learner.loss(params, variables.state, config.network, problem)[0]
+  actual = jax.jit(jax.grad(loss))(variables.params)
+  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5)
+  jax.tree.map(close, actual, expected)
+
+
+def test_loss_gradient_by_finite_differences(x64):
+  config = small()
+  problem = learner.sample(keys(8), "max_entropy", (3, 3), 1e5)
+  variables = network.init(jax.random.key(1), config.network, problem)
+  loss = jax.jit(
+      lambda params: learner.loss(params, variables.state, config.network, problem)[0]
+  )
+  gradient = jax.jit(jax.grad(loss))(variables.params)
+  # Along the gradient itself, where the slope is its length: activations are float32.
+  length = math.sqrt(sum(float(jnp.vdot(x, x)) for x in jax.tree.leaves(gradient)))
+  step = 1e-3 / length
+  moved = [
+      loss(jax.tree.map(lambda x, d, s=s: x + s * step * d, variables.params, gradient))
+      for s in (1, -1)
+  ]
+  slope = (moved[0] - moved[1]) / (2 * step) / length
+  np.testing.assert_allclose(slope, length, rtol=0.02)
+
+
+def test_training_learns_and_compiles_once():
+  config = small(updates=400, learning_rate=3e-3, schedule="cosine")
+  state = learner.init(jax.random.key(0), config)
+  problem = learner.sample(keys(64, seed=7), "max_entropy", (3, 3), 1e5)
+  joint = nes_jax.solve(problem.payoffs, batched=True).joint
+  score = lambda s: float(
+      learner.evaluate(s.variables, config.network, problem, joint)["solver_gap"].mean()
+  )
+  before = score(state)
+
+  @jax.jit
+  @chex.assert_max_traces(n=1)
+  def advance(state, key):
+    return learner.cycles(state, key, config, 50)
+
+  for _ in range(4):
+    state, reports = advance(state, jax.random.key(1))
+  assert set(reports) == {"3x3", "2x4"} and set(reports["3x3"]) == {"loss", "gap", "gradient"}
+  assert int(state.step) == 400
+  # Seen: 0.32 before, 0.17 after.
+  assert score(state) < 0.75 * before
+
+
+def test_duals_that_are_all_zero_come_back():
+  """Where the softplus is flat, training must not stay."""
+  config = small(updates=400, learning_rate=3e-3, schedule="cosine", shapes=((3, 3),),
+                 batches=(32,))
+  state = learner.init(jax.random.key(0), config)
+  params = dict(state.variables.params)
+  (last,) = [name for name in params if name.startswith("last") and "offset" in params[name]]
+  params[last] = {**params[last], "offset": params[last]["offset"] - 20}
+  state = state._replace(variables=state.variables._replace(params=params))
+  state, _ = jax.jit(learner.cycles, static_argnums=(2, 3))(state, jax.random.key(1), config, 400)
+  problem = learner.sample(keys(32, seed=7), "max_entropy", (3, 3), 1e5)
+  duals = network.infer(state.variables, config.network, problem)
+  assert float(duals[0].max()) > 0.05
+
+
+@pytest.mark.parametrize(
+    "changes, match",
+    [
+        ({"selection": "best"}, "selection='best' is not one of max_entropy"),
+        ({"schedule": "linear"}, "schedule='linear'"),
+        ({"norm": "l3"}, "norm='l3'"),
+        ({"shapes": ()}, "shapes=.*give one or more"),
+        ({"shapes": ((4,),), "batches": (4,)}, "two or more players"),
+        ({"batches": (4,)}, "batches=.*one positive size for each of 2"),
+        ({"updates": 0}, "updates=0 must be positive"),
+        ({"rho": math.inf}, "rho=inf must be positive and finite"),
+    ],
+)
+def test_bad_config(changes, match):
+  settings = {"shapes": ((3, 3), (2, 4)), "batches": (4, 4)}
+  with pytest.raises(ValueError, match=match):
+    learner.Config(network.Config("cce"), **{**settings, **changes})
+
+
+def test_network_must_see_what_varies():
+  with pytest.raises(ValueError, match="varies .'target'., and the network sees only"):
+    learner.Config(network.Config("cce"), selection="match_target")
+
+
+def test_config_survives_json():
+  config = small(selection=learner.ALL_INPUTS)
+  assert learner.Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+  with pytest.raises(ValueError, match="unknown fields .'speed'."):
+    learner.Config.from_dict({**config.to_dict(), "speed": 1})
+
+
+# Devices: the same update on 1, 2 and 8.
+
+DEVICES = """
+import functools, sys
+import jax, numpy as np
+from launch.runtime import parallel
+from nes_jax import learner, network
+net = network.Config("cce", payoff_channels=(6,), dual_channel=8, dual_channels=(6,))
+config = learner.Config(net, shapes=((3, 3), (2, 4)), batches=(16, 8), updates=10)
+state = jax.jit(learner.init, static_argnums=1)(jax.random.key(0), config)
+mesh = parallel.mesh()
+assert mesh.size == int(sys.argv[2]), mesh
+
+def gradient(state, key):
+  keys = parallel.example_keys(key, 16, parallel.AXIS)
+  problem = learner.sample(keys, config.selection, (3, 3), config.rho)
+  loss = lambda params: learner.loss(
+      params, state.variables.state, net, problem, parallel.AXIS)[0]
+  return jax.lax.pmean(jax.grad(loss)(state.variables.params), parallel.AXIS)
+
+R = parallel.REPLICATED
+state, key = parallel.replicate((state, jax.random.key(1)), mesh)
+slope = parallel.spmd(gradient, mesh, (R, R), R)(state, key)
+step = functools.partial(learner.cycles, config=config, count=2, axis_name=parallel.AXIS)
+state, reports = parallel.spmd(step, mesh, (R, R), R)(state, key)
+leaves = jax.tree.leaves((slope, state.variables, reports))
+np.savez(sys.argv[1], *[np.asarray(x) for x in leaves])
+"""
+
+
+@pytest.mark.slow
+def test_update_is_the_same_on_1_2_and_8_devices(tmp_path):
+  results = []
+  for count in (1, 2, 8):
+    out = tmp_path / f"{count}.npz"
+    environment = {
+        **os.environ,
+        "JAX_NUM_CPU_DEVICES": str(count),
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",  # compiles sooner
+    }
+    command = [sys.executable, "-c", DEVICES, str(out), str(count)]
+    subprocess.run(command, check=True, cwd=ROOT, env=environment)
+    with np.load(out) as archive:
+      results.append([archive[name] for name in archive.files])
+  for other in results[1:]:
+    for one, two in zip(results[0], other):
+      np.testing.assert_allclose(one, two, rtol=1e-3, atol=2e-5)
+
+
+# The program.
+
+
+def command(out, *more):
+  return [
+      "nes_train", f"--out={out}", "--shapes=3x3,2x4", "--batch=16,8", "--updates=40",
+      "--report_every=4", "--save_every=12", "--eval_games=16", "--payoff_channels=6",
+      "--dual_channel=8", "--dual_channels=6", "--norm=rms", *more,
+  ]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+  """A finished run of the program, with an export."""
+  out = tmp_path_factory.mktemp("run")
+  assert nes_train.main(command(out, f"--export={out}/net.npz", "--notes=a note")) == 0
+  return out
+
+
+def test_run_writes_metrics_checkpoints_and_a_network(trained):
+  rows = writers.read(trained)
+  assert [row["step"] for row in rows] == list(range(4, 41, 4))
+  assert np.isfinite([row["train/3x3/loss"] for row in rows]).all()
+  assert "eval/solver_gap" in rows[-1] and rows[-1]["eval/2x4/gap"] >= 0
+  assert checkpoint.load_metadata(checkpoint.latest(trained))["step"] == 40
+  assert checkpoint.best(trained) is not None
+  net = pretrained.load(trained / "net.npz")
+  assert net.players == 2 and net.config.concept == "cce"
+  card = (trained / "net.md").read_text()
+  assert "a note" in card and "| 3x3 | 16 |" in card
+  solver_gap = net.facts["table"]["3x3"]["solver_gap"]
+  best = min(row["eval/solver_gap"] for row in rows if "eval/solver_gap" in row)
+  assert 0 < solver_gap < 1 and best < 1
+
+
+@pytest.mark.slow
+def test_resumed_run_is_bit_equal(trained, tmp_path):
+  """Stopped by SIGTERM somewhere, then continued: the same state as the run never stopped."""
+  environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+  line = [sys.executable, "-m", "launch.nes_train", *command(tmp_path)[1:]]
+  process = subprocess.Popen(line, cwd=ROOT, env=environment, stderr=subprocess.PIPE)
+  deadline = time.monotonic() + 240
+  while not len(writers.read(tmp_path)) and time.monotonic() < deadline:
+    time.sleep(0.05)
+  process.send_signal(signal.SIGTERM)
+  _, error = process.communicate(timeout=240)
+  assert process.returncode == 143, error.decode()
+  assert checkpoint.load_metadata(checkpoint.latest(tmp_path))["step"] < 40
+  assert nes_train.main(command(tmp_path)) == 0
+  assert [row["step"] for row in writers.read(tmp_path)] == list(range(4, 41, 4))
+  config = nes_train.run_of(command(tmp_path)).training
+  like = jax.eval_shape(lambda key: learner.init(key, config), jax.random.key(0))
+  one, two = (checkpoint.restore(checkpoint.latest(d), like) for d in (trained, tmp_path))
+  jax.tree.map(np.testing.assert_array_equal, one, two)
+
+
+def test_finished_run_runs_again_without_harm(trained, capsys):
+  before = checkpoint.latest(trained).read_bytes()
+  assert nes_train.main(command(trained)) == 0
+  assert "is finished" in capsys.readouterr().err
+  assert checkpoint.latest(trained).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--shapes=3x3,4x2"], r"--out=.* holds another run .shapes"),
+        (["--seed=5"], "holds another run .seed 0 -> 5."),
+        (["--shapes=3by3"], "'3by3' is no shape"),
+        (["--batch=many"], "--batch=many: integers"),
+        (["--batch=1,2,3"], "batches=.*one positive size for each"),
+        (["--export=net"], "ends in .npz"),
+        (["--concept=nash"], "--concept"),
+        (["--norm=instance"], "norm='instance'"),
+        (["--save_every=0"], "--save_every=0 must be at least 1"),
+        (["more"], "unexpected argument 'more'"),
+    ],
+)
+def test_bad_flags(trained, capsys, flags, message):
+  assert nes_train.main(command(trained, *flags)) == 2
+  assert re.search(message, capsys.readouterr().err)
+
+
+# Trained networks in `solve`.
+
+
+def test_own_network_in_solve(trained):
+  payoffs = np.random.default_rng(0).normal(size=(6, 2, 3, 3)).astype(np.float32)
+  exact = nes_jax.solve(payoffs, batched=True)
+  answer = nes_jax.solve(payoffs, batched=True, method="neural", trained=trained / "net.npz")
+  assert (np.asarray(answer.iterations) == 0).all() and not answer.repeated.any()
+  np.testing.assert_allclose(np.asarray(answer.joint).sum((1, 2)), 1, rtol=1e-5)
+  # The certificate is that of the answer, and nothing is called converged that is not.
+  for game, joint, gap in zip(payoffs, np.asarray(answer.joint), np.asarray(answer.gap)):
+    kept = (joint * game).sum((1, 2))
+    row = (game[0] @ joint.sum(0)).max() - kept[0]
+    column = (joint.sum(1) @ game[1]).max() - kept[1]
+    np.testing.assert_allclose(gap, max(row, 0) + max(column, 0), atol=1e-5)
+  np.testing.assert_array_equal(answer.converged, np.asarray(answer.residual) <= 1e-4)
+  refined = nes_jax.solve(payoffs, batched=True, method="refined", trained=trained / "net.npz")
+  assert refined.converged.all()
+  np.testing.assert_allclose(refined.joint, exact.joint, atol=5e-3)
+  one = nes_jax.solve(payoffs[0], method="neural", trained=trained / "net.npz")
+  np.testing.assert_allclose(one.joint, answer.joint[0], atol=1e-5)
+
+
+def test_solve_takes_a_network_under_jit_and_grad(trained):
+  net = pretrained.load(trained / "net.npz")
+  payoffs = jnp.asarray(np.random.default_rng(1).normal(size=(2, 3, 3)), jnp.float32)
+  first = lambda g: nes_jax.solve(g, method="neural", trained=net).joint[0, 0]
+  np.testing.assert_allclose(jax.jit(first)(payoffs), first(payoffs), rtol=1e-4)
+  assert np.isfinite(jax.grad(first)(payoffs)).all()
+
+
+@pytest.mark.parametrize(
+    "options, match",
+    [
+        ({"concept": "ce"}, "gives the cce.*a ce with"),
+        (
+            {"selection": nes_jax.Selection(target=np.full((3, 3), 1 / 9))},
+            "with .'target'. is wanted",
+        ),
+        ({"duals": (np.zeros(3), np.zeros(3))}, "duals are where method 'exact' starts"),
+        ({"method": "exact"}, "a network is for method 'neural' or 'refined'"),
+        (
+            {"selection": nes_jax.Selection(welfare=np.eye(3), welfare_weight=np.inf)},
+            "no infinite welfare_weight",
+        ),
+    ],
+)
+def test_wrong_network(trained, options, match):
+  payoffs = np.random.default_rng(1).normal(size=(2, 3, 3))
+  net = pretrained.load(trained / "net.npz")
+  with pytest.raises(ValueError, match=match):
+    nes_jax.solve(payoffs, **{"method": "neural", "trained": net, **options})
+
+
+def test_no_network_fits():
+  payoffs = np.random.default_rng(1).normal(size=(7,) + (2,) * 7)
+  with pytest.raises(ValueError, match="no shipped network.*7-player.*use method='exact'"):
+    nes_jax.solve(payoffs, method="neural")
+
+
+def test_files_that_are_no_network(tmp_path):
+  with pytest.raises(ValueError, match="unknown network 'best'; those that ship"):
+    pretrained.load("best")
+  with pytest.raises(FileNotFoundError):
+    pretrained.load(tmp_path / "none.npz")
+  (tmp_path / "text.npz").write_text("not an archive")
+  np.savez(tmp_path / "other.npz", payoffs=np.zeros(3))
+  for name in ("text", "other"):
+    with pytest.raises(ValueError, match="not a network of nes_jax.pretrained.save"):
+      pretrained.load(tmp_path / f"{name}.npz")
