@@ -1,7 +1,7 @@
 # `make demo` and `make test` need Python 3.11 or later and PyPI; they make their own .venv.
 
 PYTHON ?= python3
-PYTEST_ARGS ?= -n auto --dist loadfile
+PYTEST_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 RUFF_ARGS := \
@@ -22,10 +22,10 @@ demo: $(VENV)/.installed-programs  ## solve games and draw the answers into out/
 	$(BIN)/python -m launch.demo --out=out/demo
 
 test: $(VENV)/.installed-dev  ## run the whole test suite
-	$(BIN)/python -m pytest -q tests $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q -n auto --dist loadfile tests $(PYTEST_ARGS)
 
 test-fast: $(VENV)/.installed-dev  ## run the tests not marked slow
-	$(BIN)/python -m pytest -q -m 'not slow' tests $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q -n auto --dist loadfile -m 'not slow' tests $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-dev  ## check the code with ruff
 	$(BIN)/ruff check --isolated $(RUFF_ARGS) .

@@ -245,7 +245,7 @@ def export(run: Run, tests: dict[str, HeldOut], say=print) -> None:
   hardware = benchmark.hardware()
   per_update = sum(config.batches) / len(config.batches)
   facts = {
-      "command": "python -m launch.nes_train " + " ".join(sys.argv[1:]),
+      "command": " ".join(["python -m launch.nes_train", *_what_counts(sys.argv[1:])]),
       "updates": int(state.step),
       "games": int(int(state.step) * per_update),
       "seconds": round(max((row[writers.SECONDS] for row in rows), default=0.0)),
@@ -264,6 +264,12 @@ def export(run: Run, tests: dict[str, HeldOut], say=print) -> None:
     pretrained.save(file, state.variables, config, facts)
   run.export.with_suffix(".md").write_text(card(run.export.stem, config, facts), encoding="utf-8")
   say(f"wrote {run.export} and its card")
+
+
+def _what_counts(argv: list[str]) -> list[str]:
+  """The command line without what makes no difference to the network."""
+  paths = ("--out", "--export", "--notes")
+  return [word for word in argv if not word.startswith(paths)]
 
 
 def card(name: str, config: learner.Config, facts: dict[str, Any]) -> str:

@@ -27,8 +27,8 @@ LARGE_WELFARE_WEIGHT = 1e3
 LARGE_RHO = 1e4
 # Maximum strength: far from epsilon-plus the approximation term is linear in epsilon, so that the
 # sum over players of epsilon is what is minimised.
-STRENGTH_RHO = 1e4
-STRENGTH_EPSILON_MAX = 1e3
+STRENGTH_RHO = 3e4
+STRENGTH_EPSILON_MAX = 5e2
 
 
 @jax.tree_util.register_dataclass

@@ -201,36 +201,7 @@ def test_hard_constraints(concept, shape, games):
   assert np.mean(compared) >= 0.9
 
 
-# Few games of small shapes: over 64 games of larger ones Clarabel itself, asked for 1e-12, fails on
-# some and stops 1e-4 away on others, with our residual at 1e-10.
-@pytest.mark.parametrize("concept,shape,games", [(*case, CASES[case]) for case in QUICK])
-@pytest.mark.parametrize("rho", [1e2, 1e4])
-def test_soft_constraints(concept, shape, games, rho):
-  """Finite rho: joint and epsilon, for targets 0 and random ones, of which some are infeasible.
-
-  Joint and epsilon are usually within 1e-8 to 1e-6; the worst of 6 games a shape 1e-5.
-  """
-  payoffs, _, _, epsilons = draw(shape, games)
-  payoffs, epsilons = np.concatenate([payoffs] * 2), np.concatenate([0 * epsilons, epsilons])
-  solution = solve(payoffs, concept, nes_jax.Selection(epsilon=epsilons, rho=rho))
-  problem = reference.Reference(shape, concept, rho=rho, tolerance=1e-12)
-  compared = []
-  for game in range(2 * games):
-    answer = problem.solve(payoffs[game], epsilon=epsilons[game])
-    compared.append(trusted(payoffs[game], concept, answer))
-    if not compared[-1]:
-      continue
-    context = f"game {game}, rho {rho}, {answer.status}, residual {solution.residual[game]}"
-    assert distance(solution.joint[game], answer.joint) <= 1e-4, context
-    np.testing.assert_allclose(
-        solution.epsilon[game], answer.epsilon, rtol=0, atol=1e-4, err_msg=context
-    )
-  assert np.mean(compared) >= 0.9
-
-
-# Few games of small shapes: over 64 games a shape the worst is 1.3e-4 above the linear program,
-# since the approximation term is almost, not quite, linear in epsilon.
-@pytest.mark.parametrize("concept,shape,games", [(*case, CASES[case]) for case in QUICK])
+@over_cases(QUICK)
 def test_maximum_strength(concept, shape, games):
   """The smallest sum of epsilons. Usually 1e-9 from the linear program's, at most 3e-5."""
   payoffs, _, _, _ = draw(shape, games)
