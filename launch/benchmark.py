@@ -20,6 +20,16 @@ CVXPY problem with their default tolerances, on the first games of the same batc
   ecos_ratio, clarabel_ratio  reference time / our time, a game
   distance                    worst half L1 distance between our joint and Clarabel's
   floor_us, over_floor        flops of the Newton steps / measured rate; our time / floor
+
+Suite `neural`: the paper's network with fresh parameters, on uniform games of the L2 sphere. Columns:
+
+  size, concept, batch        what went through
+  infer_us, infer_floor_us    a pass a game, and flops / measured rate
+  exact_us                    `nes_jax.solve` with the exact engine on the same games
+  train_batch, train_us       an update, a game: drawing, both passes, optimiser
+  games_second                of training
+  train_floor_us              three passes' flops / measured rate
+  activations_kb              written by a pass a game, at least
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -45,6 +55,7 @@ import numpy as np
 
 from launch.runtime import reference
 import nes_jax
+from nes_jax import learner, network
 from nes_jax.games import spheres
 
 Row = dict[str, Any]
@@ -187,22 +198,105 @@ def _reference(entry: Entry, payoffs: jax.Array, solver: str) -> Mapping[str, An
   }
 
 
-def exact(only: Sequence[str], quick: bool) -> tuple[list[Row], Row]:
-  """Suite `exact` -> rows, and facts to note beside them."""
-  entries = [e for e in EXACT if not only or f"{e.concept}:{e.size}" in only]
+@dataclasses.dataclass(frozen=True)
+class NeuralEntry:
+  """A line of the suite `neural`."""
+
+  concept: str
+  shape: tuple[int, ...]
+  batch: int
+  train_batch: int
+
+  size = Entry.size
+
+
+NEURAL = (
+    NeuralEntry("cce", (4, 4), 4096, 512),
+    NeuralEntry("cce", (8, 8), 4096, 256),
+    NeuralEntry("cce", (16, 16), 1024, 64),
+    NeuralEntry("cce", (32, 32), 256, 16),
+    NeuralEntry("ce", (8, 8), 4096, 128),
+)
+
+
+def network_work(config: network.Config, shape: Sequence[int]) -> tuple[float, float]:
+  """Least flops of a pass a game, and numbers written: products of full-size features only.
+
+  Each payoff layer multiplies a player's own activations and the sum over players, of |A| entries;
+  each dual layer its identity (CE: and transpose), of Ap or Ap^2 entries. Pools are small.
+  """
+  size, n = math.prod(shape), len(shape)
+  widths = (1 + len(config.inputs), *config.payoff_channels)
+  flops = sum(2 * (n + 1) * size * a * b for a, b in zip(widths, widths[1:]))
+  written = sum(n * size * b for b in widths[1:])
+  power, copies = (1, 1) if config.concept == "cce" else (2, 2)
+  entries = sum(count**power for count in shape)
+  duals = (config.dual_channel, *config.dual_channels, 1)
+  flops += sum(2 * copies * entries * a * b for a, b in zip(duals, duals[1:]))
+  written += sum(entries * b for b in duals)
+  return float(flops), float(written)
+
+
+def neural_row(entry: NeuralEntry, rate: float, *, quick: bool = False) -> Row:
+  """Measures one entry; `rate` is `machine_rate()`."""
+  batch = min(entry.batch, 16) if quick else entry.batch
+  train_batch = min(entry.train_batch, 16) if quick else entry.train_batch
+  calls = 1 if quick else _CALLS
+  config = learner.Config(
+      network.Config(entry.concept), shapes=(entry.shape,), batches=(train_batch,)
+  )
+  state = jax.jit(learner.init, static_argnums=1)(jax.random.key(0), config)
+  payoffs = spheres.sample(jax.random.key(1), batch, entry.shape, dtype=jnp.float32)
+  chosen = nes_jax.Selection()
+  problem = jax.jit(jax.vmap(lambda game: nes_jax.selection.problem(game, chosen)[0]))(payoffs)
+  entries = network.CPU_ENTRIES if jax.default_backend() == "cpu" else None
+  infer = jax.jit(lambda variables, x: network.infer(variables, config.network, x, entries=entries))
+  update = jax.jit(learner.update, static_argnums=2)
+  key = jax.random.key(2)
+  median = lambda function: statistics.median(_times(function, calls)[1:])
+  passing = median(lambda: infer(state.variables, problem)) / batch * 1e6
+  training = median(lambda: update(state, key, config)) / train_batch * 1e6
+  exactly = median(
+      lambda: nes_jax.solve(payoffs, concept=entry.concept, precision="float32", batched=True)
+  )
+  flops, written = network_work(config.network, entry.shape)
+  return {
+      "size": entry.size,
+      "concept": entry.concept,
+      "batch": batch,
+      "infer_us": passing,
+      "infer_floor_us": flops / rate * 1e6,
+      "exact_us": exactly / batch * 1e6,
+      "train_batch": train_batch,
+      "train_us": training,
+      "games_second": 1e6 / training,
+      "train_floor_us": 3 * flops / rate * 1e6,
+      "activations_kb": written * 4 / 1e3,
+  }
+
+
+# name -> its entries, and what measures one at the machine's rate.
+SUITES: Mapping[str, tuple[Sequence[Any], Callable[..., Row]]] = {
+    "exact": (EXACT, exact_row),
+    "neural": (NEURAL, neural_row),
+}
+
+
+def measure(suite: str, only: Sequence[str], quick: bool) -> tuple[list[Row], Row]:
+  """-> rows of a suite, and facts to note beside them."""
+  known, row = SUITES[suite]
+  entries = [e for e in known if not only or f"{e.concept}:{e.size}" in only]
   if not entries:
-    known = ", ".join(f"{e.concept}:{e.size}" for e in EXACT)
-    raise ValueError(f"--only={','.join(only)} names no entry of suite exact; they are {known}")
+    listing = ", ".join(f"{e.concept}:{e.size}" for e in known)
+    raise ValueError(
+        f"--only={','.join(only)} names no entry of suite {suite}; they are {listing}"
+    )
   rate = machine_rate()
   rows = []
   for entry in entries:
     print(f"  {entry.concept} {entry.size} ...", flush=True)
-    rows.append(exact_row(entry, rate, quick=quick))
+    rows.append(row(entry, rate, quick=quick))
   return rows, {"float32_matmul_gflops": rate / 1e9}
-
-
-# name -> function of (entries to run, or none for all; quick) that gives rows and facts.
-SUITES: Mapping[str, Callable[[Sequence[str], bool], tuple[list[Row], Row]]] = {"exact": exact}
 
 
 def hardware() -> Row:
@@ -264,7 +358,7 @@ def run(suite: str, out: str, *, only: Sequence[str] = (), quick: bool = False) 
   if facts["platform"] != "cpu":
     place = f"{facts['devices']} {facts['device']}; {place}"
   print(f"benchmark {suite}: {place}; {versions}; load {text(facts['load_average'])}", flush=True)
-  rows, more = SUITES[suite](only, quick)
+  rows, more = measure(suite, only, quick)
   facts |= more | {"suite": suite, "quick": quick}
   table = markdown(rows)
   notes = "; ".join(f"{name} {text(value)}" for name, value in more.items())

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from launch import benchmark
+from nes_jax import network
 
 COLUMNS = (
     "size concept batch us_game compile_s iterations iterations_max converged_pct repeated residual"
@@ -62,3 +63,19 @@ def test_table_marks_what_was_not_measured():
 def test_unknown_entry_is_named(tmp_path):
   with pytest.raises(ValueError, match="cce:5x5 names no entry.*cce:4x4"):
     benchmark.run("exact", str(tmp_path), only=["cce:5x5"])
+
+
+@pytest.mark.slow
+def test_quick_neural_entry_end_to_end(tmp_path):
+  (row,) = benchmark.run("neural", str(tmp_path), only=["cce:4x4"], quick=True)
+  assert 0 < row["infer_floor_us"] < row["infer_us"]
+  assert 0 < row["train_floor_us"] < row["train_us"]
+  assert row["exact_us"] > 0 and row["games_second"] == pytest.approx(1e6 / row["train_us"])
+
+
+def test_network_work_by_hand():
+  config = network.Config("cce", payoff_channels=(3,), dual_channel=5, dual_channels=(7,))
+  flops, written = benchmark.network_work(config, (2, 4))
+  # A layer of 3 products of 8 entries, 1 -> 3; dual layers of 6 entries, 5 -> 7 -> 1.
+  assert flops == 2 * 3 * 8 * 3 + 2 * 6 * (5 * 7 + 7)
+  assert written == 2 * 8 * 3 + 6 * (5 + 7 + 1)
