@@ -50,8 +50,6 @@ _DAMPING_GROWTH = 100.0
 _MAX_GROWTH = 1e4
 # Of float32: what takes longer is for float64.
 _MAX_ITERATIONS = {"cce": 20, "ce": 30}
-# The loop goes this far below the tolerance, so that rounding in the certificate does not undo it.
-_MARGIN = 0.8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +57,9 @@ class Config:
   """How the engine runs. Starting values were chosen for the fewest iterations on GAMUT games."""
 
   tolerance: float  # on the KKT residual
+  # The loop goes this far below the tolerance, so that rounding in the certificate, or the sum over
+  # players that a gap is, does not undo it. Little suffices in float32, where a step costs more.
+  margin: float
   max_iterations: int
   start_dual: float  # starting duals
   start_bound: float  # starting sum of sigma z
@@ -71,6 +72,7 @@ class Config:
     single = jnp.finfo(dtype).bits <= 32
     settings = dict(
         tolerance=1e-4 if single else 1e-8,
+        margin=0.8 if single else 0.4,
         max_iterations=_MAX_ITERATIONS[concept] if single else 200,
         warm_start=1e-2,
         **(
@@ -347,7 +349,7 @@ def _step(program: Program, state: State, config: Config, concept: Concept, stag
   """One predictor-corrector step; games that have converged stay where they are."""
   v = state.variables
   n, axes = v.joint.ndim - v.shift.ndim, deviation.dual_axes(concept)
-  running = state.error > _MARGIN * config.tolerance
+  running = state.error > config.margin * config.tolerance
   stage = Stages(jnp.any(running)) if staged else inline
   residuals = state.residuals
   solve = _newton(program, v, state.damping, concept, stage)
@@ -512,7 +514,7 @@ def _run(
 
   def unfinished(carry):
     step, state = carry
-    running = jnp.sum(state.error > _MARGIN * config.tolerance)
+    running = jnp.sum(state.error > config.margin * config.tolerance)
     return (step < config.max_iterations) & (running > patience)
 
   def body(carry):
