@@ -21,7 +21,7 @@ CVXPY problem with their default tolerances, on the first games of the same batc
   distance                    worst half L1 distance between our joint and Clarabel's
   floor_us, over_floor        flops of the Newton steps / measured rate; our time / floor
 
-Suite `neural`: the paper's network with fresh parameters, on uniform games of the L2 sphere. Columns:
+Suite `neural`: the paper's network, fresh parameters, uniform games of the L2 sphere. Columns:
 
   size, concept, batch        what went through
   infer_us, infer_floor_us    a pass a game, and flops / measured rate

@@ -58,7 +58,7 @@ def solve(
       `nes_jax.Selection`.
     method: "exact", the interior-point engine; "neural", one pass of a trained network, which
       comes near an equilibrium; "refined", exact steps from the network's answer; "auto", at
-      present always "exact", which has been the faster of the two at every size measured.
+      present always "exact" (README, Methods).
     precision: None takes that of the payoffs, float64 only where JAX's x64 is on. "float64" works
       with x64 off as well, for concrete arrays, and then returns NumPy arrays.
     tolerance: KKT residual, in normalised units, at which a game counts as converged. None: 1e-4 in
