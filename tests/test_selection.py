@@ -22,7 +22,7 @@ ROWS = [
     ("max_welfare", "MU", (), {"welfare_weight": 1e3}),
     ("max_welfare_max_entropy", "MWME", ("welfare",), {"welfare_weight": 1e3}),
     ("min_relative_entropy", "MRE", ("target",), {}),
-    ("max_strength", "MS", (), {"epsilon": -math.inf, "rho": 1e4, "epsilon_max": 1e3}),
+    ("max_strength", "MS", (), {"epsilon": -math.inf, "rho": 3e4, "epsilon_max": 5e2}),
     ("epsilon_max_entropy", "eps-ME", ("epsilon",), {"rho": 1e4}),
     (
         "epsilon_max_welfare_max_entropy",
