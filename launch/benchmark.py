@@ -77,7 +77,7 @@ class Entry:
 
   @property
   def size(self) -> str:
-    return "x".join(map(str, self.shape))
+    return learner.shape_name(self.shape)
 
 
 EXACT = (

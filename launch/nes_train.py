@@ -32,6 +32,7 @@ import nes_jax
 from nes_jax import learner, network, pretrained
 from nes_jax.examples import example_keys
 from nes_jax.games.files import replacing
+from nes_jax.learner import shape_name
 from nes_jax.types import CONCEPTS, Problem
 
 # Held-out games come from a seed of their own.
@@ -59,11 +60,6 @@ class Run:
   tensorboard: bool = False
   export: pathlib.Path | None = None
   notes: str = ""  # for the card
-
-
-def shape_name(shape: tuple[int, ...]) -> str:
-  """(8, 8) -> "8x8"."""
-  return "x".join(map(str, shape))
 
 
 @dataclasses.dataclass(frozen=True)

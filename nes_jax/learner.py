@@ -94,10 +94,7 @@ class Config:
   @classmethod
   def from_dict(cls, fields: Mapping[str, Any]) -> "Config":
     """Inverse of `to_dict`. Raises ValueError on a field that does not exist."""
-    known = [field.name for field in dataclasses.fields(cls)]
-    unknown = sorted(set(fields) - set(known))
-    if unknown:
-      raise ValueError(f"unknown fields {unknown}; the fields of Config are {', '.join(known)}")
+    network.check_fields(cls, fields)
     return cls(**{**fields, "network": network.Config.from_dict(fields["network"])})
 
 
@@ -107,6 +104,11 @@ class State(NamedTuple):
   variables: network.Variables
   optimiser: optax.OptState
   step: Array  # [] int32, updates done
+
+
+def shape_name(shape: tuple[int, ...]) -> str:
+  """(8, 8) -> "8x8"."""
+  return "x".join(map(str, shape))
 
 
 def inputs(selection: str) -> tuple[str, ...]:
@@ -275,7 +277,7 @@ def cycles(
   Returns:
     The new state, and for each shape, named as "8x8", its metrics averaged over the rounds.
   """
-  names = ["x".join(map(str, shape)) for shape in config.shapes]
+  names = list(map(shape_name, config.shapes))
 
   def cycle(state, _):
     reports = {}
@@ -317,5 +319,3 @@ def evaluate(
     }
 
   return jax.vmap(one)(problem, duals, reference)
-
-

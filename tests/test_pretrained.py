@@ -5,7 +5,7 @@ import pytest
 
 from launch import nes_train
 import nes_jax
-from nes_jax import network, pretrained
+from nes_jax import learner, network, pretrained
 
 
 @pytest.mark.parametrize("name", pretrained.names())
@@ -20,7 +20,7 @@ def test_card_is_true(name):
       test.problem.payoffs, concept=net.config.concept, method="neural", trained=net, batched=True
   )
   gaps = 0.5 * np.abs(np.asarray(answer.joint) - np.asarray(test.joint)).sum((1, 2))
-  said = net.facts["table"][nes_train.shape_name(shape)]
+  said = net.facts["table"][learner.shape_name(shape)]
   # 64 of the card's games: the mean is usually within a tenth.
   np.testing.assert_allclose(gaps.mean(), said["solver_gap"], rtol=0.25)
   np.testing.assert_allclose(np.asarray(answer.gap).mean(), said["gap"], rtol=0.4)

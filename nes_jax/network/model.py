@@ -96,11 +96,18 @@ class Config:
   @classmethod
   def from_dict(cls, fields: Mapping[str, Any]) -> "Config":
     """Inverse of `to_dict`. Raises ValueError on a field that does not exist."""
-    known = [field.name for field in dataclasses.fields(cls)]
-    unknown = sorted(set(fields) - set(known))
-    if unknown:
-      raise ValueError(f"unknown fields {unknown}; the fields of Config are {', '.join(known)}")
+    check_fields(cls, fields)
     return cls(**fields)
+
+
+def check_fields(cls: type, fields: Mapping[str, Any]) -> None:
+  """Raises ValueError if the dataclass `cls` lacks one of `fields`."""
+  known = [field.name for field in dataclasses.fields(cls)]
+  unknown = sorted(set(fields) - set(known))
+  if unknown:
+    raise ValueError(
+        f"unknown fields {unknown}; the fields of {cls.__name__} are {', '.join(known)}"
+    )
 
 
 def _check_member(field, value, allowed):
