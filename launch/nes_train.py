@@ -6,7 +6,8 @@ Draws games, takes steps down the dual loss, and evaluates on held-out games aga
 engine. Writes into --out: checkpoints, metrics.csv, metrics.jsonl (TensorBoard's events with
 --tensorboard). The same command, given again, continues where it was; SIGTERM and SIGINT save
 first.
---export=FILE.npz writes the best network seen, with a card, for `nes_jax.pretrained`.
+--export=FILE.npz writes the best network seen, with a card, for `nes_jax.pretrained`; --start
+begins with the parameters of such a network in place of new ones.
 
 Metrics, of games of each shape such as 8x8: train/8x8/loss, gap, gradient; eval/8x8/solver_gap and
 gap, means over held-out games in normalised units; eval/solver_gap, their mean over shapes, which
@@ -60,6 +61,7 @@ class Run:
   tensorboard: bool = False
   export: pathlib.Path | None = None
   notes: str = ""  # for the card
+  start: pretrained.Pretrained | None = None  # whose parameters to begin with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,8 +123,12 @@ def train(run: Run, *, check_stop=lambda: None, say=print) -> dict[str, float]:
     raise UsageError(f"--batch: {error}") from error
   per_cycle = len(config.shapes)
   key = jax.random.key(run.seed)
-  metadata = {"training": config.to_dict(), "seed": run.seed}
+  metadata = {
+      "training": config.to_dict(), "seed": run.seed, "start": _earlier(run.start)
+  }
   state = jax.jit(learner.init, static_argnums=1)(jax.random.fold_in(key, 0), config)
+  if run.start is not None:
+    state = state._replace(variables=jax.tree.map(jnp.array, run.start.variables))
   update_key = jax.random.fold_in(key, 1)
   last = checkpoint.latest(run.out)
   if last is not None:
@@ -136,6 +142,8 @@ def train(run: Run, *, check_stop=lambda: None, say=print) -> dict[str, float]:
   )
   if done >= config.updates:
     say(f"{run.out} is finished: --updates says how many there are to be")
+    if run.export is None:
+      return {}
 
   @functools.cache
   def advance(count: int):
@@ -206,7 +214,10 @@ def train(run: Run, *, check_stop=lambda: None, say=print) -> dict[str, float]:
 
 
 def _check_same(run: Run, old: dict[str, Any], new: dict[str, Any]) -> None:
-  flat = lambda tree: {**tree["training"], **tree["training"]["network"], "seed": tree["seed"]}
+  flat = lambda tree: {
+      **tree["training"], **tree["training"]["network"],
+      "seed": tree["seed"], "start": len(tree["start"]),
+  }
   old, new = flat(old), flat(new)
   old.pop("network"), new.pop("network")
   different = [f"{k} {old.get(k)} -> {new[k]}" for k in new if old.get(k) != new[k]]
@@ -215,6 +226,14 @@ def _check_same(run: Run, old: dict[str, Any], new: dict[str, Any]) -> None:
         f"--out={run.out} holds another run ({'; '.join(different)}): give the same flags, or"
         " another --out"
     )
+
+
+def _earlier(start: pretrained.Pretrained | None) -> list[dict[str, Any]]:
+  """What trained the network that a run starts from: a dictionary for each run, oldest first."""
+  if start is None:
+    return []
+  kept = ("command", "updates", "games", "seconds", "hardware", "date")
+  return [*start.facts.get("earlier", []), {k: start.facts[k] for k in kept}]
 
 
 def export(run: Run, tests: dict[str, HeldOut], say=print) -> None:
@@ -252,6 +271,7 @@ def export(run: Run, tests: dict[str, HeldOut], say=print) -> None:
       "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
       "table": table,
       "notes": run.notes,
+      "earlier": _earlier(run.start),
   }
   if not parallel.is_main():
     return
@@ -283,6 +303,12 @@ def card(name: str, config: learner.Config, facts: dict[str, Any]) -> str:
       f" centred over `{net.centre}`.",
       f"- Trained for {facts['updates']} updates on {facts['games']} games in"
       f" {facts['seconds'] / 60:.0f} minutes; shapes (batch): {shapes}.",
+      *(
+          f"- Before that, {past['updates']} updates on {past['games']} games in"
+          f" {past['seconds'] / 60:.0f} minutes; {past['hardware']}; {past['date']};"
+          f" `{past['command']}`"
+          for past in facts["earlier"]
+      ),
       f"- Learning rate {config.learning_rate}, schedule `{config.schedule}`, clipping"
       f" {config.clipping}, weight decay {config.weight_decay}, rho {config.rho:g}.",
       f"- {facts['hardware']}; " + ", ".join(f"{k} {v}" for k, v in facts["versions"].items()),
@@ -339,6 +365,9 @@ def _define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_bool("tensorboard", False, "write events for TensorBoard", **own)
   flags.DEFINE_string("export", None, "FILE.npz for the best network", **own)
   flags.DEFINE_string("notes", "", "for the card", **own)
+  flags.DEFINE_string(
+      "start", None, "network to start from: a name that ships, or FILE.npz", **own
+  )
   flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, or auto", **own)
   flags.DEFINE_integer("num_processes", None, "of all hosts", **own)
   flags.DEFINE_integer("process_id", None, "of this one", **own)
@@ -389,6 +418,7 @@ def _run(v: flags.FlagValues) -> Run:
     )
   except ValueError as error:
     raise UsageError(str(error)) from error
+  start = None if v.start is None else _start(v.start, training)
   for name in ("report_every", "save_every", "keep", "eval_games"):
     if getattr(v, name) < 1:
       raise UsageError(f"--{name}={getattr(v, name)} must be at least 1")
@@ -404,7 +434,20 @@ def _run(v: flags.FlagValues) -> Run:
       tensorboard=v.tensorboard,
       export=None if v.export is None else pathlib.Path(v.export),
       notes=v.notes,
+      start=start,
   )
+
+
+def _start(name: str, training: learner.Config) -> pretrained.Pretrained:
+  try:
+    start = pretrained.load(name)
+  except (ValueError, OSError) as error:
+    raise UsageError(f"--start={name}: {error}") from error
+  if start.config != training.network:
+    wanted, has = training.network.to_dict(), start.config.to_dict()
+    different = [f"{k} {has[k]} there, {wanted[k]} here" for k in wanted if has[k] != wanted[k]]
+    raise UsageError(f"--start={name} is another network: {'; '.join(different)}")
+  return start
 
 
 def _parse(argv: list[str]) -> flags.FlagValues:

@@ -307,9 +307,22 @@ def test_finished_run_runs_again_without_harm(trained, capsys):
   assert checkpoint.latest(trained).read_bytes() == before
 
 
+def test_run_starts_from_a_network(trained, tmp_path):
+  """The first row is as good as the network it starts from; the card remembers both runs."""
+  flags = ("--learning_rate=1e-9", "--updates=12", f"--start={trained}/net.npz")
+  assert nes_train.main(command(tmp_path, *flags, f"--export={tmp_path}/on.npz")) == 0
+  old, new = (pretrained.load(d / n) for d, n in ((trained, "net.npz"), (tmp_path, "on.npz")))
+  for x, y in zip(jax.tree.leaves(old.variables.params), jax.tree.leaves(new.variables.params)):
+    np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
+  assert [past["updates"] for past in new.facts["earlier"]] == [old.facts["updates"]]
+  assert f"Before that, {old.facts['updates']} updates" in (tmp_path / "on.md").read_text()
+
+
 @pytest.mark.parametrize(
     "flags, message",
     [
+        (["--start=no_such"], "--start=no_such: unknown network 'no_such'; those that ship"),
+        (["--start=me_ce_2p"], "another network: concept ce there, cce here; payoff_channels"),
         (["--shapes=3x3,4x2"], r"--out=.* holds another run .shapes"),
         (["--seed=5"], "holds another run .seed 0 -> 5."),
         (["--shapes=3by3"], "'3by3' is no shape"),
