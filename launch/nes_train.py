@@ -309,8 +309,8 @@ def card(name: str, config: learner.Config, facts: dict[str, Any]) -> str:
           f" `{past['command']}`"
           for past in facts["earlier"]
       ),
-      f"- Learning rate {config.learning_rate}, schedule `{config.schedule}`, clipping"
-      f" {config.clipping}, weight decay {config.weight_decay}, rho {config.rho:g}.",
+      f"- Optimiser `{config.optimiser}`, learning rate {config.learning_rate}, schedule"
+      f" `{config.schedule}`, clipping {config.clipping}, weight decay {config.weight_decay}, rho {config.rho:g}.",
       f"- {facts['hardware']}; " + ", ".join(f"{k} {v}" for k, v in facts["versions"].items()),
       f"- {facts['date']}; `{facts['command']}`",
       "",
@@ -345,7 +345,8 @@ def _define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_integer("updates", 100_000, "of the whole run; schedules stretch to it", **own)
   flags.DEFINE_integer("seed", 0, "of everything", **own)
   default = learner.Config(network.Config("cce"))
-  flags.DEFINE_float("learning_rate", default.learning_rate, "of Adam", **own)
+  flags.DEFINE_enum("optimiser", default.optimiser, learner.OPTIMISERS, "what steps", **own)
+  flags.DEFINE_float("learning_rate", default.learning_rate, "try 0.02 with muon", **own)
   flags.DEFINE_enum("schedule", default.schedule, learner.SCHEDULES, "of the learning rate", **own)
   flags.DEFINE_float("clipping", default.clipping, "of gradients, adaptive", **own)
   flags.DEFINE_float("weight_decay", default.weight_decay, "a loss", **own)
@@ -409,6 +410,7 @@ def _run(v: flags.FlagValues) -> Run:
         shapes=shapes,
         batches=batches * len(shapes) if len(batches) == 1 else batches,
         updates=v.updates,
+        optimiser=v.optimiser,
         learning_rate=v.learning_rate,
         schedule=v.schedule,
         clipping=v.clipping,

@@ -16,6 +16,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 
 from nes_jax import dual, metrics, network
 from nes_jax import selection as selections
@@ -28,10 +29,14 @@ from nes_jax.types import Array, Problem
 ALL_INPUTS = "epsilon_max_welfare_min_relative_entropy"
 SELECTIONS: tuple[str, ...] = selections.NAMES + (ALL_INPUTS,)
 SCHEDULES: tuple[str, ...] = ("paper", "cosine")
+OPTIMISERS: tuple[str, ...] = ("adam", "muon")
 
 # The paper's factors on the learning rate, with the part of the run at which each ends; it ran
 # for 1e7 updates.
 _PAPER_FACTORS = ((0.01, 1.0), (0.1, 0.6), (0.4, 0.3), (0.7, 0.1), (1.0, 0.06))
+# Adam's share of the learning rate, for what Muon leaves to it: scales and offsets.
+_MUON_ADAM = 0.1
+
 # Of the cosine schedule.
 _WARM_UP = 0.02
 
@@ -51,6 +56,7 @@ class Config:
   shapes: tuple[tuple[int, ...], ...] = ((8, 8),)  # strategy counts, taken in turn
   batches: tuple[int, ...] = (4096,)  # B for each shape, over all devices
   updates: int = 100_000  # of the whole run; the schedule is stretched to it
+  optimiser: str = "adam"  # one of OPTIMISERS; muon wants a learning rate near 2e-2
   learning_rate: float = 4e-4
   schedule: str = "paper"  # one of SCHEDULES
   clipping: float = 1e-3  # adaptive gradient clipping
@@ -63,7 +69,10 @@ class Config:
     object.__setattr__(self, "shapes", shapes)
     object.__setattr__(self, "batches", tuple(self.batches))
     for field, allowed in (
-        ("selection", SELECTIONS), ("schedule", SCHEDULES), ("norm", NORMS)
+        ("selection", SELECTIONS),
+        ("optimiser", OPTIMISERS),
+        ("schedule", SCHEDULES),
+        ("norm", NORMS),
     ):
       if getattr(self, field) not in allowed:
         raise ValueError(f"{field}={getattr(self, field)!r} is not one of {', '.join(allowed)}")
@@ -202,12 +211,17 @@ def _optimiser(config: Config) -> optax.GradientTransformation:
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, config.learning_rate, warm_up, max(config.updates, warm_up + 1)
     )
+  if config.optimiser == "muon":
+    steps = optax.contrib.muon(
+        schedule, adam_learning_rate=lambda step: _MUON_ADAM * schedule(step)
+    )
+  else:
+    steps = optax.adam(schedule)
   return optax.chain(
       optax.adaptive_grad_clip(config.clipping),
-      # A loss, as in the paper: it goes through Adam.
+      # A loss, as in the paper: it goes through the optimiser.
       optax.add_decayed_weights(config.weight_decay),
-      optax.scale_by_adam(),
-      optax.scale_by_learning_rate(schedule),
+      steps,
   )
 
 

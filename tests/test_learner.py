@@ -125,8 +125,10 @@ def test_loss_gradient_by_finite_differences(x64):
   np.testing.assert_allclose(slope, length, rtol=0.02)
 
 
-def test_training_learns_and_compiles_once():
-  config = small(updates=400, learning_rate=3e-3, schedule="cosine")
+@pytest.mark.parametrize("optimiser, rate", [("adam", 3e-3), ("muon", 2e-2)])
+def test_training_learns_and_compiles_once(optimiser, rate):
+  chex.clear_trace_counter()
+  config = small(updates=400, optimiser=optimiser, learning_rate=rate, schedule="cosine")
   state = learner.init(jax.random.key(0), config)
   problem = learner.sample(keys(64, seed=7), "max_entropy", (3, 3), 1e5)
   joint = nes_jax.solve(problem.payoffs, batched=True).joint
@@ -144,8 +146,9 @@ def test_training_learns_and_compiles_once():
     state, reports = advance(state, jax.random.key(1))
   assert set(reports) == {"3x3", "2x4"} and set(reports["3x3"]) == {"loss", "gap", "gradient"}
   assert int(state.step) == 400
-  # Seen: 0.32 before, 0.17 after.
-  assert score(state) < 0.75 * before
+  after = score(state)
+  # Seen: 0.48 before; 0.33 after with adam, 0.30 with muon.
+  assert after < 0.75 * before
 
 
 def test_duals_that_are_all_zero_come_back():
@@ -168,6 +171,7 @@ def test_duals_that_are_all_zero_come_back():
     [
         ({"selection": "best"}, "selection='best' is not one of max_entropy"),
         ({"schedule": "linear"}, "schedule='linear'"),
+        ({"optimiser": "sgd"}, "optimiser='sgd' is not one of adam, muon"),
         ({"norm": "l3"}, "norm='l3'"),
         ({"shapes": ()}, "shapes=.*give one or more"),
         ({"shapes": ((4,),), "batches": (4,)}, "two or more players"),
