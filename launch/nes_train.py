@@ -72,28 +72,34 @@ class HeldOut:
   joint: jax.Array  # [B, A1, ..., AN]
 
 
+def asked(config: learner.Config, problem: Problem) -> nes_jax.Selection:
+  """The selection that a training draws problems [B, ...] for.
+
+  The rho of training is finite to bound the loss; where the selection's own is not, the answer asked
+  for is that of hard constraints.
+  """
+  host = jax.tree.map(np.asarray, problem)
+  varied = learner.inputs(config.selection)
+  return nes_jax.Selection(
+      target=host.target if "target" in varied else None,
+      epsilon=host.epsilon,
+      welfare=host.welfare if "welfare" in varied else None,
+      welfare_weight=host.welfare_weight,
+      rho=float("inf") if problem.rho == config.rho else problem.rho,
+      epsilon_max=float(host.epsilon_max.flat[0] / np.sqrt(host.target[0].size)),
+  )
+
+
 def held_out(config: learner.Config, shape: tuple[int, ...], games: int) -> HeldOut:
   """Draws held-out games as training does, and solves them exactly in float64."""
   keys = example_keys(jax.random.key(_HELD_OUT_SEED), games)
   problem = jax.jit(learner.sample, static_argnums=(1, 2, 3, 4))(
       keys, config.selection, shape, config.rho, config.norm
   )
-  host = jax.tree.map(np.asarray, problem)
-  # The trained-for rho is finite to bound the loss; where the selection's own is not, the answer
-  # asked for is that of hard constraints.
-  hard = problem.rho == config.rho
-  epsilon_max = host.epsilon_max.flat[0] / np.sqrt(np.prod(shape))
   solution = nes_jax.solve(
-      host.payoffs,
+      np.asarray(problem.payoffs),
       concept=config.network.concept,
-      selection=nes_jax.Selection(
-          target=host.target,
-          epsilon=host.epsilon,
-          welfare=host.welfare,
-          welfare_weight=host.welfare_weight,
-          rho=float("inf") if hard else problem.rho,
-          epsilon_max=float(epsilon_max),
-      ),
+      selection=asked(config, problem),
       method="exact",
       precision="float64",
       tolerance=_REFERENCE_TOLERANCE,
@@ -310,7 +316,8 @@ def card(name: str, config: learner.Config, facts: dict[str, Any]) -> str:
           for past in facts["earlier"]
       ),
       f"- Optimiser `{config.optimiser}`, learning rate {config.learning_rate}, schedule"
-      f" `{config.schedule}`, clipping {config.clipping}, weight decay {config.weight_decay}, rho {config.rho:g}.",
+      f" `{config.schedule}`, clipping {config.clipping}, weight decay {config.weight_decay},"
+      f" rho {config.rho:g}.",
       f"- {facts['hardware']}; " + ", ".join(f"{k} {v}" for k, v in facts["versions"].items()),
       f"- {facts['date']}; `{facts['command']}`",
       "",

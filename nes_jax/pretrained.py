@@ -111,14 +111,16 @@ def save(
   np.savez(file, card=np.array(json.dumps(card)), **arrays)
 
 
-def choose(concept: Concept, players: int, inputs: frozenset[str]) -> Pretrained:
-  """The shipped network for games of so many players that sees what the selection varies.
+def choose(concept: Concept, shape: tuple[int, ...], inputs: frozenset[str]) -> Pretrained:
+  """The shipped network for games of this shape that sees what the selection varies.
 
-  Of several the one with the fewest further inputs is taken, which knows its selection best.
+  It was trained on as many players. Of several, the one with the fewest further inputs is taken,
+  which knows its selection best; then one that was trained on this shape, if possible on no other;
+  else the one that was trained on most shapes.
 
   Args:
     concept: "cce" or "ce".
-    players: N.
+    shape: (A1, ..., AN).
     inputs: of `network.INPUTS`, those that differ from maximum entropy's.
 
   Raises:
@@ -129,7 +131,7 @@ def choose(concept: Concept, players: int, inputs: frozenset[str]) -> Pretrained
       one
       for one in known
       if one.config.concept == concept
-      and one.players == players
+      and one.players == len(shape)
       and inputs <= set(one.config.inputs)
   ]
   if not fitting:
@@ -139,7 +141,13 @@ def choose(concept: Concept, players: int, inputs: frozenset[str]) -> Pretrained
     )
     wanted = f" with {', '.join(sorted(inputs))}" if inputs else ""
     raise ValueError(
-        f"no shipped network solves for the {concept} of {players}-player games{wanted}; there are"
+        f"no shipped network solves for the {concept} of {len(shape)}-player games{wanted}; there are"
         f" {listing or 'none'}: use method='exact'"
     )
-  return min(fitting, key=lambda one: (len(one.config.inputs), one.name))
+
+  def order(one: Pretrained):
+    shapes = one.training.shapes
+    trained = shape in shapes
+    return len(one.config.inputs), not trained, len(shapes) if trained else -len(shapes), one.name
+
+  return min(fitting, key=order)

@@ -113,7 +113,7 @@ def solve(
   if method in ("neural", "refined"):
     if duals is not None:
       raise ValueError(f"duals are where method 'exact' starts, and method is {method!r}")
-    chosen = _choose_network(trained, concept, selection, len(shape))
+    chosen = _choose_network(trained, concept, selection, shape)
     task = task._replace(method=method, network_config=chosen.config)
     inputs = inputs._replace(variables=chosen.variables)
   elif trained is not None:
@@ -184,7 +184,7 @@ def _check_method(method: str) -> None:
 
 
 def _choose_network(
-    trained: Any, concept: Concept, selection: Selection, players: int
+    trained: Any, concept: Concept, selection: Selection, shape: tuple[int, ...]
 ) -> pretrained.Pretrained:
   """The network to use, which must see everything in which the selection differs from ME."""
   varied = {"target": selection.target, "welfare": selection.welfare}
@@ -197,7 +197,7 @@ def _choose_network(
           "networks know no infinite welfare_weight: give a finite one, or use method='exact'"
       )
   if trained is None:
-    chosen = pretrained.choose(concept, players, frozenset(needed))
+    chosen = pretrained.choose(concept, shape, frozenset(needed))
     logging.info("solve: using the network %s", chosen.name)
     return chosen
   if not isinstance(trained, pretrained.Pretrained):
