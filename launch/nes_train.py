@@ -75,8 +75,8 @@ class HeldOut:
 def asked(config: learner.Config, problem: Problem) -> nes_jax.Selection:
   """The selection that a training draws problems [B, ...] for.
 
-  The rho of training is finite to bound the loss; where the selection's own is not, the answer asked
-  for is that of hard constraints.
+  The rho of training is finite to bound the loss; where the selection's own is not, the answer
+  asked for is that of hard constraints.
   """
   host = jax.tree.map(np.asarray, problem)
   varied = learner.inputs(config.selection)

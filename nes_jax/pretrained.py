@@ -141,8 +141,8 @@ def choose(concept: Concept, shape: tuple[int, ...], inputs: frozenset[str]) -> 
     )
     wanted = f" with {', '.join(sorted(inputs))}" if inputs else ""
     raise ValueError(
-        f"no shipped network solves for the {concept} of {len(shape)}-player games{wanted}; there are"
-        f" {listing or 'none'}: use method='exact'"
+        f"no shipped network solves for the {concept} of {len(shape)}-player games{wanted}; there"
+        f" are {listing or 'none'}: use method='exact'"
     )
 
   def order(one: Pretrained):

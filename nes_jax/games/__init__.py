@@ -1,5 +1,5 @@
 """Where games come from: spheres (training), files (npz, Gambit, OpenSpiel)."""
 
-from nes_jax.games import files, spheres
+from nes_jax.games import files, gamut, spheres
 
-__all__ = ("files", "spheres")
+__all__ = ("files", "gamut", "spheres")
