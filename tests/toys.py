@@ -1,0 +1,99 @@
+"""Small environments and helpers for tests of calsheq_jax."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from calsheq_jax.types import Decision, Trajectory
+from envs.base import Box
+
+
+class Rules(NamedTuple):
+  """Profile of `Countdown`."""
+
+  length: jax.Array  # [] steps after which the episode ends
+  cut: jax.Array  # [] whether it is then truncated, or over
+  scale: jax.Array  # [] of rewards
+
+
+class Place(NamedTuple):
+  """State of `Countdown`."""
+
+  time: jax.Array  # []
+  position: jax.Array  # [n]
+
+
+@dataclasses.dataclass(frozen=True)
+class Countdown:
+  """Agents move along a line by what they do, and are paid scale times where they are.
+
+  Actions are two numbers in [-1, 3] and [0, 1]; the first is the move.
+  """
+
+  num_agents: int = 3
+  horizon: int = 6
+
+  agent_names = ("a", "b", "c")
+  supertype_names = ("all",)
+  supertypes = (0, 0, 0)
+  observation_size = 4
+
+  @property
+  def action_space(self):
+    return Box(jnp.array([-1.0, 0.0]), jnp.array([3.0, 1.0]))
+
+  @property
+  def profile_space(self):
+    return Box(
+        Rules(jnp.int32(1), jnp.bool_(False), jnp.float32(-1)),
+        Rules(jnp.int32(self.horizon), jnp.bool_(True), jnp.float32(1)),
+    )
+
+  def _observe(self, state):
+    time = jnp.broadcast_to(state.time.astype(jnp.float32), (self.num_agents,))
+    seat = jnp.arange(self.num_agents) / self.num_agents
+    return jnp.stack([time, state.position, seat, jnp.ones(self.num_agents)], -1)
+
+  def reset(self, key, profile):
+    state = Place(jnp.zeros((), jnp.int32), jax.random.normal(key, (self.num_agents,)))
+    return self._observe(state), state
+
+  def step(self, key, state, action, profile):
+    move = jnp.clip(action[:, 0], -1, 3) + 0.1 * jax.random.normal(key, (self.num_agents,))
+    state = Place(state.time + 1, state.position + move)
+    done = state.time >= profile.length
+    return (
+        self._observe(state), state, profile.scale * state.position, done,
+        {"truncated": done & profile.cut},
+    )
+
+  def outputs(self, state):
+    return {"position": state.position, "time": state.time}
+
+
+def rules(length=6, cut=False, scale=1.0):
+  return Rules(jnp.int32(length), jnp.bool_(cut), jnp.float32(scale))
+
+
+def stacked(*profiles):
+  return jax.tree.map(lambda *x: jnp.stack(x), *profiles)
+
+
+def one_step(decision: Decision, observation, reward) -> Trajectory:
+  """What a learner alone with a problem of one step brings: [1, b, ...]."""
+  extended = jax.tree.map(lambda x: x[None], decision)
+  yes = jnp.ones(reward[None].shape, bool)
+  return Trajectory(
+      observation=observation[None],
+      action=extended.action,
+      log_prob=extended.log_prob,
+      parameters=extended.parameters,
+      value=extended.value,
+      reward=reward[None],
+      done=yes,
+      truncated=~yes,
+      weight=yes.astype(reward.dtype),
+      last_value=jnp.zeros_like(reward),
+  )
