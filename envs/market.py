@@ -18,11 +18,15 @@ marked "printed in the paper", whose supplement with the details is not public):
   4. The price moves to S'. In money, a merchant earns
 
        bought (S - bid) + sold (ask - S) - h beta |I'| + I'' (S' - S)
-         - (1 - tolerance) penalty h I''^2 / volume                                     (reward)
+         - (1 - tolerance) penalty h |I''|                                              (reward)
 
      of which the first line is exactly the change of its cash and marked inventory, cash + I S.
      That tolerance to inventory acts through the reward is printed in the paper; that who does not
-     trade earns 0 is, too. Rewards are divided by h volume, where `volume` is what each merchant
+     trade earns 0 is, too. A unit held for a step costs (1 - tolerance) penalty times what it costs
+     to be rid of it. Where quotes do not lean against inventory, that makes a merchant send about
+     that share of it to the facility in each step: with net flow of s.d. s a step, a share beta
+     leaves |I| near s / sqrt(beta), and beta^-1/2 ((1 - tolerance) penalty + beta) is least
+     there. Rewards are divided by h volume, where `volume` is what each merchant
      would trade in a step if all shared all customers equally: 1 is an equal share of the trade
      at the facility's prices.
 
@@ -68,8 +72,7 @@ class Config:
   volatility: float = 1.0  # sigma: s.d. of a step's first price move, money a unit
   # S' = S + sigma xi, or "geometric": S' = S exp(s xi - s^2 / 2), s = sigma / initial_price.
   process: str = "arithmetic"
-  # Of inventory, dimensionless: `volume` units at tolerance 0 cost h a unit times this, each step.
-  penalty: float = 1.0
+  penalty: float = 0.5  # of a unit held for a step at tolerance 0, in half-spreads
   matching: str = "packed"  # how customers find merchants: one of MATCHINGS; they agree
 
   def __post_init__(self):
@@ -346,7 +349,7 @@ class Market:
     cost = h * jnp.abs(hedge)
     margin = h * (bought * (1 + e_buy) + sold * (1 + e_sell))
     profit = margin - cost + inventory * move
-    penalty = (1 - state.tolerance) * (config.penalty * h / config.volume) * inventory**2
+    penalty = (1 - state.tolerance) * (config.penalty * h) * jnp.abs(inventory)
     reward = (profit - penalty) / (h * config.volume)
     state = state._replace(
         time=state.time + 1,
