@@ -11,15 +11,15 @@ it when that plays itself, has at most (sup T - inf T) / delta(epsilon) steps (T
   transitive            u = t(x) - t(y), T = t, delta(e) = e: the example of Balduzzi et al. that
                         the paper takes up, with t(x) = 1 - (x - 0.7)^2; equilibrium x = 0.7
   monotonic             u = tanh(t(x) - t(y)), T = t, delta(e) = arctanh(e); equilibrium x = 0.7
-  piecewise_potential   u = h(x + y) g(x - y), h(s) = 1 + s; g(z) = g_1(z) = 1 + a z where z >= 0 and
+  piecewise_potential   u = h(x + y) g(x - y), h(s) = 1 + s; g(z) = g_1(z) = 1 + a z where z >= 0,
                         g_2(|z|) = 1 - b |z| elsewhere; T(x) = h(2 x). With d = y - x > 0,
 
                           u(y, x) - u(x, x) = d (1 + a (1 + x + y)),    T(y) - T(x) = 2 d
 
                         A lower y only loses, so x = 1 is the only symmetric equilibrium, and gains
                         above epsilon need d > epsilon / (1 + 3 a): delta(e) = 2 e / (1 + 3 a).
-                        With a = b = 1/2, as `PIECEWISE_POTENTIAL` has it, u is 1 + 3 x / 2 + x^2 / 2
-                        and a function of y, so it is a potential game, too; with a != b it is not
+                        With a = b = 1/2, as `PIECEWISE_POTENTIAL` has it, u is a function of x plus
+                        one of y, and so it is a potential game, too; with a != b it is not
 """
 
 from collections.abc import Callable, Mapping
