@@ -134,7 +134,13 @@ def train(run: Run, *, check_stop=lambda: None, say=print) -> dict[str, float]:
   }
   state = jax.jit(learner.init, static_argnums=1)(jax.random.fold_in(key, 0), config)
   if run.start is not None:
-    state = state._replace(variables=jax.tree.map(jnp.array, run.start.variables))
+    state = state._replace(
+        params=jax.tree.map(jnp.array, run.start.params),
+        moments={
+            shape_name(shape): jax.tree.map(jnp.array, run.start.variables(shape).state)
+            for shape in config.shapes
+        },
+    )
   update_key = jax.random.fold_in(key, 1)
   last = checkpoint.latest(run.out)
   if last is not None:
@@ -142,7 +148,7 @@ def train(run: Run, *, check_stop=lambda: None, say=print) -> dict[str, float]:
     state = checkpoint.restore(last, state)
   done = int(state.step)
   say(
-      f"{network.num_parameters(state.variables.params)} parameters; updates {done} to"
+      f"{network.num_parameters(state.params)} parameters; updates {done} to"
       f" {config.updates}, games a batch"
       f" {', '.join(f'{shape_name(s)} {b}' for s, b in zip(config.shapes, config.batches))}"
   )
@@ -162,17 +168,19 @@ def train(run: Run, *, check_stop=lambda: None, say=print) -> dict[str, float]:
     )
 
   shapes = run.eval_shapes or config.shapes
-  tests = {shape_name(shape): held_out(config, shape, run.eval_games) for shape in shapes}
-  judge = jax.jit(learner.evaluate, static_argnums=1)
+  tests = {shape: held_out(config, shape, run.eval_games) for shape in shapes}
   state, update_key = parallel.replicate((state, update_key), mesh)
 
   def evaluate() -> dict[str, float]:
     report = {}
-    variables = parallel.gather(state.variables)
-    for name, test in tests.items():
-      values = judge(variables, config.network, test.problem, test.joint)
-      report |= {f"eval/{name}/{k}": float(values[k].mean()) for k in ("solver_gap", "gap")}
-    report["eval/solver_gap"] = float(np.mean([report[f"eval/{n}/solver_gap"] for n in tests]))
+    here = parallel.gather(state)
+    for shape, test in tests.items():
+      values = judge(here, config, shape, test)
+      report |= {
+          f"eval/{shape_name(shape)}/{k}": float(values[k].mean()) for k in ("solver_gap", "gap")
+      }
+    gaps = [report[f"eval/{shape_name(shape)}/solver_gap"] for shape in tests]
+    report["eval/solver_gap"] = float(np.mean(gaps))
     return report
 
   def save() -> None:
@@ -242,19 +250,29 @@ def _earlier(start: pretrained.Pretrained | None) -> list[dict[str, Any]]:
   return [*start.facts.get("earlier", []), {k: start.facts[k] for k in kept}]
 
 
-def export(run: Run, tests: dict[str, HeldOut], say=print) -> None:
+_evaluate = jax.jit(learner.evaluate, static_argnums=1)
+
+
+def judge(
+    state: learner.State, config: learner.Config, shape: tuple[int, ...], test: HeldOut
+) -> dict[str, jax.Array]:
+  """`learner.evaluate` of the network on held-out games of a shape, as it would ship."""
+  variables = learner.variables(state.params, state.moments, config, shape)
+  return _evaluate(variables, config.network, test.problem, test.joint)
+
+
+def export(run: Run, tests: dict[tuple[int, ...], HeldOut], say=print) -> None:
   """Writes the best network of the run and its card."""
   config = run.training
   path = checkpoint.best(run.out) or checkpoint.latest(run.out)
   like = jax.eval_shape(lambda key: learner.init(key, config), jax.random.key(0))
   state = checkpoint.restore(path, like)
   state = jax.tree.map(jnp.asarray, state)
-  judge = jax.jit(learner.evaluate, static_argnums=1)
   table = {}
-  for name, test in tests.items():
-    values = judge(state.variables, config.network, test.problem, test.joint)
+  for shape, test in tests.items():
+    values = judge(state, config, shape, test)
     uniform = jnp.full_like(test.joint[0], 1 / test.joint[0].size)
-    table[name] = {
+    table[shape_name(shape)] = {
         "games": len(test.joint),
         "solver_gap": float(values["solver_gap"].mean()),
         "gap": float(values["gap"].mean()),
@@ -270,7 +288,7 @@ def export(run: Run, tests: dict[str, HeldOut], say=print) -> None:
       "updates": int(state.step),
       "games": int(int(state.step) * per_update),
       "seconds": round(max((row[writers.SECONDS] for row in rows), default=0.0)),
-      "parameters": network.num_parameters(state.variables.params),
+      "parameters": network.num_parameters(state.params),
       "hardware": f"{hardware['cpu']}, {hardware['cores']} core(s), {hardware['devices']}"
                   f" {hardware['device']}",
       "versions": hardware["versions"],
@@ -283,7 +301,7 @@ def export(run: Run, tests: dict[str, HeldOut], say=print) -> None:
     return
   run.export.parent.mkdir(parents=True, exist_ok=True)
   with replacing(run.export) as file:
-    pretrained.save(file, state.variables, config, facts)
+    pretrained.save(file, state, config, facts)
   run.export.with_suffix(".md").write_text(card(run.export.stem, config, facts), encoding="utf-8")
   say(f"wrote {run.export} and its card")
 
@@ -305,8 +323,8 @@ def card(name: str, config: learner.Config, facts: dict[str, Any]) -> str:
       f" `{config.selection}`; inputs: payoffs{''.join(f', {x}' for x in net.inputs)}.",
       "",
       f"- {facts['parameters']} parameters: payoff layers {list(net.payoff_channels)}, duals"
-      f" {net.dual_channel}, dual layers {list(net.dual_channels)}; norm `{net.norm}`, payoffs"
-      f" centred over `{net.centre}`.",
+      f" {net.dual_channel}, dual layers {list(net.dual_channels)}, {net.rounds} rounds; norm"
+      f" `{net.norm}`, payoffs centred over `{net.centre}`.",
       f"- Trained for {facts['updates']} updates on {facts['games']} games in"
       f" {facts['seconds'] / 60:.0f} minutes; shapes (batch): {shapes}.",
       *(
@@ -363,6 +381,7 @@ def _define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_list("payoff_channels", list(map(str, net.payoff_channels)), "a layer", **own)
   flags.DEFINE_integer("dual_channel", net.dual_channel, "of the layer into the duals", **own)
   flags.DEFINE_list("dual_channels", list(map(str, net.dual_channels)), "a dual layer", **own)
+  flags.DEFINE_integer("rounds", net.rounds, "of descent after the dual layers", **own)
   flags.DEFINE_enum("centre", net.centre, ("own", "mean"), "what payoffs are centred over", **own)
   flags.DEFINE_string("norm", net.norm, "of layers: batch, rms or none", **own)
   flags.DEFINE_integer("report_every", 100, "updates between rows of metrics", **own)
@@ -411,6 +430,7 @@ def _run(v: flags.FlagValues) -> Run:
             dual_channel=v.dual_channel,
             dual_channels=_integers("dual_channels", v.dual_channels),
             centre=v.centre,
+            rounds=v.rounds,
             norm=v.norm,
         ),
         selection=v.selection,

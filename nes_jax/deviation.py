@@ -99,6 +99,24 @@ def _correlated_gains(payoffs, joint, stage):
   return stage(expected, payoffs, joint)
 
 
+def squares(payoffs: Array, joint: Array, concept: Concept) -> Duals:
+  """Expected squares of the gains: like `gains`, which has their expectations."""
+  n = num_players(payoffs)
+  blocks = []
+  for p in range(n):
+    g, s = own_first(payoffs[p], p, n), own_first(joint, p, n)
+    # (deviating - kept)^2, multiplied out.
+    kept = sum_axis(s * g**2, 1, 2)
+    if concept == "cce":
+      own = sum_axis(g**2 * sum_axis(s, 0, 2)[None] - 2 * g * sum_axis(s * g, 0, 2)[None], 1, 2)
+      blocks.append(own + total(kept, 1)[None])
+    else:
+      transposed = jnp.swapaxes(g, 0, 1)
+      own = product(s, transposed**2) - 2 * product(s * g, transposed)
+      blocks.append(own + kept[:, None])
+  return tuple(jnp.maximum(x, 0) for x in blocks)
+
+
 def logits(payoffs: Array, duals: Duals, concept: Concept, stage: Stages = inline) -> Array:
   """A' alpha: blocks of duals -> [A1, ..., AN, *b], the sum over players in eq. (8)."""
   return (_coarse_logits if concept == "cce" else _correlated_logits)(payoffs, duals, stage)

@@ -9,6 +9,7 @@ Glossary: B games of the global batch, b of them on this device, N players, A1, 
 
 from collections.abc import Mapping
 import dataclasses
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -41,10 +42,15 @@ _MUON_ADAM = 0.1
 _WARM_UP = 0.02
 
 # What `ALL_INPUTS` draws: a third of the targets is uniform, a third a flat Dirichlet's, a third
-# one with little mass beside few joint strategies; half of the epsilons are 0; a third of the
-# welfare weights is 0, the rest log-uniform between these.
+# one with little mass beside few joint strategies; half of the epsilons are 0, half uniform up to
+# what a player gains against uniform play (negative ones, which most games do not allow, would be
+# nearly all of the loss); a third of the welfare weights is 0, the rest log-uniform between these.
+_EPSILON = 1.0
 _SPARSE_CONCENTRATION = 0.1
 _WELFARE_WEIGHTS = (0.1, 1e3)
+
+# Of the games that `measure` draws.
+_MEASURED_SEED = 2**31 - 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +116,8 @@ class Config:
 class State(NamedTuple):
   """All that training changes."""
 
-  variables: network.Variables
+  params: hk.Params
+  moments: dict[str, hk.State]  # running averages of batch moments: games of each shape have others
   optimiser: optax.OptState
   step: Array  # [] int32, updates done
 
@@ -181,7 +188,7 @@ def _mix(key: Array, values: Mapping[str, Array]) -> dict[str, Array]:
   position = jax.random.uniform(weight_key, minval=low - (high - low) / 2, maxval=high)
   return {
       "target": target,
-      "epsilon": jnp.where(exact, 0, values["epsilon"]),
+      "epsilon": jnp.where(exact, 0, _EPSILON * jnp.abs(values["epsilon"]) / radius(target.size)),
       "welfare": values["welfare"],
       "welfare_weight": jnp.where(position < low, 0, jnp.exp(position)),
   }
@@ -195,8 +202,41 @@ def init(key: Array, config: Config) -> State:
   draw_key, network_key = jax.random.split(key)
   keys = example_keys(draw_key, min(config.batches[0], 1024))
   problem = sample(keys, config.selection, config.shapes[0], config.rho, config.norm)
-  variables = network.init(network_key, config.network, problem)
-  return State(variables, _optimiser(config).init(variables.params), jnp.zeros((), jnp.int32))
+  params, moments = network.init(network_key, config.network, problem)
+  # Those of the first shape to begin with.
+  moments = {shape_name(shape): moments for shape in config.shapes}
+  return State(params, moments, _optimiser(config).init(params), jnp.zeros((), jnp.int32))
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def measure(
+    params: hk.Params, config: Config, shape: tuple[int, ...], games: int = 512
+) -> hk.State:
+  """Moments of batches of games of a shape, from fixed draws of them."""
+  keys = example_keys(jax.random.key(_MEASURED_SEED), games)
+  problem = sample(keys, config.selection, shape, config.rho, config.norm)
+  return network.apply(
+      network.Variables(params, {}), config.network, problem, is_training=True
+  )[1]
+
+
+def variables(
+    params: hk.Params, moments: Mapping[str, hk.State], config: Config, shape: tuple[int, ...]
+) -> network.Variables:
+  """What inference on games of one shape needs.
+
+  Args:
+    params: of the network.
+    moments: running averages, by the names of the shapes trained on.
+    config: of the training.
+    shape: (A1, ..., AN); where the network was not trained on it, moments are measured.
+  """
+  if config.network.norm != "batch":
+    return network.Variables(params, {})
+  name = shape_name(shape)
+  return network.Variables(
+      params, moments[name] if name in moments else measure(params, config, shape)
+  )
 
 
 def _optimiser(config: Config) -> optax.GradientTransformation:
@@ -269,18 +309,19 @@ def update(
   """
   keys = example_keys(jax.random.fold_in(key, state.step), config.batches[index], axis_name)
   problem = sample(keys, config.selection, config.shapes[index], config.rho, config.norm)
-  params, running = state.variables
+  params, name = state.params, shape_name(config.shapes[index])
   differentiate = jax.value_and_grad(loss, has_aux=True)
-  (value, (running, extra)), gradient = differentiate(
-      params, running, config.network, problem, axis_name
+  (value, (moments, extra)), gradient = differentiate(
+      params, state.moments[name], config.network, problem, axis_name
   )
   report = {"loss": value, **extra}
   if axis_name is not None:
     gradient, report = jax.lax.pmean((gradient, report), axis_name)
   report["gradient"] = optax.global_norm(gradient)
   step, optimiser = _optimiser(config).update(gradient, state.optimiser, params)
-  variables = network.Variables(optax.apply_updates(params, step), running)
-  return State(variables, optimiser, state.step + 1), report
+  return State(
+      optax.apply_updates(params, step), state.moments | {name: moments}, optimiser, state.step + 1
+  ), report
 
 
 def cycles(

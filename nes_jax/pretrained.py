@@ -1,7 +1,8 @@
 """Trained networks by name: those that ship in `nes_jax/weights`, and files like them.
 
-A network is one `.npz` file: its parameters and running averages under "params/MODULE/NAME" and
-"state/MODULE/NAME", and its card, JSON, under "card". Beside it lies the card for people, `.md`.
+A network is one `.npz` file: its parameters under "params/MODULE/NAME", running averages of moments
+under "moments/SHAPE/MODULE/NAME", and its card, JSON, under "card". Beside it lies the card for
+people, `.md`.
 """
 
 from collections.abc import Mapping
@@ -12,13 +13,15 @@ import pathlib
 from typing import Any, NamedTuple
 import zipfile
 
+import haiku as hk
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from nes_jax import learner, network
 from nes_jax.types import Concept
 
-FORMAT = 1
+FORMAT = 2
 DIRECTORY = pathlib.Path(__file__).parent / "weights"
 
 
@@ -26,7 +29,8 @@ class Pretrained(NamedTuple):
   """A trained network and what is known of it."""
 
   name: str
-  variables: network.Variables
+  params: hk.Params
+  moments: dict[str, hk.State]  # running averages, for each shape seen so far
   training: learner.Config  # how it was trained; its network is `training.network`
   facts: Mapping[str, Any]  # command, updates, games, seconds, hardware, date, table, notes
 
@@ -39,6 +43,15 @@ class Pretrained(NamedTuple):
   def players(self) -> int:
     """Number of players of the games that it was trained on."""
     return len(self.training.shapes[0])
+
+  def variables(self, shape: tuple[int, ...]) -> network.Variables:
+    """What the network needs for games of this shape, which may be new to it."""
+    name = learner.shape_name(shape)
+    # Concrete also where the caller is being traced.
+    with jax.ensure_compile_time_eval():
+      found = learner.variables(self.params, self.moments, self.training, shape)
+    self.moments.setdefault(name, found.state)
+    return found
 
 
 def names() -> list[str]:
@@ -73,37 +86,45 @@ def _read(path: pathlib.Path) -> Pretrained:
   try:
     with np.load(path) as archive:
       card = json.loads(str(archive["card"]))
-      trees: dict[str, Any] = {"params": {}, "state": {}}
+      if card["format"] != FORMAT:
+        raise ValueError(f"format {card['format']}, and this version reads {FORMAT}")
+      training = learner.Config.from_dict(card["training"])
+      params: dict[str, Any] = {}
+      moments: dict[str, Any] = {}
       for key in archive.files:
-        if key != "card":
-          tree, rest = key.split("/", 1)
+        kind, _, rest = key.partition("/")
+        if kind == "moments":
+          shape, rest = rest.split("/", 1)
+          modules = moments.setdefault(shape, {})
+        else:
+          modules = params
+        if kind != "card":
           module, leaf = rest.rsplit("/", 1)
-          trees[tree].setdefault(module, {})[leaf] = jnp.asarray(archive[key])
-    if card["format"] != FORMAT:
-      raise ValueError(f"format {card['format']}, and this version reads {FORMAT}")
-    training = learner.Config.from_dict(card["training"])
+          modules.setdefault(module, {})[leaf] = jnp.asarray(archive[key])
   except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
     raise ValueError(
         f"{path}: not a network of nes_jax.pretrained.save ({error}); give a .npz file written by"
         " it or by launch.nes_train --export"
     ) from error
-  return Pretrained(path.stem, network.Variables(**trees), training, card["facts"])
+  return Pretrained(path.stem, params, moments, training, card["facts"])
 
 
 def save(
-    file: Any, variables: network.Variables, training: learner.Config, facts: Mapping[str, Any]
+    file: Any, state: learner.State, training: learner.Config, facts: Mapping[str, Any]
 ) -> None:
   """Writes a network.
 
   Args:
     file: path, or a file open for writing bytes.
-    variables: arrays of one device.
+    state: at the end of training, arrays of one device.
     training: how it was trained.
     facts: for the card, JSON.
   """
+  trees = {"params": state.params}
+  trees |= {f"moments/{shape}": modules for shape, modules in state.moments.items()}
   arrays = {
       f"{tree}/{module}/{leaf}": np.asarray(x)
-      for tree, modules in variables._asdict().items()
+      for tree, modules in trees.items()
       for module, leaves in modules.items()
       for leaf, x in leaves.items()
   }

@@ -115,7 +115,7 @@ def solve(
       raise ValueError(f"duals are where method 'exact' starts, and method is {method!r}")
     chosen = _choose_network(trained, concept, selection, shape)
     task = task._replace(method=method, network_config=chosen.config)
-    inputs = inputs._replace(variables=chosen.variables)
+    inputs = inputs._replace(variables=chosen.variables(shape))
   elif trained is not None:
     raise ValueError(f"a network is for method 'neural' or 'refined', and method is {method!r}")
   if duals is not None:

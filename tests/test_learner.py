@@ -54,6 +54,8 @@ def test_samples_follow_the_table(name):
     np.testing.assert_allclose(target, 1 / 12, rtol=1e-5)
   if name == "max_strength":
     assert (epsilon <= -z * 0.999).all()
+  elif name == learner.ALL_INPUTS:
+    assert (epsilon == 0).all(1).any() and epsilon.min() == 0 and 0.5 < epsilon.max() <= 1
   elif "epsilon" in varied:
     assert np.abs(epsilon).max() <= z and epsilon.min() < -z / 3 and epsilon.max() > z / 3
   else:
@@ -79,6 +81,10 @@ def test_max_welfare_is_the_sum_of_payoffs():
 def test_games_do_not_depend_on_the_batch():
   few, many = (learner.sample(keys(n), "max_entropy", (3, 3), 1e5) for n in (2, 5))
   np.testing.assert_array_equal(few.payoffs, many.payoffs[:2])
+
+
+def ready(state, config, shape):
+  return learner.variables(state.params, state.moments, config, shape)
 
 
 @pytest.mark.parametrize("concept", ["cce", "ce"])
@@ -133,7 +139,9 @@ def test_training_learns_and_compiles_once(optimiser, rate):
   problem = learner.sample(keys(64, seed=7), "max_entropy", (3, 3), 1e5)
   joint = nes_jax.solve(problem.payoffs, batched=True).joint
   score = lambda s: float(
-      learner.evaluate(s.variables, config.network, problem, joint)["solver_gap"].mean()
+      learner.evaluate(ready(s, config, (3, 3)), config.network, problem, joint)[
+          "solver_gap"
+      ].mean()
   )
   before = score(state)
 
@@ -156,14 +164,34 @@ def test_duals_that_are_all_zero_come_back():
   config = small(updates=400, learning_rate=3e-3, schedule="cosine", shapes=((3, 3),),
                  batches=(32,))
   state = learner.init(jax.random.key(0), config)
-  params = dict(state.variables.params)
+  params = dict(state.params)
   (last,) = [name for name in params if name.startswith("last") and "offset" in params[name]]
   params[last] = {**params[last], "offset": params[last]["offset"] - 20}
-  state = state._replace(variables=state.variables._replace(params=params))
+  state = state._replace(params=params)
   state, _ = jax.jit(learner.cycles, static_argnums=(2, 3))(state, jax.random.key(1), config, 400)
   problem = learner.sample(keys(32, seed=7), "max_entropy", (3, 3), 1e5)
-  duals = network.infer(state.variables, config.network, problem)
+  duals = network.infer(ready(state, config, (3, 3)), config.network, problem)
   assert float(duals[0].max()) > 0.05
+
+
+def test_moments_of_a_shape():
+  """Each shape has its own; those that are measured are what training on still games comes to."""
+  config = small(updates=600, learning_rate=1e-8)
+  state = learner.init(jax.random.key(0), config)
+  state, _ = jax.jit(learner.cycles, static_argnums=(2, 3))(state, jax.random.key(1), config, 300)
+  averages = state.moments["3x3"]
+  unlike = 0.0
+  for shape in ((3, 3), (2, 4)):
+    measured = learner.measure(state.params, config, shape)
+    name = learner.shape_name(shape)
+    for module, kept in state.moments[name].items():
+      scale = np.sqrt(kept["variance"]) + 1e-3
+      # Usually within 0.1 deviations: batches of training are small.
+      assert np.max(np.abs(kept["mean"] - measured[module]["mean"]) / scale) < 0.4
+      unlike = max(unlike, np.max(np.abs(kept["mean"] - averages[module]["mean"]) / scale))
+  assert unlike > 0.2
+  new = learner.variables(state.params, state.moments, config, (5, 3))
+  assert jax.tree.structure(new.state) == jax.tree.structure(averages)
 
 
 @pytest.mark.parametrize(
@@ -215,15 +243,15 @@ def gradient(state, key):
   keys = parallel.example_keys(key, 16, parallel.AXIS)
   problem = learner.sample(keys, config.selection, (3, 3), config.rho)
   loss = lambda params: learner.loss(
-      params, state.variables.state, net, problem, parallel.AXIS)[0]
-  return jax.lax.pmean(jax.grad(loss)(state.variables.params), parallel.AXIS)
+      params, state.moments["3x3"], net, problem, parallel.AXIS)[0]
+  return jax.lax.pmean(jax.grad(loss)(state.params), parallel.AXIS)
 
 R = parallel.REPLICATED
 state, key = parallel.replicate((state, jax.random.key(1)), mesh)
 slope = parallel.spmd(gradient, mesh, (R, R), R)(state, key)
 step = functools.partial(learner.cycles, config=config, count=2, axis_name=parallel.AXIS)
 state, reports = parallel.spmd(step, mesh, (R, R), R)(state, key)
-leaves = jax.tree.leaves((slope, state.variables, reports))
+leaves = jax.tree.leaves((slope, state.params, state.moments, reports))
 np.savez(sys.argv[1], *[np.asarray(x) for x in leaves])
 """
 
@@ -316,7 +344,7 @@ def test_run_starts_from_a_network(trained, tmp_path):
   flags = ("--learning_rate=1e-9", "--updates=12", f"--start={trained}/net.npz")
   assert nes_train.main(command(tmp_path, *flags, f"--export={tmp_path}/on.npz")) == 0
   old, new = (pretrained.load(d / n) for d, n in ((trained, "net.npz"), (tmp_path, "on.npz")))
-  for x, y in zip(jax.tree.leaves(old.variables.params), jax.tree.leaves(new.variables.params)):
+  for x, y in zip(jax.tree.leaves(old.params), jax.tree.leaves(new.params)):
     np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
   assert [past["updates"] for past in new.facts["earlier"]] == [old.facts["updates"]]
   assert f"Before that, {old.facts['updates']} updates" in (tmp_path / "on.md").read_text()

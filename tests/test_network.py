@@ -175,6 +175,13 @@ def test_equivariance_of_rms():
   check_equivariance("ce", {"norm": "rms"}, (3, 3), (1, 0), modes=(False,))
 
 
+@pytest.mark.parametrize(
+    "shape, players, concept", [((3, 3), (1, 0), "ce"), ((2, 3, 2), (2, 1, 0), "cce")]
+)
+def test_equivariance_of_rounds(shape, players, concept):
+  check_equivariance(concept, {"rounds": 2}, shape, players, modes=(False,))
+
+
 def test_every_pool_is_equivariant():
   fields = {
       "payoff_pools": tuple(sorted(pooling.VALID["payoffs"])),
@@ -493,6 +500,45 @@ def test_unit_variance_after_init(concept, norm):
       if stage == "after":
         expected = model.LAST_START if last else 0
         np.testing.assert_allclose(x.mean(0), expected, atol=1e-3, err_msg=name)
+
+
+@pytest.mark.parametrize("concept", CONCEPTS)
+def test_a_round_sees_the_slope(concept):
+  """Minus the loss's derivative by the network's own output, and a step along one dual."""
+  problem = make((2, 3))
+  config = network.Config(concept, inputs=INPUTS)
+  inputs = network.features(problem, config)
+  rng = np.random.default_rng(0)
+  axes = 1 if concept == "cce" else 2
+  blocks = tuple(jnp.asarray(rng.uniform(size=(BATCH,) + (s,) * axes), jnp.float32) for s in (2, 3))
+
+  def loss(blocks):
+    duals = model._in_units(blocks, inputs.scale)
+    one = lambda problem, duals: dual.loss(problem, duals, concept)
+    return jnp.sum(jax.vmap(one)(problem, duals) / jnp.maximum(problem.welfare_weight, 1))
+
+  seen = compiled(model._descent_features, static_argnums=3)(
+      tuple(x[..., None] for x in blocks), inputs, problem, concept
+  )
+  slopes = compiled(jax.grad(loss))(blocks)
+  joint = joints(problem, model._in_units(blocks, inputs.scale), concept)
+  weight = np.maximum(problem.welfare_weight, 1)
+  for p, (block, slope, features) in enumerate(zip(blocks, slopes, seen, strict=True)):
+    expected = np.zeros((BATCH,) + block.shape[1:])
+    for g in range(BATCH):
+      own = np.moveaxis(np.asarray(problem.payoffs[g, p], np.float64), p, 0)
+      sigma = np.moveaxis(np.asarray(joint[g], np.float64), p, 0)
+      for index in np.ndindex(block.shape[1:]):
+        gain = own[index[-1]] - own  # of each recommendation and play of the other
+        kept = slice(None) if concept == "cce" else index[0]
+        expected[(g,) + index] = np.sum(sigma[kept] * gain[kept] ** 2)
+    scale = np.asarray(inputs.scale)[:, p].reshape((-1,) + (1,) * axes)
+    curvature = expected * scale**2 / weight.reshape(scale.shape)
+    off = np.ones(block.shape[1:]) if concept == "cce" else 1 - np.eye(block.shape[-1])
+    np.testing.assert_allclose(features[..., 0], np.log1p(block), rtol=1e-5)
+    np.testing.assert_allclose(-features[..., 1], slope * off, rtol=1e-3, atol=1e-4)
+    step = np.sinh(-np.asarray(features[..., 2])) * (curvature + 1e-9)
+    np.testing.assert_allclose(step, slope * off, rtol=1e-2, atol=1e-3)
 
 
 # Output

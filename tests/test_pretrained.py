@@ -13,7 +13,7 @@ def test_card_is_true(name):
   net = pretrained.load(name)
   path = pretrained.DIRECTORY / f"{name}.npz"
   assert path.stat().st_size < 1e6 and path.with_suffix(".md").exists()
-  assert network.num_parameters(net.variables.params) == net.facts["parameters"]
+  assert network.num_parameters(net.params) == net.facts["parameters"]
   shape = min(net.training.shapes, key=lambda shape: abs(shape[0] - 8))
   test = nes_train.held_out(net.training, shape, 64)
   answer = nes_jax.solve(

@@ -11,7 +11,6 @@ from nes_jax.network.model import (
     features,
     infer,
     init,
-    initial,
     num_parameters,
 )
 
@@ -26,6 +25,5 @@ __all__ = [
     "features",
     "infer",
     "init",
-    "initial",
     "num_parameters",
 ]

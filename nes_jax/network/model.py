@@ -14,7 +14,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from nes_jax import deviation, invariance
+from nes_jax import deviation, dual, invariance
 from nes_jax.network import layers, pooling
 from nes_jax.selection import LARGE_WELFARE_WEIGHT
 from nes_jax.types import CONCEPTS, Array, Concept, Duals, Problem
@@ -31,6 +31,9 @@ LAST_SPREAD = 0.1
 # Payoffs of the games that go through the network at a time on a CPU (`infer`).
 CPU_ENTRIES = 2**15
 
+# Of the dual loss, in the network's units.
+_CURVATURE_FLOOR = 1e-9
+
 # Own-centred payoffs of less than this many ulps, where payoffs have unit variance, are rounding.
 _CONSTANT_ULPS = 8
 
@@ -44,6 +47,7 @@ class Config:
   payoff_channels: tuple[int, ...] = (32, 32, 32, 32)
   dual_channel: int = 64  # of the layer from payoffs to duals
   dual_channels: tuple[int, ...] = (32, 32)  # of the dual layers before the last, which has one
+  rounds: int = 0  # of descent: the duals so far and their gradient (11) go through a layer more
   centre: str = "own"  # what is subtracted from payoffs: "own" mean over own strategies, or "mean"
   norm: str = "batch"  # of layers.NORMS
   norm_decay: float = 0.99  # of the running averages, a training step
@@ -85,6 +89,8 @@ class Config:
       for size in value if isinstance(value, tuple) else (value,):
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
           raise ValueError(f"{field}={value!r}: channels are integers of at least 1")
+    if isinstance(self.rounds, bool) or not isinstance(self.rounds, int) or self.rounds < 0:
+      raise ValueError(f"rounds={self.rounds!r} is not an integer of at least 0")
     if not 0 <= self.norm_decay < 1:
       raise ValueError(f"norm_decay={self.norm_decay!r} is not in [0, 1)")
 
@@ -192,9 +198,11 @@ def _fit(x, like):
 
 @functools.cache
 def _network(config: Config) -> hk.TransformedWithState:
-  """values [B, N, A1, ..., AN, C] -> per player [B, Ap] or [B, Ap, Ap], non-negative."""
+  """`Features`, the problem -> per player [B, Ap] or [B, Ap, Ap], non-negative."""
 
-  def forward(values, is_training, axis_name):
+  def forward(inputs, problem, is_training, axis_name):
+    values = inputs.values
+
     def layer(channels, name, norm=config.norm, start=0.0, spread=1.0):
       module = layers.Layer(channels, norm, config.norm_decay, start, spread, name=name)
       return functools.partial(module, is_training=is_training, axis_name=axis_name)
@@ -219,21 +227,72 @@ def _network(config: Config) -> hk.TransformedWithState:
       blocks = map(function, blocks)
       return tuple(blocks if mask is None else (x * m for x, m in zip(blocks, mask)))
 
+    def dual_layer(blocks, channels, name):
+      pooled = pool(blocks, config.dual_pools)
+      return activate(jax.nn.relu, layer(channels, name)(pooled, mask=mask))
+
+    def last_layer(blocks, name, start, spread):
+      pooled = pool(blocks, config.dual_pools)
+      return layer(1, name, "none", start, spread)(pooled, mask=mask)
+
     blocks = activate(jax.nn.relu, blocks)
     for index, channels in enumerate(config.dual_channels):
-      pooled = pool(blocks, config.dual_pools)
-      blocks = activate(jax.nn.relu, layer(channels, f"duals_{index}")(pooled, mask=mask))
-    pooled = pool(blocks, config.dual_pools)
-    last = layer(1, "last", "none", LAST_START, LAST_SPREAD)
-    blocks = activate(layers.softplus, last(pooled, mask=mask))
-    return tuple(x[..., 0] for x in blocks)
+      blocks = dual_layer(blocks, channels, f"duals_{index}")
+    raw = last_layer(blocks, "last", LAST_START, LAST_SPREAD)
+    for index in range(config.rounds):
+      duals = activate(layers.softplus, raw)
+      seen = _descent_features(duals, inputs, problem, config.concept)
+      blocks = tuple(jnp.concatenate(parts, axis=-1) for parts in zip(blocks, seen))
+      blocks = dual_layer(blocks, config.dual_channels[-1], f"round_{index}")
+      change = last_layer(blocks, f"change_{index}", 0.0, LAST_SPREAD)
+      raw = tuple(x + y for x, y in zip(raw, change))
+    return tuple(x[..., 0] for x in activate(layers.softplus, raw))
 
   return hk.transform_with_state(forward)
 
 
-def initial(key: Array, config: Config, inputs: Features) -> Variables:
-  """Draws parameters, scaled layer by layer so that activations have unit variance on `inputs`."""
-  return Variables(*_network(config).init(key, inputs.values, True, None))
+def _descent_features(
+    duals: Duals, inputs: Features, problem: Problem, concept: Concept
+) -> tuple[Array, ...]:
+  """What a round sees of the duals so far, in the network's own units.
+
+  That is log(1 + duals); minus the loss's derivative by them, eq. (11), where the loss is divided by
+  max(1, mu) as in training; and the step that makes it vanish if no other dual moves and the
+  derivative is linear, as its inverse hyperbolic sine. What is seldom recommended has a small
+  derivative, and a step that is not small.
+
+  Args:
+    duals: the network's, per player [B, Ap, 1] (CCE) or [B, Ap, Ap, 1] (CE).
+    inputs: of the network.
+    problem: arrays with a leading batch axis.
+    concept: "cce" or "ce".
+
+  Returns:
+    Per player [B, Ap, 3] or [B, Ap, Ap, 3].
+  """
+  own = tuple(x[..., 0] for x in duals)
+
+  def derivatives(problem: Problem, duals: Duals) -> tuple[Duals, Duals]:
+    joint = dual.joint(problem, duals, concept)
+    squares = deviation.squares(problem.payoffs, jax.lax.stop_gradient(joint), concept)
+    return dual.gradient(problem, duals, concept), squares
+
+  slack, squares = jax.vmap(derivatives)(problem, _in_units(own, inputs.scale))
+  weight = jnp.maximum(problem.welfare_weight, 1)[:, None]
+  slope = _in_units(slack, inputs.scale / weight)
+  curvature = _in_units(squares, inputs.scale**2 / weight)
+  return tuple(
+      jnp.stack([jnp.log1p(x), -y, -jnp.arcsinh(y / (z + _CURVATURE_FLOOR))], -1).astype(x.dtype)
+      for x, y, z in zip(own, slope, curvature)
+  )
+
+
+def _in_units(blocks: Duals, scale: Array) -> Duals:
+  """Multiplies the blocks of player p by scale[:, p]: scale [B, N]."""
+  return tuple(
+      x.astype(scale.dtype) * scale[:, p].reshape((-1,) + (1,) * (x.ndim - 1))
+      for p, x in enumerate(blocks)
+  )
 
 
 def init(key: Array, config: Config, problem: Problem) -> Variables:
@@ -245,7 +304,8 @@ def init(key: Array, config: Config, problem: Problem) -> Variables:
     problem: arrays with a leading batch axis; its moments set the scale of the weights and start
       the running averages, so a few dozen games or more.
   """
-  return initial(key, config, features(problem, config))
+  inputs = features(problem, config)
+  return Variables(*_network(config).init(key, inputs, problem, True, None))
 
 
 def apply(
@@ -271,13 +331,9 @@ def apply(
   """
   inputs = features(problem, config)
   blocks, state = _network(config).apply(
-      variables.params, variables.state, None, inputs.values, is_training, axis_name
+      variables.params, variables.state, None, inputs, problem, is_training, axis_name
   )
-  duals = tuple(
-      x.astype(inputs.scale.dtype) * inputs.scale[:, p].reshape((-1,) + (1,) * (x.ndim - 1))
-      for p, x in enumerate(blocks)
-  )
-  return duals, state
+  return _in_units(blocks, inputs.scale), state
 
 
 def infer(
