@@ -142,7 +142,7 @@ class State(NamedTuple):
   move: Array  # [] last change of S
   connection: Array  # [n, C] types: probabilities to be connected
   tolerance: Array  # [n] types: tolerances to inventory
-  links: Array  # [n, C, W] uint32, bit k of a word: connected to its k-th customer
+  links: Array  # [n, C W] uint32, bit k of a word: connected to its k-th customer
   inventory: Array  # [n] I, units; negative: owed
   cash: Array  # [n] money, 0 at the start
   bought: Array  # [n] int32 units bought from customers in the last step
@@ -282,7 +282,7 @@ class Market:
     key_tolerance, key_links = jax.random.split(key)
     connection, tolerance = _draw_types(key_tolerance, profile, n)
     shape = (n, config.clusters, config.customers)
-    linked = jax.random.uniform(key_links, shape, dtype) < connection[:, :, None]
+    draws = jax.random.uniform(key_links, (math.prod(shape),), dtype).reshape(shape)
     # Each its own array: what donates a state cannot give one buffer away twice.
     zeros = lambda dtype=dtype, *shape: jnp.zeros((n, *shape), dtype)
     state = State(
@@ -291,7 +291,7 @@ class Market:
         move=jnp.zeros((), dtype),
         connection=connection,
         tolerance=tolerance,
-        links=matching.pack(linked),
+        links=matching.pack(draws < connection[:, :, None]),
         inventory=zeros(),
         cash=zeros(),
         bought=zeros(jnp.int32),

@@ -1,8 +1,10 @@
 """Which merchant each customer of the market trades with: a plain form and a fast one.
 
-Customers are bits of 32-bit words, W words a cluster. Both forms read the same random bits, so they
-agree exactly in every step in which no two merchants quote the same price, and in distribution in
-any other; the plain one is the reference for the other.
+Customers are bits of 32-bit words, W words a cluster. The words of all clusters stand in one axis,
+and random numbers are drawn in one: XLA makes vector instructions of a long last axis, of W alone
+it does not. Both forms read the same random bits, so they agree exactly in every step in which no
+two merchants quote the same price, and in distribution in any other; the plain one is the reference
+for the other.
 
 Glossary: n merchants, C clusters, m customers in each, W = ceil(m / 32).
 """
@@ -37,23 +39,24 @@ def words(customers: int) -> int:
 
 
 def pack(customers: Array) -> Array:
-  """Bool [..., m] -> uint32 [..., W]; customer k is bit k % 32 of word k // 32."""
+  """Bool [..., C, m] -> uint32 [..., C W]; a cluster's customer k is bit k % 32 of word k // 32."""
   *lead, m = customers.shape
   padded = jnp.pad(customers, [(0, 0)] * len(lead) + [(0, words(m) * _WORD - m)])
-  bits = padded.reshape(*lead, words(m), _WORD).astype(jnp.uint32)
+  bits = padded.reshape(*lead[:-1], -1, _WORD).astype(jnp.uint32)
   return jnp.sum(bits << jnp.arange(_WORD, dtype=jnp.uint32), axis=-1, dtype=jnp.uint32)
 
 
 def unpack(packed: Array, customers: int) -> Array:
-  """Inverse of `pack`: uint32 [..., W] -> bool [..., m]."""
+  """Inverse of `pack`: uint32 [..., C W] -> bool [..., C, m]."""
   bits = (packed[..., None] >> jnp.arange(_WORD, dtype=jnp.uint32)) & 1
-  return bits.reshape(*packed.shape[:-1], -1)[..., :customers].astype(bool)
+  padded = bits.reshape(*packed.shape[:-1], -1, words(customers) * _WORD)
+  return padded[..., :customers].astype(bool)
 
 
 def sides(key: Array, clusters: int, customers: int) -> tuple[Array, Array]:
-  """Each customer buys or sells, with probability 1/2 -> buyers, sellers, uint32 [C, W]."""
-  coins = jax.random.bits(key, (clusters, words(customers)), jnp.uint32)
-  everyone = jnp.asarray(_everyone(customers))
+  """Each customer buys or sells, with probability 1/2 -> buyers, sellers, uint32 [C W]."""
+  everyone = np.tile(_everyone(customers), clusters)
+  coins = jax.random.bits(key, everyone.shape, jnp.uint32)
   return coins & everyone, ~coins & everyone
 
 
@@ -62,14 +65,14 @@ def match_dense(key: Array, links: Array, e_buy: Array, e_sell: Array, customers
 
   Args:
     key: PRNG key.
-    links: [n, C, W] uint32, who is connected to whom.
+    links: [n, C W] uint32, who is connected to whom.
     e_buy: [n] how far the bid is below the facility's, in half-spreads; the lowest is the best bid.
     e_sell: [n] how far the ask is above the facility's; the lowest is the best ask.
     customers: m.
   """
   key_sides, key_ties = jax.random.split(key)
-  n, clusters, _ = links.shape
   linked = unpack(links, customers)  # [n, C, m]
+  n, clusters, _ = linked.shape
   buyers, sellers = (unpack(x, customers) for x in sides(key_sides, clusters, customers))
   quote = jnp.where(buyers, e_sell[:, None, None], e_buy[:, None, None])  # [n, C, m]
   offer = jnp.where(linked & (quote <= 0), quote, jnp.inf)
@@ -96,19 +99,23 @@ def match_packed(key: Array, links: Array, e_buy: Array, e_sell: Array, customer
   those with tails are out where another has heads; so on until one is left.
   """
   key_sides, key_ties = jax.random.split(key)
-  n, clusters, _ = links.shape
+  n, clusters = len(links), links.shape[1] // words(customers)
   buyers, sellers = sides(key_sides, clusters, customers)
 
-  def winners(quote):  # [n] -> [n, C, W]
-    mask = lambda condition: jnp.where(condition, ~jnp.uint32(0), jnp.uint32(0))[..., None, None]
-    better = mask(quote[:, None] < quote)  # [n, n, 1, 1]: the first has the better price
+  def winners(quote):  # [n] -> [n, C W]
+    mask = lambda condition: jnp.where(condition, ~jnp.uint32(0), jnp.uint32(0))[..., None]
+    better = mask(quote[:, None] < quote)  # [n, n, 1]: the first has the better price
     taken = _any(links[j] & better[j] for j in range(n))
     return links & ~taken & mask(quote <= 0)
 
   best = (winners(e_sell) & buyers) | (winners(e_buy) & sellers)
   best = _toss(key_ties, best)
   served = _any(best)
-  count = lambda who: jnp.sum(jax.lax.population_count(who).astype(jnp.int32), axis=-1)
+
+  def count(who):  # [..., C W] -> [..., C]
+    bits = jax.lax.population_count(who).astype(jnp.int32)
+    return bits.reshape(*who.shape[:-1], clusters, -1).sum(-1)
+
   return Trades(
       bought=count(best & sellers),
       sold=count(best & buyers),
@@ -120,7 +127,7 @@ def match_packed(key: Array, links: Array, e_buy: Array, e_sell: Array, customer
 
 
 def _toss(key: Array, best: Array) -> Array:
-  """Leaves each customer one of its merchants, evenly at random: [n, C, W] -> [n, C, W]."""
+  """Leaves each customer one of its merchants, evenly at random: [n, C W] -> [n, C W]."""
 
   def undecided(carry):
     once = twice = jnp.zeros_like(best[0])
@@ -131,7 +138,7 @@ def _toss(key: Array, best: Array) -> Array:
   def toss(carry):
     key, best = carry
     key, key_coins = jax.random.split(key)
-    heads = best & jax.random.bits(key_coins, best.shape, jnp.uint32)
+    heads = best & jax.random.bits(key_coins, (best.size,), jnp.uint32).reshape(best.shape)
     return key, jnp.where(_any(heads), heads, best)
 
   return jax.lax.while_loop(undecided, toss, (key, best))[1]
