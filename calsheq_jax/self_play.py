@@ -141,3 +141,34 @@ def respond(
       state, learn_key, played.trajectory, policy, config, learning_rate, axis_name
   )
   return state, metrics | {"reward": _mean(rollout.episode_returns(played.trajectory), axis_name)}
+
+
+def best_response(
+    frozen: Agent,
+    key: Array,
+    env: Environment,
+    policy: Policy,
+    config: ppo.Config,
+    profiles: Profile,
+    updates: int,
+    axis_name: str | None = None,
+) -> tuple[Agent, dict[str, Array]]:
+  """Trains a deviator that begins as the frozen policy does.
+
+  Args:
+    frozen: what the others play.
+    key: of the training.
+    env, policy, config: static under jit.
+    profiles: leading axis [b].
+    updates: of the deviator; static.
+    axis_name: of the devices; None: there is one.
+
+  Returns:
+    The deviator, and the metrics of `respond`, [updates].
+  """
+
+  def step(state, _):
+    return respond(state, key, frozen, env, policy, config, profiles, axis_name=axis_name)
+
+  state, metrics = jax.lax.scan(step, ppo.from_agent(frozen, config), length=updates)
+  return state.agent, metrics

@@ -366,7 +366,7 @@ def test_steps_after_the_end_do_not_count(fresh):
   chex.assert_trees_all_close(one.agent, two.agent, rtol=1e-4, atol=1e-6)
 
 
-def test_whole_update_traces_once_and_seeds_are_one_more_vmap():
+def test_whole_update_traces_once_and_takes_seeds():
   chex.clear_trace_counter()
 
   @jax.jit

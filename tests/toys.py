@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from calsheq_jax.types import Decision, Trajectory
+from calsheq_jax.types import Agent, Decision, Moments, Trajectory
 from envs.base import Box
 
 
@@ -96,4 +96,46 @@ def one_step(decision: Decision, observation, reward) -> Trajectory:
       truncated=~yes,
       weight=yes.astype(reward.dtype),
       last_value=jnp.zeros_like(reward),
+  )
+
+
+class Constant:
+  """A policy whose parameters are its action; there is nothing random about it."""
+
+  observation_size = 1
+
+  def __init__(self, action_size=1):
+    self.action_size = action_size
+
+  def apply(self, params, observation):
+    shape = (*observation.shape[:-1], self.action_size)
+    return jnp.broadcast_to(params, shape), observation[..., 0] * 0
+
+  def distribution(self, parameters):
+    return _Point(parameters)
+
+
+class _Point:
+  def __init__(self, at):
+    self.at = at
+
+  def sample(self, *, seed):
+    return self.at
+
+  def mean(self):
+    return self.at
+
+  def log_prob(self, value):
+    return value[..., 0] * 0
+
+
+def constant(action, observation_size=1):
+  """An agent for `Constant`: action [*, A]."""
+  action = jnp.asarray(action, jnp.float32)
+  batch = action.shape[:-1]
+  zeros = lambda *shape: jnp.zeros((*batch, *shape))
+  return Agent(
+      action,
+      Moments(zeros(), zeros(observation_size), 1 + zeros(observation_size)),
+      Moments(zeros(), zeros(), 1 + zeros()),
   )
