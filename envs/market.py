@@ -91,6 +91,9 @@ class Config:
           f" episode trades {total} units, and counts in int32 allow"
           f" {np.iinfo(np.int32).max // 100}; take fewer"
       )
+    for field in ("initial_price", "half_spread", "volatility", "penalty"):
+      if not isinstance(getattr(self, field), (int, float, np.number)):
+        raise ValueError(f"{field}={getattr(self, field)!r} must be a number")
     for field in ("initial_price", "half_spread"):
       if not 0 < getattr(self, field) < math.inf:
         raise ValueError(f"{field}={getattr(self, field)} must be positive and finite")
@@ -383,39 +386,42 @@ class Market:
     return self._observe(state), state, reward, state.time >= config.horizon, info
 
   def outputs(self, state: State) -> Mapping[str, Array]:
-    """What the episode has shown so far. Two rows where supertypes are: 1, then 2 with its n - 1
-    merchants pooled.
+    """What the episode has shown so far.
+
+    Everything named supertype_* has a row for supertype 1 and one for supertype 2, which pools its
+    n - 1 merchants.
 
     Returns:
-      counts [n, C] int32: transactions of each quantity 1..C with customers; supertype_counts
-        [2, C].
-      share [n] of the quantity of all customers' transactions, the facility's included, and
-        count_share [n] of their number (the paper words market share both ways); supertype_share
-        [2] and supertype_count_share [2] are sums over a supertype's merchants; facility_share []
-        and facility_count_share [] what is left.
+      counts [n, C] int32, transactions of each quantity 1..C with customers; supertype_counts
+        [2, C]; facility_counts [C], of customers who went to the facility.
+      share [n], of the quantity of all customers' transactions, the facility's included;
+        supertype_share [2], sums over merchants; facility_share []. They add up to 1 (before the
+        first step all are 0). The paper words market share also as a share of transactions:
+        count_share [n], supertype_count_share [2], facility_count_share [].
       percentiles [n, 9], supertype_percentiles [2, 9]: `percentiles` of the counts; and
         smooth_percentiles, supertype_smooth_percentiles: `smooth_percentiles` of them.
-      rewards [n]: sums so far; supertype_rewards [2]: means of them over a supertype's merchants.
-      hedged [n]: units traded with the facility a step; inventory [n]: mean of |I''|.
+      rewards [n], sums so far; supertype_rewards [2], means of them over merchants.
+      hedged [n], units traded with the facility a step; inventory [n], mean of |I''|.
     """
     config, dtype = self._config, _dtype()
     pool = lambda x: jnp.stack([x[0], x[1:].sum(0)])
     counts, pooled = state.counts, pool(state.counts)
+    facility = state.time * config.customers - counts.sum(0)  # [C], exactly
     quantity = jnp.arange(1, config.clusters + 1, dtype=jnp.int32)
     steps = jnp.maximum(state.time, 1).astype(dtype)
-    share = (counts * quantity).sum(-1) / (steps * config.total)
-    count_share = counts.sum(-1) / (steps * (config.customers * config.clusters))
+    share = lambda counts: (counts * quantity).sum(-1) / (steps * config.total)
+    count_share = lambda counts: counts.sum(-1) / (steps * (config.customers * config.clusters))
     sizes = jnp.array([1, config.num_merchants - 1], dtype)
-    begun = state.time > 0
     return {
         "counts": counts,
         "supertype_counts": pooled,
-        "share": share,
-        "count_share": count_share,
-        "supertype_share": pool(share),
-        "supertype_count_share": pool(count_share),
-        "facility_share": jnp.where(begun, 1 - share.sum(), 0),
-        "facility_count_share": jnp.where(begun, 1 - count_share.sum(), 0),
+        "facility_counts": facility,
+        "share": share(counts),
+        "supertype_share": share(pooled),
+        "facility_share": share(facility),
+        "count_share": count_share(counts),
+        "supertype_count_share": count_share(pooled),
+        "facility_count_share": count_share(facility),
         "percentiles": percentiles(counts),
         "supertype_percentiles": percentiles(pooled),
         "smooth_percentiles": smooth_percentiles(counts),
