@@ -91,10 +91,14 @@ def asked(config: learner.Config, problem: Problem) -> nes_jax.Selection:
 
 
 def held_out(config: learner.Config, shape: tuple[int, ...], games: int) -> HeldOut:
-  """Draws held-out games as training does, and solves them exactly in float64."""
+  """Draws held-out games as training does, and solves them exactly in float64.
+
+  A network trained on plain uniform games is judged on the sphere, like all others.
+  """
   keys = example_keys(jax.random.key(_HELD_OUT_SEED), games)
+  norm = "l2" if config.norm == learner.UNIFORM else config.norm
   problem = jax.jit(learner.sample, static_argnums=(1, 2, 3, 4))(
-      keys, config.selection, shape, config.rho, config.norm
+      keys, config.selection, shape, config.rho, norm
   )
   solution = nes_jax.solve(
       np.asarray(problem.payoffs),
@@ -376,12 +380,14 @@ def _define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_float("clipping", default.clipping, "of gradients, adaptive", **own)
   flags.DEFINE_float("weight_decay", default.weight_decay, "a loss", **own)
   flags.DEFINE_float("rho", default.rho, "in place of an infinite one", **own)
-  flags.DEFINE_enum("sphere", default.norm, nes_jax.invariance.NORMS, "games' norm", **own)
+  spheres = (*nes_jax.invariance.NORMS, learner.UNIFORM)
+  flags.DEFINE_enum("sphere", default.norm, spheres, "games' norm, or plain uniform games", **own)
   net = default.network
   flags.DEFINE_list("payoff_channels", list(map(str, net.payoff_channels)), "a layer", **own)
   flags.DEFINE_integer("dual_channel", net.dual_channel, "of the layer into the duals", **own)
   flags.DEFINE_list("dual_channels", list(map(str, net.dual_channels)), "a dual layer", **own)
   flags.DEFINE_integer("rounds", net.rounds, "of descent after the dual layers", **own)
+  flags.DEFINE_enum("activation", net.activation, ("relu", "none"), "none: linear", **own)
   flags.DEFINE_enum("centre", net.centre, ("own", "mean"), "what payoffs are centred over", **own)
   flags.DEFINE_string("norm", net.norm, "of layers: batch, rms or none", **own)
   flags.DEFINE_integer("report_every", 100, "updates between rows of metrics", **own)
@@ -430,6 +436,7 @@ def _run(v: flags.FlagValues) -> Run:
             dual_channel=v.dual_channel,
             dual_channels=_integers("dual_channels", v.dual_channels),
             centre=v.centre,
+            activation=v.activation,
             rounds=v.rounds,
             norm=v.norm,
         ),

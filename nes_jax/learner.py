@@ -31,6 +31,8 @@ ALL_INPUTS = "epsilon_max_welfare_min_relative_entropy"
 SELECTIONS: tuple[str, ...] = selections.NAMES + (ALL_INPUTS,)
 SCHEDULES: tuple[str, ...] = ("paper", "cosine")
 OPTIMISERS: tuple[str, ...] = ("adam", "muon")
+# In place of a sphere's norm: the paper's ablation of invariant preprocessing.
+UNIFORM = "uniform"
 
 # The paper's factors on the learning rate, with the part of the run at which each ends; it ran
 # for 1e7 updates.
@@ -68,7 +70,9 @@ class Config:
   clipping: float = 1e-3  # adaptive gradient clipping
   weight_decay: float = 1e-7
   rho: float = 1e5  # in place of an infinite one: keeps the loss bounded below
-  norm: Norm = "l2"  # of the sphere that games are drawn from
+  # Of the sphere that games are drawn from; UNIFORM: payoffs are U(-sqrt 3, sqrt 3), of unit
+  # variance in the mean, and go in as drawn, neither centred nor scaled.
+  norm: Norm | str = "l2"
 
   def __post_init__(self):
     shapes = tuple(tuple(shape) for shape in self.shapes)
@@ -78,7 +82,7 @@ class Config:
         ("selection", SELECTIONS),
         ("optimiser", OPTIMISERS),
         ("schedule", SCHEDULES),
-        ("norm", NORMS),
+        ("norm", (*NORMS, UNIFORM)),
     ):
       if getattr(self, field) not in allowed:
         raise ValueError(f"{field}={getattr(self, field)!r} is not one of {', '.join(allowed)}")
@@ -138,7 +142,7 @@ def inputs(selection: str) -> tuple[str, ...]:
 
 
 def sample(
-    keys: Array, selection: str, shape: tuple[int, ...], rho: float, norm: Norm = "l2"
+    keys: Array, selection: str, shape: tuple[int, ...], rho: float, norm: Norm | str = "l2"
 ) -> Problem:
   """Draws one problem a key, as Table 3 has it: keys [b] -> Problem with leading axes [b].
 
@@ -147,14 +151,18 @@ def sample(
     selection: one of SELECTIONS.
     shape: (A1, ..., AN).
     rho: takes the place of an infinite one.
-    norm: of the sphere.
+    norm: of the sphere, or UNIFORM.
   """
   return jax.vmap(lambda key: _sample_one(key, selection, shape, rho, norm))(keys)
 
 
 def _sample_one(key, selection, shape, rho, norm) -> Problem:
   game_key, target_key, epsilon_key, welfare_key, mix_key = jax.random.split(key, 5)
+  naive, norm = norm == UNIFORM, "l2" if norm == UNIFORM else norm
   payoffs = spheres.sample(game_key, 1, shape, norm)[0]
+  if naive:
+    limit = math.sqrt(3)
+    payoffs = jax.random.uniform(game_key, payoffs.shape, minval=-limit, maxval=limit)
   z = radius(math.prod(shape))
   draws = {
       "target": lambda: _dirichlet(target_key, 1.0, shape),
@@ -168,7 +176,8 @@ def _sample_one(key, selection, shape, rho, norm) -> Problem:
     chosen = selections.named(selection, payoffs, player_axis=0, **values)
   if math.isinf(chosen.rho):
     chosen = dataclasses.replace(chosen, rho=rho)
-  return selections.problem(payoffs, chosen)[0]
+  problem = selections.problem(payoffs, chosen)[0]
+  return dataclasses.replace(problem, payoffs=payoffs) if naive else problem
 
 
 def _dirichlet(key: Array, concentration: float, shape: tuple[int, ...]) -> Array:

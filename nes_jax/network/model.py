@@ -21,6 +21,7 @@ from nes_jax.types import CONCEPTS, Array, Concept, Duals, Problem
 
 INPUTS: tuple[str, ...] = ("target", "epsilon", "welfare")
 CENTRES: tuple[str, ...] = ("own", "mean")
+ACTIVATIONS: tuple[str, ...] = ("relu", "none")
 
 # Mean and standard deviation of what the softplus first gets. Most duals of an equilibrium are near
 # 0; and from duals spread at random the shortest way down is to make all of them 0, where the
@@ -49,6 +50,7 @@ class Config:
   dual_channels: tuple[int, ...] = (32, 32)  # of the dual layers before the last, which has one
   rounds: int = 0  # of descent: the duals so far and their gradient (11) go through a layer more
   centre: str = "own"  # what is subtracted from payoffs: "own" mean over own strategies, or "mean"
+  activation: str = "relu"  # of all layers but the last; "none": for a linear network
   norm: str = "batch"  # of layers.NORMS
   norm_decay: float = 0.99  # of the running averages, a training step
   payoff_pools: tuple[str, ...] = pooling.PAYOFF_POOLS
@@ -58,6 +60,7 @@ class Config:
   def __post_init__(self):
     _check_member("concept", self.concept, CONCEPTS)
     _check_member("centre", self.centre, CENTRES)
+    _check_member("activation", self.activation, ACTIVATIONS)
     _check_member("norm", self.norm, layers.NORMS)
     if self.dual_pools is None:
       default = pooling.CCE_POOLS if self.concept == "cce" else pooling.CE_POOLS
@@ -202,6 +205,7 @@ def _network(config: Config) -> hk.TransformedWithState:
 
   def forward(inputs, problem, is_training, axis_name):
     values = inputs.values
+    nonlinear = jax.nn.relu if config.activation == "relu" else lambda x: x
 
     def layer(channels, name, norm=config.norm, start=0.0, spread=1.0):
       module = layers.Layer(channels, norm, config.norm_decay, start, spread, name=name)
@@ -213,7 +217,7 @@ def _network(config: Config) -> hk.TransformedWithState:
       pooled = pooling.payoffs(blocks, pooling.summed(config.payoff_pools))
       transform = layers.summed_linear(config.payoff_pools)
       blocks = layer(channels, f"payoffs_{index}")(pooled, transform=transform)
-      blocks = tuple(map(jax.nn.relu, blocks))
+      blocks = tuple(map(nonlinear, blocks))
     pooled = layers.to_dual_features(blocks, config.to_dual_pools)
     to_duals = layer(config.dual_channel, "to_duals")
     if config.concept == "cce":
@@ -229,13 +233,13 @@ def _network(config: Config) -> hk.TransformedWithState:
 
     def dual_layer(blocks, channels, name):
       pooled = pool(blocks, config.dual_pools)
-      return activate(jax.nn.relu, layer(channels, name)(pooled, mask=mask))
+      return activate(nonlinear, layer(channels, name)(pooled, mask=mask))
 
     def last_layer(blocks, name, start, spread):
       pooled = pool(blocks, config.dual_pools)
       return layer(1, name, "none", start, spread)(pooled, mask=mask)
 
-    blocks = activate(jax.nn.relu, blocks)
+    blocks = activate(nonlinear, blocks)
     for index, channels in enumerate(config.dual_channels):
       blocks = dual_layer(blocks, channels, f"duals_{index}")
     raw = last_layer(blocks, "last", LAST_START, LAST_SPREAD)
