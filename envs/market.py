@@ -226,7 +226,7 @@ class Market:
   @property
   def profile_space(self) -> Box:
     zeros, ones = (self.profile(value, value, 0.0) for value in (0.0, 1.0))
-    top = ones.supertype2._replace(tolerance_variance=jnp.asarray(_LARGEST_VARIANCE))
+    top = ones.supertype2._replace(tolerance_variance=jnp.asarray(_LARGEST_VARIANCE, _dtype()))
     return Box(zeros, ones._replace(supertype2=top))
 
   @property

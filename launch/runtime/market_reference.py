@@ -1,4 +1,4 @@
-"""The market of `envs.market` as a plain NumPy loop: oracle of its tests, baseline of its benchmark.
+"""The market of `envs.market` as a plain NumPy loop: oracle of its tests, and a baseline for speed.
 
 Written from the description and not from the code: one merchant after the other, every customer's
 best quote so far. Random numbers come from outside, so that it can follow an episode of the other.
