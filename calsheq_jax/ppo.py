@@ -206,6 +206,7 @@ def update(
     policy: Policy,
     config: Config,
     learning_rate: Array | float = 1.0,
+    exploration: Array | float = 1.0,
     axis_name: str | None = None,
 ) -> tuple[State, dict[str, Array]]:
   """Learns from one batch of episodes, played by state.agent.
@@ -217,6 +218,7 @@ def update(
     policy, config: static under jit.
     learning_rate: multiplies the config's; may be traced, so that schedules lie outside. At 0 the
       parameters stay, and normalisers go on.
+    exploration: multiplies the config's entropy_weight; may be traced, too.
     axis_name: of the devices that share the batch; None: there is one.
 
   Returns:
@@ -269,7 +271,7 @@ def update(
   def minibatch(carry, samples):
     params, optimiser_state = carry
     gradient, report = jax.grad(_loss, has_aux=True)(
-        params, samples, policy, config, state.kl_weight, axis_name
+        params, samples, policy, config, state.kl_weight, exploration, axis_name
     )
     if axis_name is not None:
       largest = jax.lax.pmax(report["first_ratio"], axis_name)
@@ -314,7 +316,8 @@ def _loss(
     policy: Policy,
     config: Config,
     kl_weight: Array,
-    axis_name: str | None,
+    exploration: Array | float = 1.0,
+    axis_name: str | None = None,
 ) -> tuple[Array, dict[str, Array]]:
   """This device's part of the loss: the mean over devices of these is that of the minibatch."""
   parameters, value = policy.apply(params, samples.observation)
@@ -336,7 +339,7 @@ def _loss(
       -gain
       + config.value_weight * value_loss
       + kl_weight * kl
-      - config.entropy_weight * entropy
+      - exploration * config.entropy_weight * entropy
   )
   report = {
       "loss/policy": -gain,

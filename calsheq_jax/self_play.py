@@ -30,6 +30,7 @@ def update(
     config: ppo.Config,
     profiles: Profile,
     learning_rate: Array | float = 1.0,
+    exploration: Array | float = 1.0,
     axis_name: str | None = None,
 ) -> tuple[ppo.State, dict[str, Array]]:
   """Plays one episode a profile with all agents on the policy, and learns from all of them.
@@ -40,6 +41,7 @@ def update(
     env, policy, config: static under jit.
     profiles: leading axis [b], one for each of this device's episodes (`rollout.repeated`).
     learning_rate: multiplies the config's; may be traced.
+    exploration: multiplies the config's entropy_weight; may be traced.
     axis_name: of the devices that share the batch; None: there is one.
 
   Returns:
@@ -49,7 +51,7 @@ def update(
   play_key, learn_key = jax.random.split(jax.random.fold_in(key, state.step))
   played = rollout.collect(env, policy, state.agent, play_key, profiles, axis_name=axis_name)
   state, metrics = ppo.update(
-      state, learn_key, played.trajectory, policy, config, learning_rate, axis_name
+      state, learn_key, played.trajectory, policy, config, learning_rate, exploration, axis_name
   )
   return state, metrics | {"reward": _mean(rollout.episode_returns(played.trajectory), axis_name)}
 
@@ -122,6 +124,7 @@ def respond(
     config: ppo.Config,
     profiles: Profile,
     learning_rate: Array | float = 1.0,
+    exploration: Array | float = 1.0,
     axis_name: str | None = None,
 ) -> tuple[ppo.State, dict[str, Array]]:
   """One update of a deviator in a random seat, all others frozen.
@@ -130,7 +133,7 @@ def respond(
     state: of the deviator; `ppo.from_agent(frozen, config)` begins at the frozen policy.
     key: of the whole training; the state's step makes the key of this update from it.
     frozen: what the others play.
-    env, policy, config, profiles, learning_rate, axis_name: as in `update`.
+    env, policy, config, profiles, learning_rate, exploration, axis_name: as in `update`.
 
   Returns:
     The new state, and the metrics of `ppo.update`, with "reward" [], the deviator's.
@@ -138,7 +141,7 @@ def respond(
   play_key, learn_key = jax.random.split(jax.random.fold_in(key, state.step))
   played = deviate(env, policy, state.agent, frozen, play_key, profiles, axis_name)
   state, metrics = ppo.update(
-      state, learn_key, played.trajectory, policy, config, learning_rate, axis_name
+      state, learn_key, played.trajectory, policy, config, learning_rate, exploration, axis_name
   )
   return state, metrics | {"reward": _mean(rollout.episode_returns(played.trajectory), axis_name)}
 

@@ -140,7 +140,7 @@ def samples_of(state, trajectory, weight=None):
 
 
 def loss(params, samples, config=CONFIG, kl_weight=0.3):
-  return ppo._loss(params, samples, POLICY, config, jnp.float32(kl_weight), None)[0]
+  return ppo._loss(params, samples, POLICY, config, jnp.float32(kl_weight))[0]
 
 
 def test_slope_at_ratio_one_is_the_policy_gradient(fresh, played):
@@ -224,7 +224,7 @@ class Told:
 def test_clipping_by_hand(ratio, advantage, gain, slope):
   config = ppo.Config(value_weight=0.0, entropy_weight=0.1)
   samples = two_steps(ratio, advantage)
-  one = lambda x: ppo._loss(x, samples, Told(), config, jnp.float32(0.5), None)
+  one = lambda x: ppo._loss(x, samples, Told(), config, jnp.float32(0.5))
   (value, report), derivative = jax.value_and_grad(one, has_aux=True)(jnp.float32(0))
   np.testing.assert_allclose(value, -gain + 0.5 * 3 - 0.1 * 7, rtol=1e-5)
   np.testing.assert_allclose(derivative, -slope, rtol=1e-5, atol=1e-6)
@@ -241,7 +241,7 @@ def test_clipping_by_hand(ratio, advantage, gain, slope):
 )
 def test_value_clipping_by_hand(value, old_value, target, expected):
   samples = two_steps(1.0, 0.0, value, old_value, target)
-  report = ppo._loss(jnp.float32(0), samples, Told(), ppo.Config(), jnp.float32(0), None)[1]
+  report = ppo._loss(jnp.float32(0), samples, Told(), ppo.Config(), jnp.float32(0))[1]
   np.testing.assert_allclose(report["loss/value"], expected / 2, rtol=1e-5)
 
 
