@@ -171,7 +171,7 @@ def _sample_one(key, selection, shape, rho, norm) -> Problem:
   }
   values = {name: draws[name]() for name in inputs(selection)}
   if selection == ALL_INPUTS:
-    chosen = selections.Selection(**_mix(mix_key, values), rho=selections.LARGE_RHO)
+    chosen = selections.Selection(**_mix(mix_key, values))
   else:
     chosen = selections.named(selection, payoffs, player_axis=0, **values)
   if math.isinf(chosen.rho):

@@ -1,5 +1,6 @@
 """nes_jax.learner and launch.nes_train: data, updates, devices, resuming."""
 
+import dataclasses
 import json
 import math
 import os
@@ -177,6 +178,7 @@ def test_duals_that_are_all_zero_come_back():
 def test_moments_of_a_shape():
   """Each shape has its own; those that are measured are what training on still games comes to."""
   config = small(updates=600, learning_rate=1e-8)
+  config = dataclasses.replace(config, network=dataclasses.replace(config.network, norm="batch"))
   state = learner.init(jax.random.key(0), config)
   state, _ = jax.jit(learner.cycles, static_argnums=(2, 3))(state, jax.random.key(1), config, 300)
   averages = state.moments["3x3"]
