@@ -11,11 +11,14 @@ from typing import NamedTuple
 from matplotlib import axes, figure, lines, patches
 import numpy as np
 
-_SIZE = 9  # points; a picture is 9 inches wide, and about as wide on a page
-_DPI = 200
+# Points. In a picture 9 inches wide, shown at the 830 pixels of a README, as large as its text.
+SIZE = 12.5
+DPI = 200
 _TOLERANCE = 1e-9
-_COLOURS = {"cce": "#1f5fa8", "ce": "#b8501a"}
-_ACCENT = "#b3123a"
+# Largest difference of joints that a picture does not show.
+_SEEN = 0.01
+COLOURS = {"cce": "#1f5fa8", "ce": "#b8501a"}
+ACCENT = "#b3123a"
 _GREEN = "#0b6b3a"
 _FACE = "#6f9bd1"
 _EDGE = "#1f3f6e"
@@ -133,7 +136,11 @@ class Selected(NamedTuple):
 
 
 def draw_polytopes(
-    path: str, games: Sequence[Game], selected: Sequence[Selected]
+    path: str,
+    games: Sequence[Game],
+    selected: Sequence[Selected],
+    exact: Sequence[Selected] | None = None,
+    note: str = "",
 ) -> None:
   """Figure 1 of Marris et al. (2022): (C)CE polytopes on the joint simplex, and selections.
 
@@ -141,24 +148,37 @@ def draw_polytopes(
     path: of the picture.
     games: their CE and CCE are the same, having two strategies a player.
     selected: of each game.
+    exact: what `selected` approximates, for a dot each; None: nothing.
+    note: for the foot of the picture.
   """
-  fig = figure.Figure(figsize=(3 * len(games), 4.5))
+  foot = 0.28 * (note.count("\n") + 1 if note else 0)  # inches
+  fig = figure.Figure(figsize=(3 * len(games), 5.2 + foot))
+  high = fig.get_figheight()
   for i, (game, chosen) in enumerate(zip(games, selected)):
     width = 1 / len(games)
     _payoff_table(fig, game, (i + 0.5) * width)
-    _draw_polytope(fig.add_axes([i * width, 0.13, width, 0.65]), game, chosen)
+    place = fig.add_axes([i * width, (0.9 + foot) / high, width, 2.9 / high])
+    _draw_polytope(place, game, chosen, None if exact is None else exact[i])
   handles = [
       patches.Patch(facecolor=_FACE, alpha=0.6, label="all equilibria (CE and CCE)"),
       _mark("+", "black", "maximum entropy"),
-      _mark("x", _ACCENT, "maximum welfare"),
-      _mark("o", _GREEN, "nearest to a pure joint (relative entropy)"),
+      _mark("x", ACCENT, "maximum welfare"),
+      _mark("o", _GREEN, "nearest to a pure joint"),
       lines.Line2D([], [], color=_GREEN, ls=":", label="from that pure joint"),
   ]
+  if exact is not None:
+    handles.append(_dot("0.15", "exact, where it differs"))
   fig.legend(
-      handles=handles, loc="lower center", ncols=3, fontsize=_SIZE, frameon=False,
-      bbox_to_anchor=(0.5, 0.005), columnspacing=2.0, handletextpad=0.6,
+      handles=handles, loc="lower center", ncols=3, fontsize=SIZE, frameon=False,
+      bbox_to_anchor=(0.5, foot / high), columnspacing=1.2, handletextpad=0.5,
   )
-  fig.savefig(path, dpi=_DPI, facecolor="white")
+  if note:
+    fig.text(0.5, 0.1 / high, note, ha="center", va="bottom", fontsize=SIZE, color="0.25")
+  fig.savefig(path, dpi=DPI, facecolor="white")
+
+
+def _dot(colour: str, label: str) -> lines.Line2D:
+  return lines.Line2D([], [], marker="o", color=colour, ls="", ms=4, label=label)
 
 
 def _mark(marker: str, colour: str, label: str) -> lines.Line2D:
@@ -169,17 +189,19 @@ def _mark(marker: str, colour: str, label: str) -> lines.Line2D:
 
 def _payoff_table(fig: figure.Figure, game: Game, centre: float) -> None:
   """The name and, under it, the payoffs as the usual table: rows player 1, columns player 2."""
-  fig.text(centre, 0.955, game.name, ha="center", va="center", fontsize=12, weight="bold")
-  columns, heights = (centre - 0.055, centre + 0.01, centre + 0.085), (0.905, 0.862, 0.819)
-  font = {"va": "center", "fontsize": _SIZE + 0.5}
+  high = fig.get_figheight()
+  heights = [1 - inches / high for inches in (0.24, 0.55, 0.8, 1.05)]
+  columns = centre - 0.055, centre + 0.01, centre + 0.095
+  fig.text(centre, heights[0], game.name, ha="center", va="center", fontsize=14, weight="bold")
+  font = {"va": "center", "fontsize": SIZE}
   name = {**font, "style": "italic"}
   for j in range(2):
-    fig.text(columns[1 + j], heights[0], game.strategies[1][j], ha="center", **name)
+    fig.text(columns[1 + j], heights[1], game.strategies[1][j], ha="center", **name)
   for i in range(2):
-    fig.text(columns[0], heights[1 + i], game.strategies[0][i], ha="right", **name)
+    fig.text(columns[0], heights[2 + i], game.strategies[0][i], ha="right", **name)
     for j in range(2):
       pair = f"{game.payoffs[0, i, j]:g}, {game.payoffs[1, i, j]:g}"
-      fig.text(columns[1 + j], heights[1 + i], pair, ha="center", **font)
+      fig.text(columns[1 + j], heights[2 + i], pair, ha="center", **font)
 
 
 def _projection(azimuth: float, elevation: float) -> np.ndarray:
@@ -191,7 +213,9 @@ def _projection(azimuth: float, elevation: float) -> np.ndarray:
   return np.array([right, up, towards]).T
 
 
-def _draw_polytope(ax: axes.Axes, game: Game, chosen: Selected) -> None:
+def _draw_polytope(
+    ax: axes.Axes, game: Game, chosen: Selected, exact: Selected | None
+) -> None:
   seen = _CORNERS @ _projection(game.azimuth, game.elevation)
   corners, back = seen[:, :2], int(np.argmin(seen[:, 2]))
   rows = ce_constraints(game.payoffs)
@@ -210,19 +234,24 @@ def _draw_polytope(ax: axes.Axes, game: Game, chosen: Selected) -> None:
     name = f"{game.strategies[0][i]}, {game.strategies[1][j]}"
     x, y = corners[k]
     above = k in (0, back)
-    side = "center" if abs(x) < 0.35 else ("left" if (x < 0) != (k == back) else "right")
-    shift = {"center": 0, "left": -0.25, "right": 0.25}[side]
+    half = 0.036 * len(name)  # of the text's width, about
     ax.text(
-        x + shift, y + (0.09 if above else -0.1), name, fontsize=_SIZE, ha=side,
-        va="bottom" if above else "top", color="0.25", zorder=3.5,
+        np.clip(x, half - 1.2, 1.2 - half), y + (0.09 if above else -0.1), name, fontsize=SIZE,
+        ha="center", va="bottom" if above else "top", color="0.25", zorder=3.5,
         bbox={"facecolor": "white", "alpha": 0.7, "lw": 0, "pad": 0.5},
     )
   for corner, joint in zip(corners, np.reshape(chosen.nearest_pure, (4, 4))):
     point = joint @ corners
     ax.plot(*np.stack([corner, point]).T, color=_GREEN, lw=1.1, ls=":", zorder=5)
     _point(ax, point, "o", _GREEN, 8.5)
-  _point(ax, np.ravel(chosen.max_welfare) @ corners, "x", _ACCENT, 7)
+  _point(ax, np.ravel(chosen.max_welfare) @ corners, "x", ACCENT, 7)
   _point(ax, np.ravel(chosen.max_entropy) @ corners, "+", "black", 9.5)
+  for mine, known in zip(chosen, exact or ()):
+    for joint, wanted in zip(np.reshape(mine, (-1, 4)), np.reshape(known, (-1, 4))):
+      if np.abs(joint - wanted).max() > _SEEN:
+        ends = np.stack([joint, wanted]) @ corners
+        ax.plot(*ends.T, color="0.15", lw=0.8, zorder=5.5)
+        ax.plot(*ends[1], ls="", marker="o", ms=4, color="0.15", zorder=5.5)
   ax.set_aspect("equal")
   ax.set(xlim=(-1.2, 1.2), ylim=(-0.95, 1.2))
   ax.set_axis_off()
@@ -268,10 +297,10 @@ def draw_classes(
   """
   order = np.argsort(sum(results[c, "float64"].iterations_mean for c in ("cce", "ce")))
   y = np.arange(len(classes))
-  fig = figure.Figure(figsize=(9, 1.75 + 0.27 * len(classes)))
+  fig = figure.Figure(figsize=(9, 2.1 + 0.27 * len(classes)))
   panels = fig.subplots(1, 4, sharey=True, width_ratios=(1.25, 1.25, 1, 1))
   for i, concept in enumerate(("cce", "ce")):
-    colour = _COLOURS[concept]
+    colour = COLOURS[concept]
     for precision, shift, face in (("float64", -0.17, colour), ("float32", 0.17, "white")):
       result = ByClass(*(np.asarray(x)[order] for x in results[concept, precision]))
       for ax, kind, mean, worst in (
@@ -290,15 +319,15 @@ def draw_classes(
       for row in np.flatnonzero(missing):
         panels[2 + i].annotate(
             f"{missing[row]}", (result.iterations_max[row], row + shift), (5, 0),
-            textcoords="offset points", va="center", fontsize=_SIZE, color=_ACCENT, weight="bold",
+            textcoords="offset points", va="center", fontsize=SIZE, color=ACCENT, weight="bold",
         )
     panels[i].plot(
         np.maximum(np.asarray(uniform[concept])[order], floor), y, ls="", marker="D", ms=5,
         color="0.6", zorder=1,
     )
     for ax, kind in ((panels[i], "gap"), (panels[2 + i], "iterations")):
-      ax.set_title(f"{concept.upper()} {kind}", fontsize=11, weight="bold", color=colour)
-  exponents = (-10, -5, 0)
+      ax.set_title(f"{concept.upper()} {kind}", fontsize=SIZE, weight="bold", color=colour)
+  exponents = (-8, 0)
   for ax in panels[:2]:
     ax.set_xscale("log")
     ax.set_xlim(floor / 8, 40)
@@ -306,22 +335,22 @@ def draw_classes(
     below = f"$\\leq 10^{{{np.log10(floor):.0f}}}$"
     ax.set_xticks([floor] + [10.0**e for e in exponents], [below, *labels])
     ax.axvline(floor, color="0.75", lw=0.8, ls=":", zorder=0)
-    ax.set_xlabel("gain left to the players,\nin std. deviations of payoffs", fontsize=_SIZE)
+    ax.set_xlabel("gain left, std.\ndev. of payoffs", fontsize=SIZE)
   most = max(float(np.max(result.iterations_max)) for result in results.values())
   ticks = [t for t in (5, 20, 100, 500) if t <= 1.4 * most]
   for ax in panels[2:]:
     ax.set_xscale("log")
     ax.set_xlim(3, 1.9 * max(most, 10))
     ax.set_xticks(ticks, [str(t) for t in ticks])
-    ax.set_xlabel("interior-point steps\na game (log scale)", fontsize=_SIZE)
+    ax.set_xlabel("steps a game\n(log scale)", fontsize=SIZE)
   for ax in panels:
     ax.minorticks_off()
-    ax.tick_params(labelsize=_SIZE, length=3)
+    ax.tick_params(labelsize=SIZE, length=3)
     ax.tick_params(axis="y", length=0)
     for row in y[::2]:
       ax.axhspan(row - 0.5, row + 0.5, color="0.955", zorder=-1)
     ax.spines[["top", "right", "left"]].set_visible(False)
-  panels[0].set_yticks(y, [classes[i] for i in order], fontsize=_SIZE)
+  panels[0].set_yticks(y, [classes[i] for i in order], fontsize=SIZE)
   panels[0].set_ylim(len(classes) - 0.4, -0.6)
   handles = [
       lines.Line2D([], [], color="0.15", marker="o", ms=5, label="float64: mean to worst game"),
@@ -331,9 +360,9 @@ def draw_classes(
       ),
       lines.Line2D([], [], color="0.6", marker="D", ms=5, ls="", label="uniform play, mean gap"),
       lines.Line2D(
-          [], [], color=_ACCENT, marker="$n$", ms=6, ls="", label="n games not converged"
+          [], [], color=ACCENT, marker="$n$", ms=6, ls="", label="n games not converged"
       ),
   ]
-  fig.legend(handles=handles, loc="upper center", ncols=2, fontsize=_SIZE, frameon=False)
-  fig.tight_layout(rect=(0, 0, 1, 1 - 0.5 / fig.get_figheight()), w_pad=0.9)
-  fig.savefig(path, dpi=_DPI, facecolor="white")
+  fig.legend(handles=handles, loc="upper center", ncols=2, fontsize=SIZE, frameon=False)
+  fig.tight_layout(rect=(0, 0, 1, 1 - 0.6 / fig.get_figheight()), w_pad=0.9)
+  fig.savefig(path, dpi=DPI, facecolor="white")
