@@ -254,7 +254,7 @@ def neural_row(entry: NeuralEntry, rate: float, *, quick: bool = False) -> Row:
   update = jax.jit(learner.update, static_argnums=2)
   key = jax.random.key(2)
   median = lambda function: statistics.median(_times(function, calls)[1:])
-  variables = learner.variables(state.params, state.moments, config, entry.shape)
+  variables = learner.inference(state.params, config, entry.shape)
   passing = median(lambda: infer(variables, problem)) / batch * 1e6
   training = median(lambda: update(state, key, config)) / train_batch * 1e6
   exactly = median(

@@ -53,6 +53,7 @@ _WELFARE_WEIGHTS = (0.1, 1e3)
 
 # Of the games that `measure` draws.
 _MEASURED_SEED = 2**31 - 2
+_MEASURED_GAMES = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +122,6 @@ class State(NamedTuple):
   """All that training changes."""
 
   params: hk.Params
-  moments: dict[str, hk.State]  # running averages of batch moments: games of each shape have others
   optimiser: optax.OptState
   step: Array  # [] int32, updates done
 
@@ -211,41 +211,27 @@ def init(key: Array, config: Config) -> State:
   draw_key, network_key = jax.random.split(key)
   keys = example_keys(draw_key, min(config.batches[0], 1024))
   problem = sample(keys, config.selection, config.shapes[0], config.rho, config.norm)
-  params, moments = network.init(network_key, config.network, problem)
-  # Those of the first shape to begin with.
-  moments = {shape_name(shape): moments for shape in config.shapes}
-  return State(params, moments, _optimiser(config).init(params), jnp.zeros((), jnp.int32))
+  params = network.init(network_key, config.network, problem).params
+  return State(params, _optimiser(config).init(params), jnp.zeros((), jnp.int32))
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2, 3))
-def measure(
-    params: hk.Params, config: Config, shape: tuple[int, ...], games: int = 512
-) -> hk.State:
-  """Moments of batches of games of a shape, from fixed draws of them."""
-  keys = example_keys(jax.random.key(_MEASURED_SEED), games)
-  problem = sample(keys, config.selection, shape, config.rho, config.norm)
-  return network.apply(
-      network.Variables(params, {}), config.network, problem, is_training=True
-  )[1]
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def measure(params: hk.Params, config: Config, shape: tuple[int, ...]) -> hk.State:
+  """Moments for inference on games of one shape, from fixed draws of such games.
 
-
-def variables(
-    params: hk.Params, moments: Mapping[str, hk.State], config: Config, shape: tuple[int, ...]
-) -> network.Variables:
-  """What inference on games of one shape needs.
-
-  Args:
-    params: of the network.
-    moments: running averages, by the names of the shapes trained on.
-    config: of the training.
-    shape: (A1, ..., AN); where the network was not trained on it, moments are measured.
+  They take the place of averages that run along with training: those are of parameters that have
+  moved since, and of one shape only.
   """
-  if config.network.norm != "batch":
-    return network.Variables(params, {})
-  name = shape_name(shape)
-  return network.Variables(
-      params, moments[name] if name in moments else measure(params, config, shape)
-  )
+  keys = example_keys(jax.random.key(_MEASURED_SEED), _MEASURED_GAMES)
+  problem = sample(keys, config.selection, shape, config.rho, config.norm)
+  variables = network.Variables(params, {})
+  return network.apply(variables, config.network, problem, is_training=True)[1]
+
+
+def inference(params: hk.Params, config: Config, shape: tuple[int, ...]) -> network.Variables:
+  """What inference on games of one shape needs, be it one that the network was trained on or not."""
+  measured = measure(params, config, shape) if config.network.norm == "batch" else {}
+  return network.Variables(params, measured)
 
 
 def _optimiser(config: Config) -> optax.GradientTransformation:
@@ -276,18 +262,17 @@ def _optimiser(config: Config) -> optax.GradientTransformation:
 
 def loss(
     params: hk.Params,
-    state: hk.State,
     config: network.Config,
     problem: Problem,
     axis_name: str | None = None,
-) -> tuple[Array, tuple[hk.State, dict[str, Array]]]:
+) -> tuple[Array, dict[str, Array]]:
   """Mean over games of the loss (7), each divided by max(1, mu) as in `metrics.residual`.
 
   Returns:
-    The loss, the network's new state, and metrics: the mean (C)CE gap in normalised units.
+    The loss, and metrics: the mean (C)CE gap in normalised units.
   """
-  variables = network.Variables(params, state)
-  duals, state = network.apply(variables, config, problem, is_training=True, axis_name=axis_name)
+  variables = network.Variables(params, {})
+  duals, _ = network.apply(variables, config, problem, is_training=True, axis_name=axis_name)
 
   def one(problem, duals):
     value = dual.loss(problem, duals, config.concept)
@@ -298,7 +283,7 @@ def loss(
     return value, gap
 
   values, gaps = jax.vmap(one)(problem, duals)
-  return values.mean(), (state, {"gap": gaps.mean()})
+  return values.mean(), {"gap": gaps.mean()}
 
 
 def update(
@@ -318,19 +303,14 @@ def update(
   """
   keys = example_keys(jax.random.fold_in(key, state.step), config.batches[index], axis_name)
   problem = sample(keys, config.selection, config.shapes[index], config.rho, config.norm)
-  params, name = state.params, shape_name(config.shapes[index])
   differentiate = jax.value_and_grad(loss, has_aux=True)
-  (value, (moments, extra)), gradient = differentiate(
-      params, state.moments[name], config.network, problem, axis_name
-  )
+  (value, extra), gradient = differentiate(state.params, config.network, problem, axis_name)
   report = {"loss": value, **extra}
   if axis_name is not None:
     gradient, report = jax.lax.pmean((gradient, report), axis_name)
   report["gradient"] = optax.global_norm(gradient)
-  step, optimiser = _optimiser(config).update(gradient, state.optimiser, params)
-  return State(
-      optax.apply_updates(params, step), state.moments | {name: moments}, optimiser, state.step + 1
-  ), report
+  step, optimiser = _optimiser(config).update(gradient, state.optimiser, state.params)
+  return State(optax.apply_updates(state.params, step), optimiser, state.step + 1), report
 
 
 def cycles(

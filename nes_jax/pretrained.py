@@ -1,8 +1,8 @@
 """Trained networks by name: those that ship in `nes_jax/weights`, and files like them.
 
-A network is one `.npz` file: its parameters under "params/MODULE/NAME", running averages of moments
-under "moments/SHAPE/MODULE/NAME", and its card, JSON, under "card". Beside it lies the card for
-people, `.md`.
+A network is one `.npz` file: its parameters under "params/MODULE/NAME", the moments that inference
+needs under "moments/SHAPE/MODULE/NAME" for the shapes that it was trained on, and its card, JSON,
+under "card". Beside it lies the card for people, `.md`.
 """
 
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ class Pretrained(NamedTuple):
 
   name: str
   params: hk.Params
-  moments: dict[str, hk.State]  # running averages, for each shape seen so far
+  moments: dict[str, hk.State]  # for inference, by shapes seen so far (`learner.measure`)
   training: learner.Config  # how it was trained; its network is `training.network`
   facts: Mapping[str, Any]  # command, updates, games, seconds, hardware, date, table, notes
 
@@ -47,11 +47,11 @@ class Pretrained(NamedTuple):
   def variables(self, shape: tuple[int, ...]) -> network.Variables:
     """What the network needs for games of this shape, which may be new to it."""
     name = learner.shape_name(shape)
-    # Concrete also where the caller is being traced.
-    with jax.ensure_compile_time_eval():
-      found = learner.variables(self.params, self.moments, self.training, shape)
-    self.moments.setdefault(name, found.state)
-    return found
+    if name not in self.moments:
+      # Concrete also where the caller is being traced.
+      with jax.ensure_compile_time_eval():
+        self.moments[name] = learner.inference(self.params, self.training, shape).state
+    return network.Variables(self.params, self.moments[name])
 
 
 def names() -> list[str]:
@@ -110,18 +110,19 @@ def _read(path: pathlib.Path) -> Pretrained:
 
 
 def save(
-    file: Any, state: learner.State, training: learner.Config, facts: Mapping[str, Any]
+    file: Any, params: hk.Params, training: learner.Config, facts: Mapping[str, Any]
 ) -> None:
   """Writes a network.
 
   Args:
     file: path, or a file open for writing bytes.
-    state: at the end of training, arrays of one device.
+    params: of the network, arrays of one device.
     training: how it was trained.
     facts: for the card, JSON.
   """
-  trees = {"params": state.params}
-  trees |= {f"moments/{shape}": modules for shape, modules in state.moments.items()}
+  trees = {"params": params}
+  for shape in training.shapes:
+    trees[f"moments/{learner.shape_name(shape)}"] = learner.inference(params, training, shape).state
   arrays = {
       f"{tree}/{module}/{leaf}": np.asarray(x)
       for tree, modules in trees.items()

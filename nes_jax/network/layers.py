@@ -156,20 +156,19 @@ def _deviation(mean: Array, square: Array) -> Array:
 class Norm(hk.Module):
   """Normalisation with learned scale and offset, or the offset alone.
 
-  "batch": by mean and variance a channel over batch, players and strategies; running averages of
-  them, which start from the batch given at initialisation, in inference. "rms": each game by the
-  root mean square over all its players, strategies and channels; nothing is remembered. "none":
-  the offset only.
+  "batch": by mean and variance a channel over batch, players and strategies; those of a batch seen
+  in training are what the module remembers, and inference uses what it remembers. "rms": each game
+  by the root mean square over all its players, strategies and channels; nothing is remembered.
+  "none": the offset only.
 
   Scale and offset start so that what comes out has mean `start` and unit variance a channel on the
   batch given at initialisation.
   """
 
-  def __init__(self, kind: str, decay: float, start: float = 0.0, name: str | None = None):
+  def __init__(self, kind: str, start: float = 0.0, name: str | None = None):
     super().__init__(name=name)
     self._kind = kind
     self._start = start
-    self._decay = decay
 
   def __call__(
       self, blocks: Blocks, mask: Blocks | None, is_training: bool, axis_name: str | None
@@ -205,9 +204,7 @@ class Norm(hk.Module):
       mean, square = jax.lax.pmean((mean, square), axis_name)
     variance = jnp.maximum(square - mean**2, 0)
     for key, value in (("mean", mean), ("variance", variance)):
-      value = jax.lax.stop_gradient(value)
-      running = hk.get_state(key, channels, init=lambda shape, dtype, v=value: v.astype(dtype))
-      hk.set_state(key, self._decay * running + (1 - self._decay) * value)
+      hk.set_state(key, jax.lax.stop_gradient(value).astype(blocks[0].dtype))
     return mean, variance
 
 
@@ -233,7 +230,6 @@ class Layer(hk.Module):
       self,
       channels: int,
       norm: str,
-      decay: float,
       start: float = 0.0,
       spread: float = 1.0,
       name: str | None = None,
@@ -242,7 +238,6 @@ class Layer(hk.Module):
     super().__init__(name=name)
     self._channels = channels
     self._norm = norm
-    self._decay = decay
     self._start = start
     self._spread = spread
 
@@ -260,7 +255,7 @@ class Layer(hk.Module):
 
     Args:
       features: as in `linear`.
-      is_training: batch moments (true) or running ones.
+      is_training: moments of this batch (true) or remembered ones.
       axis_name: devices over which batch moments are averaged.
       transform: (features, weights) -> blocks.
       copies: sets of weights that `transform` takes, one below the other.
@@ -278,7 +273,7 @@ class Layer(hk.Module):
       blocks = tuple(x / deviation for x in blocks)
     else:
       blocks = transform(features, hk.get_parameter("w", shape))
-    norm = Norm(self._norm, self._decay, self._start, name="norm")
+    norm = Norm(self._norm, self._start, name="norm")
     return norm(blocks, mask, is_training, axis_name)
 
 

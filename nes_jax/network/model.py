@@ -52,7 +52,6 @@ class Config:
   centre: str = "own"  # what is subtracted from payoffs: "own" mean over own strategies, or "mean"
   activation: str = "relu"  # of all layers but the last; "none": for a linear network
   norm: str = "batch"  # of layers.NORMS
-  norm_decay: float = 0.99  # of the running averages, a training step
   payoff_pools: tuple[str, ...] = pooling.PAYOFF_POOLS
   to_dual_pools: tuple[str, ...] = pooling.TO_DUAL_POOLS
   dual_pools: tuple[str, ...] | None = None  # None: all those of the concept
@@ -94,8 +93,6 @@ class Config:
           raise ValueError(f"{field}={value!r}: channels are integers of at least 1")
     if isinstance(self.rounds, bool) or not isinstance(self.rounds, int) or self.rounds < 0:
       raise ValueError(f"rounds={self.rounds!r} is not an integer of at least 0")
-    if not 0 <= self.norm_decay < 1:
-      raise ValueError(f"norm_decay={self.norm_decay!r} is not in [0, 1)")
 
   def to_dict(self) -> dict[str, Any]:
     """Plain lists, strings and numbers, for JSON."""
@@ -134,7 +131,7 @@ class Variables(NamedTuple):
   """What `apply` needs beside the configuration."""
 
   params: hk.Params
-  state: hk.State  # running averages of batch moments; empty unless norm is "batch"
+  state: hk.State  # batch moments for inference; empty unless norm is "batch"
 
 
 class Features(NamedTuple):
@@ -208,7 +205,7 @@ def _network(config: Config) -> hk.TransformedWithState:
     nonlinear = jax.nn.relu if config.activation == "relu" else lambda x: x
 
     def layer(channels, name, norm=config.norm, start=0.0, spread=1.0):
-      module = layers.Layer(channels, norm, config.norm_decay, start, spread, name=name)
+      module = layers.Layer(channels, norm, start, spread, name=name)
       return functools.partial(module, is_training=is_training, axis_name=axis_name)
 
     sizes = values.shape[2:-1]
@@ -305,8 +302,8 @@ def init(key: Array, config: Config, problem: Problem) -> Variables:
   Args:
     key: PRNG key.
     config: what the network is.
-    problem: arrays with a leading batch axis; its moments set the scale of the weights and start
-      the running averages, so a few dozen games or more.
+    problem: arrays with a leading batch axis; its moments set the scale of the weights and are
+      the state, so a few dozen games or more.
   """
   inputs = features(problem, config)
   return Variables(*_network(config).init(key, inputs, problem, True, None))
@@ -326,7 +323,8 @@ def apply(
     variables: from `init`; games of any shape may use the same ones.
     config: what the network is; static under jit.
     problem: arrays with a leading batch axis.
-    is_training: normalise by this batch's moments, and move the running averages.
+    is_training: normalise by this batch's moments, which are the new state; the state given does
+      not matter then, and may be empty.
     axis_name: mapped axis over which the moments of a training batch are averaged, or None.
 
   Returns:
