@@ -139,7 +139,7 @@ def _toss(key: Array, best: Array) -> Array:
     key, best = carry
     key, key_coins = jax.random.split(key)
     heads = best & jax.random.bits(key_coins, (best.size,), jnp.uint32).reshape(best.shape)
-    return key, jnp.where(_any(heads), heads, best)
+    return key, heads | (best & ~_any(heads))
 
   return jax.lax.while_loop(undecided, toss, (key, best))[1]
 
