@@ -19,7 +19,6 @@ import datetime
 import functools
 import pathlib
 import sys
-import time
 from typing import Any
 
 from absl import flags
@@ -28,7 +27,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from launch import benchmark
-from launch.runtime import checkpoint, parallel, progress, stopping, writers
+from launch.runtime import checkpoint, loop, parallel, program, writers
+from launch.runtime.program import UsageError
 import nes_jax
 from nes_jax import learner, network, pretrained
 from nes_jax.examples import example_keys
@@ -40,10 +40,6 @@ from nes_jax.types import CONCEPTS, Problem
 _HELD_OUT_SEED = 2**31 - 1
 # Training is judged against answers this much better than its own.
 _REFERENCE_TOLERANCE = 1e-7
-
-
-class UsageError(ValueError):
-  """A flag is wrong; the message says which, and what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,17 +134,12 @@ def train(run: Run, *, check_stop=lambda: None, say=print) -> dict[str, float]:
   }
   state = jax.jit(learner.init, static_argnums=1)(jax.random.fold_in(key, 0), config)
   if run.start is not None:
-    state = state._replace(
-        params=jax.tree.map(jnp.array, run.start.params),
-        moments={
-            shape_name(shape): jax.tree.map(jnp.array, run.start.variables(shape).state)
-            for shape in config.shapes
-        },
-    )
+    state = state._replace(params=jax.tree.map(jnp.array, run.start.params))
   update_key = jax.random.fold_in(key, 1)
   last = checkpoint.latest(run.out)
   if last is not None:
-    _check_same(run, checkpoint.load_metadata(last)["config"], metadata)
+    old = checkpoint.load_metadata(last)["config"]
+    loop.check_same(run.out, _settings(old), _settings(metadata))
     state = checkpoint.restore(last, state)
   done = int(state.step)
   say(
@@ -162,7 +153,7 @@ def train(run: Run, *, check_stop=lambda: None, say=print) -> dict[str, float]:
       return {}
 
   @functools.cache
-  def advance(count: int):
+  def cycles(count: int):
     return parallel.spmd(
         functools.partial(learner.cycles, config=config, count=count, axis_name=parallel.AXIS),
         mesh,
@@ -175,7 +166,17 @@ def train(run: Run, *, check_stop=lambda: None, say=print) -> dict[str, float]:
   tests = {shape: held_out(config, shape, run.eval_games) for shape in shapes}
   state, update_key = parallel.replicate((state, update_key), mesh)
 
-  def evaluate() -> dict[str, float]:
+  def advance(state, done):
+    count = max(1, min(run.report_every, config.updates - done) // per_cycle)
+    state, reports = cycles(count)(state, update_key)
+    row = {
+        f"train/{shape}/{name}": float(value)
+        for shape, values in reports.items()
+        for name, value in values.items()
+    }
+    return state, done + count * per_cycle, row
+
+  def evaluate(state) -> dict[str, float]:
     report = {}
     here = parallel.gather(state)
     for shape, test in tests.items():
@@ -187,63 +188,30 @@ def train(run: Run, *, check_stop=lambda: None, say=print) -> dict[str, float]:
     report["eval/solver_gap"] = float(np.mean(gaps))
     return report
 
-  def save() -> None:
-    metric = report.get("eval/solver_gap")
-    checkpoint.save(run.out, state, step=done, config=metadata, metric=metric, keep=run.keep)
-
-  chunk = max(1, run.report_every // per_cycle)
-  report: dict[str, float] = {}
-  with (
-      writers.Writer(run.out, first_step=done + 1, tensorboard=run.tensorboard) as writer,
-      progress.bar(config.updates, initial=done, unit="update") as bar,
-  ):
-    while done < config.updates:
-      count = max(1, min(chunk, (config.updates - done) // per_cycle))
-      before = done
-      state, reports = advance(count)(state, update_key)
-      done += count * per_cycle
-      row = {
-          f"train/{shape}/{name}": float(value)
-          for shape, values in reports.items()
-          for name, value in values.items()
-      }
-      bad = [name for name, value in row.items() if not np.isfinite(value)]
-      if bad:
-        raise FloatingPointError(
-            f"{bad[0]} is {row[bad[0]]} at update {done}: continue from the last checkpoint with a"
-            " lower --learning_rate"
-        )
-      report = {}
-      finished = done >= config.updates
-      if finished or done // run.save_every > before // run.save_every:
-        report = evaluate()
-        save()
-      writer.write(done, row | report)
-      bar.update(done - before)
-      try:
-        check_stop()
-      except stopping.Stopped:
-        if not report:
-          save()
-        raise
+  _, report = loop.run(
+      state,
+      run.out,
+      done=done,
+      total=config.updates,
+      advance=advance,
+      evaluate=evaluate,
+      save_every=run.save_every,
+      config=metadata,
+      keep=run.keep,
+      metric="eval/solver_gap",
+      tensorboard=run.tensorboard,
+      check_stop=check_stop,
+  )
   if run.export is not None:
     export(run, tests, say)
   return report
 
 
-def _check_same(run: Run, old: dict[str, Any], new: dict[str, Any]) -> None:
-  flat = lambda tree: {
-      **tree["training"], **tree["training"]["network"],
-      "seed": tree["seed"], "start": len(tree["start"]),
-  }
-  old, new = flat(old), flat(new)
-  old.pop("network"), new.pop("network")
-  different = [f"{k} {old.get(k)} -> {new[k]}" for k in new if old.get(k) != new[k]]
-  if different:
-    raise UsageError(
-        f"--out={run.out} holds another run ({'; '.join(different)}): give the same flags, or"
-        " another --out"
-    )
+def _settings(metadata: dict[str, Any]) -> dict[str, Any]:
+  """What makes a run that run: all of it has to be the same for a checkpoint to be continued."""
+  settings = {**metadata["training"], **metadata["training"]["network"]}
+  del settings["network"]
+  return settings | {"seed": metadata["seed"], "start": len(metadata["start"])}
 
 
 def _earlier(start: pretrained.Pretrained | None) -> list[dict[str, Any]]:
@@ -261,7 +229,7 @@ def judge(
     state: learner.State, config: learner.Config, shape: tuple[int, ...], test: HeldOut
 ) -> dict[str, jax.Array]:
   """`learner.evaluate` of the network on held-out games of a shape, as it would ship."""
-  variables = learner.variables(state.params, state.moments, config, shape)
+  variables = learner.inference(state.params, config, shape)
   return _evaluate(variables, config.network, test.problem, test.joint)
 
 
@@ -305,7 +273,7 @@ def export(run: Run, tests: dict[tuple[int, ...], HeldOut], say=print) -> None:
     return
   run.export.parent.mkdir(parents=True, exist_ok=True)
   with replacing(run.export) as file:
-    pretrained.save(file, state, config, facts)
+    pretrained.save(file, state.params, config, facts)
   run.export.with_suffix(".md").write_text(card(run.export.stem, config, facts), encoding="utf-8")
   say(f"wrote {run.export} and its card")
 
@@ -363,7 +331,6 @@ def card(name: str, config: learner.Config, facts: dict[str, Any]) -> str:
 
 def _define_flags(values: flags.FlagValues) -> None:
   own: dict[str, Any] = {"flag_values": values}
-  flags.DEFINE_bool("help", False, "show this", short_name="h", **own)
   flags.DEFINE_string("out", None, "directory of the run", **own)
   flags.DEFINE_enum("concept", "cce", CONCEPTS, "coarse correlated or correlated", **own)
   flags.DEFINE_string(
@@ -401,9 +368,6 @@ def _define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_string(
       "start", None, "network to start from: a name that ships, or FILE.npz", **own
   )
-  flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, or auto", **own)
-  flags.DEFINE_integer("num_processes", None, "of all hosts", **own)
-  flags.DEFINE_integer("process_id", None, "of this one", **own)
 
 
 def _shape(text: str) -> tuple[int, ...]:
@@ -413,18 +377,11 @@ def _shape(text: str) -> tuple[int, ...]:
     raise UsageError(f"{text!r} is no shape: write 8x8, or 4x4x4 for three players") from None
 
 
-def _integers(name: str, texts: list[str]) -> tuple[int, ...]:
-  try:
-    return tuple(int(text) for text in texts)
-  except ValueError:
-    raise UsageError(f"--{name}={','.join(texts)}: integers are expected") from None
-
-
 def _run(v: flags.FlagValues) -> Run:
   if v.out is None:
     raise UsageError("--out=DIRECTORY is needed")
   shapes = tuple(map(_shape, v.shapes))
-  batches = _integers("batch", v.batch)
+  batches = program.integers("batch", v.batch)
   if v.export is not None and not v.export.endswith(".npz"):
     raise UsageError(f"--export={v.export}: give a name that ends in .npz")
   try:
@@ -432,9 +389,9 @@ def _run(v: flags.FlagValues) -> Run:
         network=network.Config(
             concept=v.concept,
             inputs=learner.inputs(v.selection) if v.selection in learner.SELECTIONS else (),
-            payoff_channels=_integers("payoff_channels", v.payoff_channels),
+            payoff_channels=program.integers("payoff_channels", v.payoff_channels),
             dual_channel=v.dual_channel,
-            dual_channels=_integers("dual_channels", v.dual_channels),
+            dual_channels=program.integers("dual_channels", v.dual_channels),
             centre=v.centre,
             activation=v.activation,
             rounds=v.rounds,
@@ -455,9 +412,7 @@ def _run(v: flags.FlagValues) -> Run:
   except ValueError as error:
     raise UsageError(str(error)) from error
   start = None if v.start is None else _start(v.start, training)
-  for name in ("report_every", "save_every", "keep", "eval_games"):
-    if getattr(v, name) < 1:
-      raise UsageError(f"--{name}={getattr(v, name)} must be at least 1")
+  program.at_least_one(v, "report_every", "save_every", "keep", "eval_games")
   return Run(
       training=training,
       out=pathlib.Path(v.out),
@@ -486,55 +441,16 @@ def _start(name: str, training: learner.Config) -> pretrained.Pretrained:
   return start
 
 
-def _parse(argv: list[str]) -> flags.FlagValues:
-  values = flags.FlagValues()
-  _define_flags(values)
-  try:
-    rest = values(argv)[1:]
-  except flags.Error as error:
-    raise UsageError(f"{error}: see --help") from None
-  if rest:
-    raise UsageError(f"unexpected argument {rest[0]!r}: flags are given as --name=value")
-  return values
-
-
 def run_of(argv: list[str]) -> Run:
   """The run that a command line asks for. Raises UsageError."""
-  return _run(_parse(argv))
+  return _run(program.parse(argv, _define_flags))
 
 
 def main(argv: list[str]) -> int:
   """The program; returns its exit code."""
-
-  def say(line: str) -> None:
-    print(f"nes_train: {line}", file=sys.stderr, flush=True)
-
-  again = "the same command, given again, continues"
-  try:
-    values = _parse(argv)
-    if values.help:
-      print(f"{__doc__}\n{values.get_help(include_special_flags=False)}")
-      return 0
-    run = _run(values)
-    parallel.initialize(values.coordinator, values.num_processes, values.process_id)
-    say(parallel.describe())
-    signals = stopping.StopSignals("saving; send it again to leave at once", f"left; {again}")
-    started = time.monotonic()
-    with signals:
-      report = train(run, check_stop=signals.check, say=say)
-  except stopping.Stopped as stopped:
-    say(f"stopped by {stopped}, saved; {again}")
-    return stopped.exit_code
-  except (ValueError, ImportError, FloatingPointError) as error:
-    say(" ".join(str(error).split()))
-    return 2
-  except OSError as error:
-    say(f"{error}; make room or check the disk; {again}")
-    return 1
-  say(f"done in {time.monotonic() - started:.0f} s")
-  for name, value in report.items():
-    print(f"{name} {value:.4f}")
-  return 0
+  return program.main(
+      argv, name="nes_train", doc=__doc__, define=_define_flags, prepare=_run, work=train
+  )
 
 
 if __name__ == "__main__":
