@@ -233,7 +233,7 @@ def update(
       first_ratio               largest |ratio - 1| on the first minibatch: 0 but for rounding
 
   Raises:
-    ValueError: the episodes do not divide into groups (`group_size`).
+    ValueError: the episodes do not divide into groups (`check_batch`).
   """
   agent = state.agent
   raw = advantages(
@@ -365,16 +365,28 @@ def group_size(steps: int, minibatches: int) -> int:
   return minibatches // math.gcd(steps, minibatches)
 
 
-def _grouped(samples: Samples, minibatches: int) -> Samples:
-  """[T, b, ...] -> [G, S, ...]: G groups of S steps."""
-  shape = samples.weight.shape
-  steps, episodes = math.prod(shape) // shape[1], shape[1]
+def check_batch(steps: int, episodes: int, minibatches: int) -> None:
+  """Raises ValueError if a device's episodes do not divide into groups.
+
+  Args:
+    steps: of an episode and all its agents, T n.
+    episodes: b.
+    minibatches: M.
+  """
   size = group_size(steps, minibatches)
   if episodes % size:
     raise ValueError(
         f"{episodes} episodes of {steps} steps on a device do not deal out to {minibatches}"
         f" minibatches: give a multiple of {size} episodes a device, or fewer minibatches"
     )
+
+
+def _grouped(samples: Samples, minibatches: int) -> Samples:
+  """[T, b, ...] -> [G, S, ...]: G groups of S steps."""
+  shape = samples.weight.shape
+  steps, episodes = math.prod(shape) // shape[1], shape[1]
+  check_batch(steps, episodes, minibatches)
+  size = group_size(steps, minibatches)
 
   def group(x):
     x = jnp.swapaxes(x, 0, 1)  # [b, T, ...]

@@ -6,7 +6,7 @@ Glossary: B episodes of the global batch, b those of this device, T steps, n age
 A action.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -29,7 +29,13 @@ def keys_of(key: Array, count: int, axis_name: str | None = None) -> Array:
   return jax.vmap(lambda i: jax.random.fold_in(key, i))(first + jnp.arange(count))
 
 
-def episode(env: Environment, key: Array, profile: Profile, act: Act) -> Rollout:
+def episode(
+    env: Environment,
+    key: Array,
+    profile: Profile,
+    act: Act,
+    watch: Callable[[Any, Mapping[str, Array]], Any] | None = None,
+) -> Rollout:
   """Plays one episode for env.horizon steps; what follows its end is masked.
 
   Args:
@@ -37,9 +43,11 @@ def episode(env: Environment, key: Array, profile: Profile, act: Act) -> Rollout
     key: of the episode.
     profile: the supertype profile.
     act: what the agents do; called once a step with a key of its own.
+    watch: (state after a step, its info) -> what else to record of the step; None: nothing.
 
   Returns:
-    The trajectory without the batch's axis, [T, n, ...], and the state that the episode ended in.
+    The trajectory without the batch's axis, [T, n, ...], the state that the episode ended in, and
+    what was watched, [T, ...].
   """
   reset_key, act_key, step_key = jax.random.split(key, 3)
   observation, state = env.reset(reset_key, profile)
@@ -66,21 +74,22 @@ def episode(env: Environment, key: Array, profile: Profile, act: Act) -> Rollout
         weight=per_agent(1 - over.astype(reward.dtype)),
         last_value=None,
     )
-    return (following, next_state, over | done), record
+    seen = None if watch is None else watch(next_state, info)
+    return (following, next_state, over | done), (record, seen)
 
-  carry, steps = jax.lax.scan(step, (observation, state, over), jnp.arange(env.horizon))
+  carry, (steps, watched) = jax.lax.scan(step, (observation, state, over), jnp.arange(env.horizon))
   observation, state, _ = carry
   last = act(jax.random.fold_in(act_key, env.horizon), observation)
-  return Rollout(steps._replace(last_value=last.value), state)
+  return Rollout(steps._replace(last_value=last.value), state, watched)
 
 
 def batched(function: Callable[..., Rollout], *args: Any) -> Rollout:
   """vmaps a function that plays one episode over the leading axis [b] of all args.
 
-  Time stays the trajectory's first axis: [T, b, n, ...].
+  Time stays the first axis of the trajectory and of what was watched: [T, b, ...].
   """
   leaves = Trajectory(*[1] * len(Trajectory._fields))._replace(last_value=0)
-  return jax.vmap(function, out_axes=Rollout(leaves, 0))(*args)
+  return jax.vmap(function, out_axes=Rollout(leaves, 0, 1))(*args)
 
 
 def collect(
@@ -91,6 +100,7 @@ def collect(
     profiles: Profile,
     *,
     mean_action: bool = False,
+    watch: Callable[[Any, Mapping[str, Array]], Any] | None = None,
     axis_name: str | None = None,
 ) -> Rollout:
   """Plays one episode for each profile, all agents on one policy.
@@ -102,16 +112,17 @@ def collect(
     key: of the batch, the same on all devices.
     profiles: leading axis [b], one for each of this device's episodes (`repeated`).
     mean_action: whether the mean action is taken in place of a sample.
+    watch: as in `episode`.
     axis_name: of the devices that share the batch; None: there is one.
 
   Returns:
-    Trajectory [T, b, n, ...] and final states [b, ...].
+    Trajectory [T, b, n, ...], final states [b, ...], and what was watched [T, b, ...].
   """
   count = jax.tree.leaves(profiles)[0].shape[0]
 
   def play(key, profile):
     act = lambda k, observation: decide(policy, agent, None if mean_action else k, observation)
-    return episode(env, key, profile, act)
+    return episode(env, key, profile, act, watch)
 
   return batched(play, keys_of(key, count, axis_name), profiles)
 

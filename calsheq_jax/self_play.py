@@ -64,15 +64,18 @@ def _mean(x: Array, axis_name: str | None) -> Array:
 # Best response.
 
 
-def mixed(policy: Policy, first: Agent, second: Agent, seat: Array, *, mean_action: bool = False):
-  """An `Act` in which the agent in `seat` [] is `first` and all others are `second`.
+def mixed(
+    policy: Policy, first: Agent, second: Agent, seat: Array, *, mean_action: bool = False
+) -> rollout.Act:
+  """What agents do where the one in `seat` [] is `first` and all others are `second`.
 
-  The two draw with the same random numbers: where they agree, so do their actions.
+  The two draw with the same random numbers: where they agree, so do their actions. With
+  `mean_action`, `first` takes its mean action.
   """
 
   def act(key: Array, observation: Array) -> Decision:
-    key = None if mean_action else key
-    one, other = (decide(policy, agent, key, observation) for agent in (first, second))
+    one = decide(policy, first, None if mean_action else key, observation)
+    other = decide(policy, second, key, observation)
     here = jnp.arange(len(observation)) == seat
     pick = lambda x, y: jnp.where(here.reshape((-1,) + (1,) * (x.ndim - 1)), x, y)
     return jax.tree.map(pick, one, other)
@@ -154,9 +157,11 @@ def best_response(
     config: ppo.Config,
     profiles: Profile,
     updates: int,
+    *,
+    start: Agent | None = None,
     axis_name: str | None = None,
 ) -> tuple[Agent, dict[str, Array]]:
-  """Trains a deviator that begins as the frozen policy does.
+  """Trains a deviator for as long as is asked.
 
   Args:
     frozen: what the others play.
@@ -164,6 +169,8 @@ def best_response(
     env, policy, config: static under jit.
     profiles: leading axis [b].
     updates: of the deviator; static.
+    start: where it begins. None: at the frozen policy, from where it finds what is near. A policy
+      that is new (`fresh_start`) and explores widely may find what is far.
     axis_name: of the devices; None: there is one.
 
   Returns:
@@ -173,5 +180,11 @@ def best_response(
   def step(state, _):
     return respond(state, key, frozen, env, policy, config, profiles, axis_name=axis_name)
 
-  state, metrics = jax.lax.scan(step, ppo.from_agent(frozen, config), length=updates)
+  state = ppo.from_agent(frozen if start is None else start, config)
+  state, metrics = jax.lax.scan(step, state, length=updates)
   return state.agent, metrics
+
+
+def fresh_start(frozen: Agent, key: Array, policy: Policy) -> Agent:
+  """An agent with new parameters and the frozen policy's normalisers."""
+  return frozen._replace(params=policy.init(key))

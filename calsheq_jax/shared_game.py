@@ -76,7 +76,7 @@ def values(
     key: of all samples.
     profiles: leading axis [K].
     discount: gamma, a step.
-    mean_action: whether mean actions are taken in place of samples.
+    mean_action: whether `first` takes its mean action in place of a sample.
   """
   seats = jnp.arange(env.num_agents)
 
@@ -147,39 +147,60 @@ def matrix(
 
 
 class Certificate(NamedTuple):
-  """How far a policy is from a shared equilibrium, as far as one deviation shows.
+  """How far a policy is from a shared equilibrium, as far as the deviations tried show.
 
-  `epsilon` is what the deviator gained: a lower bound on the epsilon of Definition 1, since a better
-  deviation may exist. Below zero, this deviation shows nothing.
+  `epsilon` is what the best of them gains: a lower bound on the epsilon of Definition 1, since a
+  better deviation may exist. Below zero, none of them shows anything.
   """
 
   epsilon: Estimate  # [] V-hat(response, policy) - V-hat(policy, policy), paired samples
   value: Estimate  # [] V-hat(policy, policy)
   rewards: Estimate  # [n] what each agent earns where all play the policy
+  chosen: Array  # [] int32, which deviation: 2 i is response i, 2 i + 1 its mean action
 
 
 def certificate(
     env: Environment,
     policy: Policy,
-    response: Agent,
+    responses: Agent,
     frozen: Agent,
     key: Array,
     profiles: Profile,
     *,
     discount: float = 1.0,
 ) -> Certificate:
-  """Judges a deviation on episodes that it was not trained on.
+  """Judges deviations on episodes that they were not trained on.
+
+  Each response is tried as it is and at its mean action. The first half of the episodes chooses
+  the best of these, the second half says what it gains: that it was chosen biases nothing.
 
   Args:
-    response: the deviator, from `self_play.best_response`.
+    responses: leading axis [k]: deviators, from `self_play.best_response`, say.
     frozen: the policy that is judged.
-    key: other than that of the response's training.
-    env, policy, profiles, discount: as in `values`.
+    key: other than those of the responses' training.
+    env, policy, profiles [K], discount: as in `values`.
   """
-  deviating = values(env, policy, response, frozen, key, profiles, discount=discount)
+  count = jax.tree.leaves(profiles)[0].shape[0]
+  if count < 4:
+    raise ValueError(f"{count} profile(s): a certificate needs four or more, the more the better")
   rewards = symmetric_values(env, policy, frozen, key, profiles, discount=discount)
   together = rewards.mean(-1)
-  return Certificate(estimate(deviating - together), estimate(together), estimate(rewards.T))
+
+  def tried(response):
+    options = [
+        values(
+            env, policy, response, frozen, key, profiles, discount=discount, mean_action=mean
+        )
+        for mean in (False, True)
+    ]
+    return jnp.stack(options) - together
+
+  gained = jax.lax.map(tried, responses).reshape(-1, count)  # [2 k, K]
+  half = count // 2
+  chosen = jnp.argmax(gained[:, :half].mean(-1))
+  return Certificate(
+      estimate(gained[chosen, half:]), estimate(together), estimate(rewards.T), chosen
+  )
 
 
 # Gradient (4).

@@ -110,3 +110,4 @@ class Rollout(NamedTuple):
 
   trajectory: Trajectory  # [T, B, n, ...]
   states: Any  # [B, ...] environment's states at the end of each episode, for env.outputs
+  watched: Any = None  # [T, B, ...] what else was recorded of each step, if anything

@@ -12,7 +12,10 @@ ENV = toys.Countdown()
 POLICY = policy.for_environment(ENV, policy.Config(hidden=(8,)))
 AGENT = ppo.init(jax.random.key(0), POLICY, ppo.Config()).agent
 PROFILES = toys.stacked(
-    toys.rules(6), toys.rules(3, scale=0.5), toys.rules(4, cut=True, scale=-1.0), toys.rules(6, True)
+    toys.rules(6),
+    toys.rules(3, scale=0.5),
+    toys.rules(4, cut=True, scale=-1.0),
+    toys.rules(6, cut=True),
 )
 KEY = jax.random.key(7)
 
@@ -100,6 +103,17 @@ def test_mean_actions():
   t = played.trajectory
   expected = POLICY.distribution(t.parameters).mean()
   np.testing.assert_allclose(t.action, expected, rtol=1e-5)
+
+
+def test_what_is_watched():
+  watch = lambda state, info: {"position": state.position, "truncated": info["truncated"]}
+  played = rollout.collect(ENV, POLICY, AGENT, KEY, PROFILES, watch=watch)
+  assert played.watched["truncated"].shape == (6, 4)
+  np.testing.assert_array_equal(
+      played.watched["position"][:-1, 0], played.trajectory.observation[1:, 0, :, 1]
+  )
+  np.testing.assert_array_equal(played.watched["position"][-1], played.states.position)
+  assert PLAYED.watched is None
 
 
 def test_repeated_profiles():

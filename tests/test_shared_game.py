@@ -1,4 +1,4 @@
-"""calsheq_jax.shared_game and self_play: V-hat, Proposition 1, certificates, self-play, Theorem 1."""
+"""calsheq_jax.shared_game and self_play: V-hat, its gradient, certificates, Theorem 1."""
 
 import chex
 import jax
@@ -64,13 +64,13 @@ def test_error_is_that_of_the_mean():
 def test_symmetric_values_are_those_of_the_pair():
   net = policy.for_environment(GAME, policy.Config(hidden=(4,)))
   agent = ppo.init(KEY, net, ppo.Config()).agent
-  for mean_action in (False, True):
-    options = {"mean_action": mean_action}
-    pair = shared_game.values(GAME, net, agent, agent, KEY, profiles(6), **options)
-    each = shared_game.symmetric_values(GAME, net, agent, KEY, profiles(6), **options)
-    assert each.shape == (6, 4)
-    np.testing.assert_allclose(pair, each.mean(-1), rtol=1e-4, atol=1e-6)
-  assert np.abs(pair - shared_game.values(GAME, net, agent, agent, KEY, profiles(6))).max() > 0.01
+  pair = shared_game.values(GAME, net, agent, agent, KEY, profiles(6))
+  each = shared_game.symmetric_values(GAME, net, agent, KEY, profiles(6))
+  assert each.shape == (6, 4)
+  np.testing.assert_allclose(pair, each.mean(-1), rtol=1e-4, atol=1e-6)
+  # An agent at its mean action is another strategy.
+  mean = shared_game.values(GAME, net, agent, agent, KEY, profiles(6), mean_action=True)
+  assert np.abs(pair - mean).max() > 0.01
 
 
 def test_discount():
@@ -83,7 +83,8 @@ def test_discount():
           env, key, toys.rules(3), lambda k, x: policy.decide(toys.Constant(2), still, k, x)
       ).trajectory.reward.mean(-1)
   )(rollout.keys_of(KEY, 3))
-  np.testing.assert_allclose(value(0.5), trajectory[:, :3] @ jnp.array([1, 0.5, 0.25]), rtol=1e-4, atol=1e-6)
+  expected = trajectory[:, :3] @ jnp.array([1, 0.5, 0.25])
+  np.testing.assert_allclose(value(0.5), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_matrix_of_a_finite_set():
@@ -107,11 +108,12 @@ def test_matrix_of_a_finite_set():
 
 
 def test_certificate_by_hand():
-  """Of a constant against a constant, in the game whose values are known."""
+  """Of constants against a constant, in the game whose values are known."""
   judge = jax.jit(
-      lambda a, b: shared_game.certificate(GAME, CONSTANT, a, b, KEY, profiles(400))
+      lambda a, b: shared_game.certificate(GAME, CONSTANT, a, b, KEY, profiles(800))
   )
-  result = judge(constant([0.9]), constant([0.4]))
+  result = judge(constant([[0.1], [0.9], [2.0]]), constant([0.4]))
+  assert int(result.chosen) // 2 == 1
   for found, expected in (
       (result.value, lq_value(0.4, 0.4)),
       (result.epsilon, lq_value(0.9, 0.4) - lq_value(0.4, 0.4)),
@@ -119,8 +121,26 @@ def test_certificate_by_hand():
     assert abs(float(found.mean) - expected) < FAR * float(found.error)
   by_seat = lq_value(0.4, 0.4, np.array([0.8, 0.4, 0.4, 0.4]))
   assert (np.abs(result.rewards.mean - by_seat) < FAR * result.rewards.error).all()
-  nothing = judge(constant([0.4]), constant([0.4]))
+  nothing = judge(constant([[0.4]] * 3), constant([0.4]))
   np.testing.assert_allclose([nothing.epsilon.mean, nothing.epsilon.error], 0, atol=1e-6)
+  with pytest.raises(ValueError, match="3 profile"):
+    shared_game.certificate(
+        GAME, CONSTANT, constant([[0.4]]), constant([0.4]), KEY, profiles(3)
+    )
+
+
+def test_certificate_tries_mean_actions():
+  """What noise alone costs: half the variance of the action, s^2 / 2."""
+  net = policy.for_environment(GAME, policy.Config(hidden=(4,), initial_scale=0.1))
+  agent = ppo.init(KEY, net, ppo.Config()).agent
+  one = jax.tree.map(lambda x: x[None], agent)
+  result = jax.jit(
+      lambda: shared_game.certificate(GAME, net, one, agent, KEY, profiles(2000))
+  )()
+  assert int(result.chosen) == 1
+  expected = (0.1 * float(GAME.action_space.high[0])) ** 2 / 2
+  assert abs(float(result.epsilon.mean) - expected) < FAR * float(result.epsilon.error)
+  assert float(result.epsilon.error) < expected / 4
 
 
 # Gradient (4).
@@ -170,7 +190,7 @@ def direction_of(params, seed):
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_proposition_1(seed):
-  """The gradient of all agents on one policy is V-hat's in its first argument, and not the other."""
+  """The gradient of all agents on one policy is that of V-hat in its first argument alone."""
   agent = moved_agent(NET, GAME)
   direction = direction_of(agent.params, seed)
   check = jax.jit(
@@ -231,7 +251,9 @@ def test_best_response_to_a_policy_that_does_nothing_much():
   response, metrics = respond(jax.random.key(1))
   assert metrics["reward"].shape == (150,)
   result = jax.jit(
-      lambda r: shared_game.certificate(GAME, NET, r, frozen, jax.random.key(2), profiles(2000))
+      lambda r: shared_game.certificate(
+          GAME, NET, jax.tree.map(lambda x: x[None], r), frozen, jax.random.key(2), profiles(2000)
+      )
   )(response)
   spread = GAME.config.spread**2 / 3
   best = (0.8**2 + 3 * 0.4**2) / 8 + spread / 2
@@ -272,7 +294,9 @@ def test_self_play_learns_the_equilibrium_in_closed_form():
   )
   response = respond(state.agent)
   result = jax.jit(
-      lambda r, f: shared_game.certificate(GAME, NET, r, f, jax.random.key(3), profiles(4000))
+      lambda r, f: shared_game.certificate(
+          GAME, NET, jax.tree.map(lambda x: x[None], r), f, jax.random.key(3), profiles(4000)
+      )
   )(response, state.agent)
   value = float((GAME.equilibrium_value(PROFILE) @ jnp.array([1, 3])) / 4)
   low, high = result.epsilon.interval()

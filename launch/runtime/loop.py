@@ -1,6 +1,6 @@
 """The loop of training programs: chunks of updates, metrics, evaluations, checkpoints, stops."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import os
 from typing import Any
 
@@ -26,6 +26,7 @@ def run(
     keep: int = 3,
     metric: str | None = None,
     advice: str = "continue from the last checkpoint with a lower --learning_rate",
+    shown: Sequence[str] | None = None,
     tensorboard: bool = False,
     check_stop: Callable[[], None] = lambda: None,
 ) -> tuple[State, Row]:
@@ -43,6 +44,7 @@ def run(
     keep: how many stay, beside the best.
     metric: of the evaluation; lower is better; None: none is the best.
     advice: what to do about a metric that is no number.
+    shown: metrics of the console's line; None: all.
     tensorboard: whether to write its events.
     check_stop: raises `stopping.Stopped` when it is time.
 
@@ -61,7 +63,9 @@ def run(
     )
 
   with (
-      writers.Writer(directory, first_step=done + 1, tensorboard=tensorboard) as writer,
+      writers.Writer(
+          directory, first_step=done + 1, shown=shown, tensorboard=tensorboard
+      ) as writer,
       progress.bar(total, initial=done, unit="update") as bar,
   ):
     while done < total:

@@ -1,0 +1,174 @@
+"""Pictures of a market at its shared equilibrium, and of the way there.
+
+Glossary: S seeds, T steps, B episodes, n merchants, R rows of metrics.
+"""
+
+from collections.abc import Mapping, Sequence
+import os
+from typing import Any
+
+from matplotlib import axes, figure
+import numpy as np
+
+from envs.market import Market
+from launch.figures import COLOURS, DPI, SIZE
+
+_COLOURS = (*COLOURS.values(), "0.55")  # supertypes 1 and 2, facility
+_BINS = 12
+
+Row = Mapping[str, float]
+
+
+def _label(name: str) -> str:
+  """supertype_1 -> supertype 1."""
+  return name.replace("_", " ")
+
+
+def _style(ax: axes.Axes, title: str, x: str, y: str) -> None:
+  ax.set_title(title, fontsize=SIZE, weight="bold", loc="left")
+  ax.set_xlabel(x, fontsize=SIZE - 1.5)
+  ax.set_ylabel(y, fontsize=SIZE - 1.5)
+  ax.tick_params(labelsize=SIZE - 1.5, length=3)
+  ax.spines[["top", "right"]].set_visible(False)
+
+
+def _save(fig: figure.Figure, path: str | os.PathLike) -> None:
+  fig.tight_layout(w_pad=1.6, h_pad=1.6)
+  fig.savefig(path, dpi=DPI, facecolor="white")
+
+
+def _line(ax: axes.Axes, rows: Sequence[Row], metric: str, colour: str, label: str) -> None:
+  """A metric over updates, with a band of one standard deviation over seeds."""
+  rows = [row for row in rows if metric in row]
+  step = np.array([row["step"] for row in rows])
+  value = np.array([row[metric] for row in rows])
+  spread = np.array([row.get(f"{metric}_sd", 0.0) for row in rows])
+  ax.plot(step, value, color=colour, lw=1.4, marker="o" if len(step) < 12 else "", ms=3.5,
+          label=label)
+  ax.fill_between(step, value - spread, value + spread, color=colour, alpha=0.2, lw=0)
+
+
+def draw_training(path: str | os.PathLike, rows: Sequence[Row], env: Market, seeds: int) -> None:
+  """Rewards by supertype, market shares, epsilon and inventories over training.
+
+  Args:
+    path: of the picture.
+    rows: R, as `writers.read` gives them.
+    env: whose supertypes are drawn.
+    seeds: S; bands are +- one standard deviation over them.
+  """
+  fig = figure.Figure(figsize=(9, 6.2))
+  panels = fig.subplots(2, 2)
+  for name, colour in zip(env.supertype_names, _COLOURS):
+    _line(panels[0, 0], rows, f"train/{name}/reward", colour, _label(name))
+    _line(panels[0, 1], rows, f"eval/{name}/share", colour, _label(name))
+    _line(panels[1, 1], rows, f"eval/{name}/inventory", colour, f"{_label(name)}, held")
+  _line(panels[0, 1], rows, "eval/facility/share", _COLOURS[2], "reference facility")
+  certified = [row for row in rows if "eval/epsilon" in row]
+  step = np.array([row["step"] for row in certified])
+  value = np.array([abs(row["eval/value"]) for row in certified])
+  relative = np.array([row["eval/epsilon"] for row in certified]) / value
+  error = 1.96 * np.array([row["eval/epsilon_error"] for row in certified]) / value
+  panels[1, 0].errorbar(
+      step, 100 * relative, 100 * error, color="black", lw=1.2, marker="o", ms=4, capsize=2
+  )
+  panels[1, 0].axhline(5, color="0.6", lw=0.9, ls=":")
+  panels[1, 0].axhline(0, color="0.8", lw=0.8)
+  bands = f"{seeds} seeds, band +-1 s.d." if seeds > 1 else "one seed"
+  _style(panels[0, 0], f"Reward of a merchant ({bands})", "update", "an episode, in h x volume")
+  _style(panels[0, 1], "Market share", "update", "of the quantity that customers trade")
+  _style(
+      panels[1, 0], "What the best deviation found gains", "update",
+      "% of the mean reward (mean over seeds)"
+  )
+  _style(panels[1, 1], "Inventory after hedging", "update", "mean size, units")
+  for ax in (panels[0, 0], panels[0, 1], panels[1, 1]):
+    ax.legend(fontsize=SIZE - 2, frameon=False)
+  for ax in (panels[0, 1], panels[1, 1]):
+    ax.set_ylim(bottom=0)
+  _save(fig, path)
+
+
+def draw_policy(path: str | os.PathLike, shown: Mapping[str, Any], env: Market) -> None:
+  """Mean quotes and mean hedging against the inventory held before, by supertype.
+
+  Args:
+    path: of the picture.
+    shown: "mean_action" [S, T, B, n, 3], clipped; "inventory_before" [S, T, B, n], in `volume`.
+    env: the market.
+  """
+  fig = figure.Figure(figsize=(9, 3.6))
+  quotes, hedging = fig.subplots(1, 2)
+  for i, (name, colour) in enumerate(zip(env.supertype_names, _COLOURS)):
+    who = np.flatnonzero(np.array(env.supertypes) == i)
+    inventory = shown["inventory_before"][..., who].ravel()
+    action = shown["mean_action"][..., who, :].reshape(-1, 3)
+    edges = np.unique(np.quantile(inventory, np.linspace(0, 1, _BINS + 1)))
+    index = np.clip(np.searchsorted(edges, inventory, side="right") - 1, 0, len(edges) - 2)
+    count = np.bincount(index, minlength=len(edges) - 1)
+    mean = lambda x: np.bincount(index, x, minlength=len(count)) / np.maximum(count, 1)
+    filled = count > 0
+    x = mean(inventory)[filled]
+    bid, ask, beta = (
+        mean(y)[filled] for y in (-(1 + action[:, 0]), 1 + action[:, 1], action[:, 2])
+    )
+    label = _label(name)
+    quotes.plot(x, ask, color=colour, marker="v", ms=4, lw=1.2, label=f"{label}: ask")
+    quotes.plot(x, bid, color=colour, marker="^", ms=4, lw=1.2, ls="--", label=f"{label}: bid")
+    hedging.plot(x, beta, color=colour, marker="o", ms=4, lw=1.2, label=label)
+  for level in (-1, 1):
+    quotes.axhline(level, color="0.7", lw=0.9, ls=":")
+  quotes.axhline(0, color="0.85", lw=0.8)
+  _style(
+      quotes, "Quotes against own inventory", "inventory, in equal shares of a step's trade",
+      "from the reference price, in half-spreads"
+  )
+  _style(
+      hedging, "Hedging against own inventory", "inventory, in equal shares of a step's trade",
+      "part sent to the facility"
+  )
+  quotes.set_ylim(-2.1, 2.1)
+  hedging.set_ylim(-0.02, 1.02)
+  for ax in (quotes, hedging):
+    ax.legend(fontsize=SIZE - 2, frameon=False)
+  _save(fig, path)
+
+
+def draw_episode(path: str | os.PathLike, shown: Mapping[str, Any], env: Market) -> None:
+  """One episode of the first seed: price and quotes of merchant 1, inventories, rewards so far.
+
+  Args:
+    path: of the picture.
+    shown: "price" [S, T, B], and "bid", "ask", "inventory", "rewards" [S, T, B, n].
+    env: the market.
+  """
+  first = {name: shown[name][0, :, 0] for name in ("price", "bid", "ask", "inventory", "rewards")}
+  time = np.arange(1, len(first["price"]) + 1)
+  h = env.config.half_spread
+  fig = figure.Figure(figsize=(9, 6.6))
+  prices, inventories, rewards = fig.subplots(3, 1, sharex=True, height_ratios=(1.4, 1, 1))
+  prices.fill_between(
+      time, first["price"] - h, first["price"] + h, color="0.88", lw=0, step="mid",
+      label="facility's prices",
+  )
+  prices.step(time, first["price"], where="mid", color="black", lw=1, label="reference price")
+  for name, style in (("ask", "-"), ("bid", "--")):
+    prices.step(
+        time, first[name][:, 0], where="mid", color=_COLOURS[0], lw=1.2, ls=style,
+        label=f"{_label(env.agent_names[0])}'s {name}",
+    )
+  for i, name in enumerate(env.agent_names):
+    style = {
+        "color": _COLOURS[env.supertypes[i]], "lw": 1.6 if i == 0 else 0.9,
+        "alpha": 1.0 if i == 0 else 0.75,
+    }
+    label = _label(name) if i == 0 else ("the others" if i == 1 else None)
+    inventories.step(time, first["inventory"][:, i], where="mid", label=label, **style)
+    rewards.plot(time, first["rewards"][:, i], label=label, **style)
+  inventories.axhline(0, color="0.8", lw=0.8)
+  _style(prices, "One episode", "", "price, money a unit")
+  _style(inventories, "", "", "inventory, units")
+  _style(rewards, "", "step", "reward so far, in h x volume")
+  for ax in (prices, inventories, rewards):
+    ax.legend(fontsize=SIZE - 2, frameon=False, ncols=4, loc="upper left")
+  _save(fig, path)
