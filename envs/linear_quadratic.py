@@ -139,7 +139,9 @@ class LinearQuadratic:
     config = self._config
     ideal = config.largest_mean + config.spread
     others = config.largest_mean / (1 - abs(config.coupling))
-    largest = jnp.array([_MARGIN * (ideal + abs(config.coupling) * others)])
+    largest = np.array(
+        [_MARGIN * (ideal + abs(config.coupling) * others)], jnp.result_type(float)
+    )
     return Box(-largest, largest)
 
   @property

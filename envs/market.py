@@ -221,7 +221,7 @@ class Market:
   @property
   def action_space(self) -> Box:
     """Of (e_buy, e_sell, beta)."""
-    return Box(jnp.array([-1.0, -1.0, 0.0]), jnp.array([1.0, 1.0, 1.0]))
+    return Box(*np.array([[-1, -1, 0], [1, 1, 1]], _dtype()))
 
   @property
   def profile_space(self) -> Box:
@@ -341,7 +341,7 @@ class Market:
         key_customers, state.links, e_buy, e_sell, config.customers
     )
     quantity = jnp.arange(1, config.clusters + 1, dtype=jnp.int32)
-    units = lambda counts: jnp.sum(counts * quantity, axis=-1)
+    units = lambda counts: jnp.sum(counts * quantity, axis=-1, dtype=jnp.int32)
     bought, sold = units(trades.bought), units(trades.sold)
 
     gathered = state.inventory + (bought - sold)

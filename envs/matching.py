@@ -114,7 +114,7 @@ def match_packed(key: Array, links: Array, e_buy: Array, e_sell: Array, customer
 
   def count(who):  # [..., C W] -> [..., C]
     bits = jax.lax.population_count(who).astype(jnp.int32)
-    return bits.reshape(*who.shape[:-1], clusters, -1).sum(-1)
+    return bits.reshape(*who.shape[:-1], clusters, -1).sum(-1, dtype=jnp.int32)
 
   return Trades(
       bought=count(best & sellers),

@@ -27,6 +27,7 @@ import dataclasses
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 
 from envs.base import Array, Box
 
@@ -146,7 +147,7 @@ class SymmetricGame:
 
   @property
   def action_space(self) -> Box:
-    return Box(jnp.zeros(1), jnp.ones(1))
+    return Box(*np.array([[0], [1]], jnp.result_type(float)))
 
   @property
   def profile_space(self) -> Box:
