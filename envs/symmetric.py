@@ -18,8 +18,9 @@ it when that plays itself, has at most (sup T - inf T) / delta(epsilon) steps (T
 
                         A lower y only loses, so x = 1 is the only symmetric equilibrium, and gains
                         above epsilon need d > epsilon / (1 + 3 a): delta(e) = 2 e / (1 + 3 a).
-                        With a = b = 1/2, as `PIECEWISE_POTENTIAL` has it, u is a function of x plus
-                        one of y, and so it is a potential game, too; with a != b it is not
+                        `PIECEWISE_POTENTIAL` has a = b = 1/2. With this h it is an exact potential
+                        game, too, at any slopes: u(x, y) - u(y, x) = (a + b) (t(x) - t(y)) with
+                        t(x) = x + x^2
 """
 
 from collections.abc import Callable, Mapping
