@@ -307,7 +307,7 @@ def card(name: str, config: learner.Config, facts: dict[str, Any]) -> str:
       ),
       f"- Optimiser `{config.optimiser}`, learning rate {config.learning_rate}, schedule"
       f" `{config.schedule}`, clipping {config.clipping}, weight decay {config.weight_decay},"
-      f" rho {config.rho:g}.",
+      f" rho {config.rho:g}, bend {config.bend:g}.",
       f"- {facts['hardware']}; " + ", ".join(f"{k} {v}" for k, v in facts["versions"].items()),
       f"- {facts['date']}; `{facts['command']}`",
       "",
@@ -347,6 +347,7 @@ def _define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_float("clipping", default.clipping, "of gradients, adaptive", **own)
   flags.DEFINE_float("weight_decay", default.weight_decay, "a loss", **own)
   flags.DEFINE_float("rho", default.rho, "in place of an infinite one", **own)
+  flags.DEFINE_float("bend", default.bend, "losses of a game above it count by logarithm", **own)
   spheres = (*nes_jax.invariance.NORMS, learner.UNIFORM)
   flags.DEFINE_enum("sphere", default.norm, spheres, "games' norm, or plain uniform games", **own)
   net = default.network
@@ -407,6 +408,7 @@ def _run(v: flags.FlagValues) -> Run:
         clipping=v.clipping,
         weight_decay=v.weight_decay,
         rho=v.rho,
+        bend=v.bend,
         norm=v.sphere,
     )
   except ValueError as error:

@@ -71,6 +71,7 @@ class Config:
   clipping: float = 1e-3  # adaptive gradient clipping
   weight_decay: float = 1e-7
   rho: float = 1e5  # in place of an infinite one: keeps the loss bounded below
+  bend: float = math.inf  # above it a game's loss counts by its logarithm: tames wild games
   # Of the sphere that games are drawn from; UNIFORM: payoffs are U(-sqrt 3, sqrt 3), of unit
   # variance in the mean, and go in as drawn, neither centred nor scaled.
   norm: Norm | str = "l2"
@@ -98,6 +99,8 @@ class Config:
           f"selection {self.selection!r} varies {sorted(needed)}, and the network sees only"
           f" {list(self.network.inputs)}: network.Config(inputs={sorted(needed)})"
       )
+    if not self.bend > 0:
+      raise ValueError(f"bend={self.bend} must be positive; infinity leaves the loss as it is")
     for field in ("updates", "learning_rate", "clipping", "rho"):
       if not 0 < getattr(self, field) < math.inf:
         raise ValueError(f"{field}={getattr(self, field)} must be positive and finite")
@@ -265,8 +268,12 @@ def loss(
     config: network.Config,
     problem: Problem,
     axis_name: str | None = None,
+    bend: float = math.inf,
 ) -> tuple[Array, dict[str, Array]]:
   """Mean over games of the loss (7), each divided by max(1, mu) as in `metrics.residual`.
+
+  A game's loss x above `bend` counts as bend (1 + log(x / bend)), which moves no game's minimum:
+  duals that are large and wrong, which a CE's may be, would drown all other games.
 
   Returns:
     The loss, and metrics: the mean (C)CE gap in normalised units.
@@ -283,6 +290,9 @@ def loss(
     return value, gap
 
   values, gaps = jax.vmap(one)(problem, duals)
+  if not math.isinf(bend):
+    high = values > bend
+    values = jnp.where(high, bend * (1 + jnp.log(jnp.where(high, values, bend) / bend)), values)
   return values.mean(), {"gap": gaps.mean()}
 
 
@@ -304,7 +314,9 @@ def update(
   keys = example_keys(jax.random.fold_in(key, state.step), config.batches[index], axis_name)
   problem = sample(keys, config.selection, config.shapes[index], config.rho, config.norm)
   differentiate = jax.value_and_grad(loss, has_aux=True)
-  (value, extra), gradient = differentiate(state.params, config.network, problem, axis_name)
+  (value, extra), gradient = differentiate(
+      state.params, config.network, problem, axis_name, config.bend
+  )
   report = {"loss": value, **extra}
   if axis_name is not None:
     gradient, report = jax.lax.pmean((gradient, report), axis_name)

@@ -126,6 +126,26 @@ def test_loss_gradient_by_finite_differences(x64):
   np.testing.assert_allclose(slope, length, rtol=0.02)
 
 
+def test_bend_of_large_losses():
+  """Games below it count as they are; above, by the logarithm, with one slope where they meet."""
+  config = small()
+  problem = learner.sample(keys(16), "max_entropy", (3, 3), 1e5)
+  params = learner.init(jax.random.key(1), config).params
+  (last,) = [name for name in params if name.startswith("last") and "offset" in params[name]]
+  params = params | {last: {**params[last], "offset": params[last]["offset"] + 3}}
+
+  def losses(bend):
+    one = lambda problem: learner.loss(
+        params, config.network, jax.tree.map(lambda x: x[None], problem), bend=bend
+    )[0]
+    return np.asarray(jax.vmap(one)(problem))
+
+  plain, bent = losses(math.inf), losses(2.0)
+  assert (plain < 2).any() and (plain > 2.5).any()
+  np.testing.assert_allclose(bent[plain <= 2], plain[plain <= 2], rtol=1e-6)
+  np.testing.assert_allclose(bent[plain > 2], 2 + 2 * np.log(plain[plain > 2] / 2), rtol=1e-5)
+
+
 @pytest.mark.parametrize("optimiser, rate", [("adam", 3e-3), ("muon", 2e-2)])
 def test_training_learns_and_compiles_once(optimiser, rate):
   chex.clear_trace_counter()
@@ -205,6 +225,7 @@ def test_moments_are_of_a_shape():
         ({"batches": (4,)}, "batches=.*one positive size for each of 2"),
         ({"updates": 0}, "updates=0 must be positive"),
         ({"rho": math.inf}, "rho=inf must be positive and finite"),
+        ({"bend": 0.0}, "bend=0.0 must be positive"),
     ],
 )
 def test_bad_config(changes, match):
