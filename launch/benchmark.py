@@ -30,6 +30,8 @@ Suite `neural`: the paper's network, fresh parameters, uniform games of the L2 s
   games_second                of training
   train_floor_us              three passes' flops / measured rate
   activations_kb              written by a pass a game, at least
+
+Suite `market`: env steps and updates a second; see `launch.benchmark_market`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -45,7 +47,6 @@ import os
 import pathlib
 import platform
 import statistics
-import time
 from typing import Any
 
 from absl import app, flags
@@ -53,7 +54,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from launch import benchmark_market
 from launch.runtime import reference
+from launch.runtime.timing import seconds
 import nes_jax
 from nes_jax import learner, network
 from nes_jax.games import spheres
@@ -78,6 +81,10 @@ class Entry:
   @property
   def size(self) -> str:
     return learner.shape_name(self.shape)
+
+  @property
+  def name(self) -> str:
+    return f"{self.concept}:{self.size}"
 
 
 EXACT = (
@@ -127,18 +134,8 @@ def machine_rate() -> float:
   """Floating-point operations a second of a float32 matrix product on the whole device."""
   x = jax.random.normal(jax.random.key(0), (_PRODUCT_SIDE, _PRODUCT_SIDE))
   product = jax.jit(lambda x: jnp.matmul(x, x, precision=jax.lax.Precision.HIGHEST))
-  times = _times(lambda: product(x), 10)[1:]
+  times = seconds(lambda: product(x), 10)[1:]
   return 2 * _PRODUCT_SIDE**3 / min(times)
-
-
-def _times(function: Callable[[], Any], calls: int) -> list[float]:
-  """Seconds of a first call and of `calls` more."""
-  times = []
-  for _ in range(calls + 1):
-    start = time.perf_counter()
-    jax.block_until_ready(function())
-    times.append(time.perf_counter() - start)
-  return times
 
 
 def exact_row(entry: Entry, rate: float, *, quick: bool = False) -> Row:
@@ -150,7 +147,7 @@ def exact_row(entry: Entry, rate: float, *, quick: bool = False) -> Row:
   def solve():
     return nes_jax.solve(payoffs, concept=entry.concept, precision="float32", batched=True)
 
-  first, *times = _times(solve, 1 if quick else _CALLS)
+  first, *times = seconds(solve, 1 if quick else _CALLS)
   solution, median = solve(), statistics.median(times)
   ours = median / batch * 1e6
   iterations = np.asarray(solution.iterations)
@@ -207,7 +204,7 @@ class NeuralEntry:
   batch: int
   train_batch: int
 
-  size = Entry.size
+  size, name = Entry.size, Entry.name
 
 
 NEURAL = (
@@ -253,7 +250,7 @@ def neural_row(entry: NeuralEntry, rate: float, *, quick: bool = False) -> Row:
   infer = jax.jit(lambda variables, x: network.infer(variables, config.network, x, entries=entries))
   update = jax.jit(learner.update, static_argnums=2)
   key = jax.random.key(2)
-  median = lambda function: statistics.median(_times(function, calls)[1:])
+  median = lambda function: statistics.median(seconds(function, calls)[1:])
   variables = learner.inference(state.params, config, entry.shape)
   passing = median(lambda: infer(variables, problem)) / batch * 1e6
   training = median(lambda: update(state, key, config)) / train_batch * 1e6
@@ -280,22 +277,23 @@ def neural_row(entry: NeuralEntry, rate: float, *, quick: bool = False) -> Row:
 SUITES: Mapping[str, tuple[Sequence[Any], Callable[..., Row]]] = {
     "exact": (EXACT, exact_row),
     "neural": (NEURAL, neural_row),
+    "market": (benchmark_market.ENTRIES, benchmark_market.row),
 }
 
 
 def measure(suite: str, only: Sequence[str], quick: bool) -> tuple[list[Row], Row]:
   """-> rows of a suite, and facts to note beside them."""
   known, row = SUITES[suite]
-  entries = [e for e in known if not only or f"{e.concept}:{e.size}" in only]
+  entries = [e for e in known if not only or e.name in only]
   if not entries:
-    listing = ", ".join(f"{e.concept}:{e.size}" for e in known)
+    listing = ", ".join(e.name for e in known)
     raise ValueError(
         f"--only={','.join(only)} names no entry of suite {suite}; they are {listing}"
     )
   rate = machine_rate()
   rows = []
   for entry in entries:
-    print(f"  {entry.concept} {entry.size} ...", flush=True)
+    print(f"  {entry.name} ...", flush=True)
     rows.append(row(entry, rate, quick=quick))
   return rows, {"float32_matmul_gflops": rate / 1e9}
 
@@ -389,7 +387,7 @@ def main(argv: Sequence[str]) -> None:
 def _define_flags() -> None:
   flags.DEFINE_enum("suite", "exact", sorted(SUITES), "What to measure.")
   flags.DEFINE_string("out", "out/benchmark", "Folder for the tables.")
-  flags.DEFINE_list("only", [], "Entries to run, e.g. cce:8x8,ce:4x4. Empty: all.")
+  flags.DEFINE_list("only", [], "Entries to run, e.g. cce:8x8,ce:4x4, or n10:256. Empty: all.")
   flags.DEFINE_bool("quick", False, "Small batches, once: does it work?")
 
 
