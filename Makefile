@@ -20,6 +20,7 @@ help:  ## list the targets
 
 demo: $(VENV)/.installed-programs  ## solve games and draw the answers into out/demo
 	$(BIN)/python -m launch.demo --out=out/demo
+	$(BIN)/python -m launch.nes_eval --quick --out=out/demo/eval
 
 test: $(VENV)/.installed-dev  ## run the whole test suite
 	$(BIN)/python -m pytest -q -n auto --dist loadfile tests $(PYTEST_ARGS)

@@ -26,14 +26,6 @@ from launch import figures
 import nes_jax
 
 _GAMES = pathlib.Path(__file__).resolve().parents[1] / "tests" / "data" / "gamut_8x8.npz"
-_OUT = flags.DEFINE_string("out", "out/demo", "Directory to write to.")
-_GAMES_FLAG = flags.DEFINE_string(
-    "games", str(_GAMES), ".npz file with one array [games, N, A1, ..., AN] for each class."
-)
-_PER_CLASS = flags.DEFINE_integer(
-    "games_per_class", None, "Take only the first games of each class.", lower_bound=1
-)
-
 CONCEPTS = ("cce", "ce")
 PRECISIONS = ("float64", "float32")
 
@@ -318,8 +310,20 @@ def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f"unknown arguments {argv[1:]}; see python -m launch.demo --help")
   logging.set_verbosity(logging.WARNING)  # JAX says at INFO which plugins it did not find
-  run(_GAMES_FLAG.value, _OUT.value, _PER_CLASS.value)
+  values = flags.FLAGS
+  run(values.games, values.out, values.games_per_class)
+
+
+def _define_flags() -> None:
+  flags.DEFINE_string("out", "out/demo", "Directory to write to.")
+  flags.DEFINE_string(
+      "games", str(_GAMES), ".npz file with one array [games, N, A1, ..., AN] for each class."
+  )
+  flags.DEFINE_integer(
+      "games_per_class", None, "Take only the first games of each class.", lower_bound=1
+  )
 
 
 if __name__ == "__main__":
+  _define_flags()
   app.run(main)
