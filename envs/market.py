@@ -25,10 +25,10 @@ marked "printed in the paper", whose supplement with the details is not public):
      trade earns 0 is, too. A unit held for a step costs (1 - tolerance) penalty times what it costs
      to be rid of it. Where quotes do not lean against inventory, that makes a merchant send about
      that share of it to the facility in each step: with net flow of s.d. s a step, a share beta
-     leaves |I| near s / sqrt(beta), and beta^-1/2 ((1 - tolerance) penalty + beta) is least
-     there. Rewards are divided by h volume, where `volume` is what each merchant
-     would trade in a step if all shared all customers equally: 1 is an equal share of the trade
-     at the facility's prices.
+     leaves |I| near s / sqrt(2 beta), and beta^-1/2 ((1 - tolerance) penalty + beta) is least
+     there. Rewards are divided by h volume, where `volume` is what each merchant would trade in a
+     step if all shared all customers equally: 1 is an equal share of the trade at the facility's
+     prices.
 
 Glossary: n merchants, C clusters, m customers in each, W = ceil(m / 32) words that hold a bit for
 each customer of a cluster, T steps. Quantities are in units of goods, prices in money a unit.
@@ -131,7 +131,10 @@ class Supertype2(NamedTuple):
 
 
 class Profile(NamedTuple):
-  """The supertype profile, Lambda: 2 C + 3 numbers, 23 where C = 10."""
+  """The supertype profile, Lambda: 2 C + 3 numbers, 23 where C = 10.
+
+  The paper gives the supertypes' sizes as 12 and 11; what it lists makes them 11 and 12.
+  """
 
   supertype1: Supertype1
   supertype2: Supertype2
@@ -322,9 +325,10 @@ class Market:
       Observations [n, C + 9], state, reward [n], done [], info. The market closes at the horizon,
       which every merchant sees coming, and nothing follows: info["truncated"] is always False.
       Else in info, of this step: price [], bid [n], ask [n]; units bought [n] and sold [n] by each
-      merchant, hedge [n] sold to the facility (negative: bought); customers_bought [] and
-      customers_sold [], of which facility_sold [] and facility_bought [] with the facility;
-      profit [n], change of cash and marked inventory, and penalty [n], both in money.
+      merchant, hedge [n] sold to the facility (negative: bought), inventory [n] left, I'';
+      customers_bought [] and customers_sold [], of which facility_sold [] and facility_bought []
+      with the facility; profit [n], change of cash and marked inventory, and penalty [n], both in
+      money.
     """
     del profile
     config = self._config
@@ -376,6 +380,7 @@ class Market:
         "bought": bought,
         "sold": sold,
         "hedge": hedge,
+        "inventory": inventory,
         "customers_bought": units(trades.buyers),
         "customers_sold": units(trades.sellers),
         "facility_bought": units(trades.facility_bought),
@@ -404,9 +409,9 @@ class Market:
       hedged [n], units traded with the facility a step; inventory [n], mean of |I''|.
     """
     config, dtype = self._config, _dtype()
-    pool = lambda x: jnp.stack([x[0], x[1:].sum(0)])
+    pool = lambda x: jnp.stack([x[0], x[1:].sum(0, dtype=x.dtype)])
     counts, pooled = state.counts, pool(state.counts)
-    facility = state.time * config.customers - counts.sum(0)  # [C], exactly
+    facility = state.time * config.customers - counts.sum(0, dtype=counts.dtype)  # [C], exactly
     quantity = jnp.arange(1, config.clusters + 1, dtype=jnp.int32)
     steps = jnp.maximum(state.time, 1).astype(dtype)
     share = lambda counts: (counts * quantity).sum(-1) / (steps * config.total)

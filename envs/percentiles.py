@@ -45,5 +45,6 @@ def smooth_percentiles(counts: Array) -> Array:
   here, up_to = take(counts), take(total)
   p = jnp.array(PERCENTILES, counts.dtype)
   # Integers as long as they can be: (p N - 100 N_below) / (100 N_here) is in (0, 1].
-  part = (p * total[..., -1:] - 100 * (up_to - here)) / (100 * jnp.maximum(here, 1))
+  above = p * total[..., -1:] - 100 * (up_to - here)
+  part = above.astype(jnp.result_type(float)) / (100 * jnp.maximum(here, 1))
   return jnp.where(exact > 0, exact - 0.5 + part, 0.0)

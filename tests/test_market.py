@@ -129,6 +129,8 @@ def test_cash_adds_up_to_the_last_digit_in_float64(x64, process):
   unit = env.config.half_spread * env.config.volume
   np.testing.assert_allclose(rewards, (info["profit"] - info["penalty"]) / unit, rtol=1e-12)
   np.testing.assert_allclose(state.rewards, rewards.sum(0), rtol=1e-12)
+  outputs = jax.jit(env.outputs)(state)
+  assert {str(x.dtype) for x in outputs.values()} == {"int32", "float64"}
   # The formula of the module, term by term.
   margin = info["bought"] * (info["price"][:, None] - info["bid"])
   margin += info["sold"] * (info["ask"] - info["price"][:, None])
@@ -137,6 +139,7 @@ def test_cash_adds_up_to_the_last_digit_in_float64(x64, process):
   np.testing.assert_allclose(
       info["profit"], margin - np.abs(info["hedge"]) + held * moves, atol=1e-9
   )
+  np.testing.assert_allclose(info["inventory"], held, atol=1e-9)
   np.testing.assert_allclose(
       info["penalty"], 0.5 * (1 - first.tolerance) * np.abs(held), atol=1e-9
   )
