@@ -243,17 +243,21 @@ class Problem:
         jnp.zeros(self.space.size)))[1])
     outputs = jax.eval_shape(env.outputs, state)
     for target in self.targets:
-      if target.function is None and target.output not in outputs:
-        raise ValueError(
-            f"the target {target.name} is on no output of {env}: it has {', '.join(outputs)}"
-        )
-      try:
-        shape = jax.eval_shape(target.read, outputs).shape
-      except IndexError as error:
-        raise ValueError(
-            f"the target {target.name} is beyond the output's shape"
-            f" {list(outputs[target.output].shape)}"
-        ) from error
+      if target.function is None:
+        if target.output not in outputs:
+          raise ValueError(
+              f"the target {target.name} is on no output of {type(env).__name__}: it has"
+              f" {', '.join(outputs)}"
+          )
+        # JAX would take the nearest.
+        whole = outputs[target.output].shape
+        if len(target.index) > len(whole) or any(
+            not 0 <= i < size for i, size in zip(target.index, whole)
+        ):
+          raise ValueError(
+              f"the target {target.name} is beyond the output's shape {list(whole)}"
+          )
+      shape = jax.eval_shape(target.read, outputs).shape
       if shape:
         raise ValueError(
             f"the target {target.name} has the shape {list(shape)}: give the index of one number"
