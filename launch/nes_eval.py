@@ -51,7 +51,7 @@ def square_network(
     same = (one.config.concept, one.training.selection) == ("cce", "max_entropy")
     if same and one.training.shapes == config.shapes:
       return one
-  curves.train(curves_at, config, 0, settings, check_stop)
+  curves.train(curves_at, config, 0, settings, check_stop, say)
   return curves.network_of(curves_at, config, 0, settings)
 
 
@@ -110,7 +110,7 @@ def run(
     with section("figure3", len(runs)) as bar:
       for config, seed in runs:
         check_stop()
-        curves.train(curves_at, config, seed, settings, check_stop)
+        curves.train(curves_at, config, seed, settings, check_stop, say)
         bar.update(1)
       page.figure3(curves.learned(curves_at, settings))
     page.write()

@@ -54,6 +54,7 @@ _WELFARE_WEIGHTS = (0.1, 1e3)
 # Of the games that `measure` draws.
 _MEASURED_SEED = 2**31 - 2
 _MEASURED_GAMES = 1024
+_MEASURED_ENTRIES = 2**20  # of a player, at most: games of many strategies are fewer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,7 +226,8 @@ def measure(params: hk.Params, config: Config, shape: tuple[int, ...]) -> hk.Sta
   They take the place of averages that run along with training: those are of parameters that have
   moved since, and of one shape only.
   """
-  keys = example_keys(jax.random.key(_MEASURED_SEED), _MEASURED_GAMES)
+  games = min(_MEASURED_GAMES, max(_MEASURED_ENTRIES // math.prod(shape), 1))
+  keys = example_keys(jax.random.key(_MEASURED_SEED), games)
   problem = sample(keys, config.selection, shape, config.rho, config.norm)
   variables = network.Variables(params, {})
   return network.apply(variables, config.network, problem, is_training=True)[1]

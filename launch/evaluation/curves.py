@@ -139,6 +139,7 @@ def train(
     seed: int,
     settings: Settings,
     check_stop: Callable[[], None] = lambda: None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> None:
   """Trains to the end, from where an earlier run stopped; returns at once if it is there."""
   out = directory(root, config, seed, settings)
@@ -149,7 +150,7 @@ def train(
       config, out, seed, report_every=every, save_every=every, keep=1,
       eval_games=settings.curve_games,
   )
-  nes_train.train(run, check_stop=check_stop, say=lambda line: None)
+  nes_train.train(run, check_stop=check_stop, say=lambda line: say(f"{out.name}: {line}"))
 
 
 def _evaluations(out: pathlib.Path, config: learner.Config) -> tuple[list[int], ...]:

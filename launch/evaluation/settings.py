@@ -12,7 +12,7 @@ class Settings:
 
   seed: int = 7
   games: int = 512  # of each class, Figure 4
-  reference_games: int = 512  # of each class, to ECOS
+  reference_games: int = 128  # of each class, to ECOS
   table_games: int = 128  # of each size, Tables 1 and 2
   table_reference_games: int = 32  # of each size, to ECOS
   sizes: tuple[int, ...] = (4, 8, 16, 32, 64, 128)  # strategies of two players
