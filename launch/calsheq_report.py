@@ -135,8 +135,8 @@ def _runs(group: Sequence[Result]) -> str:
   """How many runs lines are means of."""
   counts = sorted({result.seeds for result in group})
   if counts == [1]:
-    return "one run each"
-  return f"means of {' or '.join(map(str, counts))} runs, bands +-1 s.d. over runs"
+    return "one run"
+  return f"lines: means of {' or '.join(map(str, counts))} runs; bands: +-1 s.d. over runs"
 
 
 def _finish(fig: figure.Figure, group: Sequence[Result], title: str, path) -> None:
@@ -145,22 +145,27 @@ def _finish(fig: figure.Figure, group: Sequence[Result], title: str, path) -> No
       axes_line for label, colour in handles.items()
       for axes_line in fig.axes[0].plot([], [], color=colour, lw=2, label=label)
   ]
-  height = fig.get_figheight()
-  fig.suptitle(f"{title} ({_runs(group)})", fontsize=SIZE, weight="bold", x=0.01, ha="left")
+  inch = 1 / fig.get_figheight()
+  place = {"x": 0.01, "ha": "left", "va": "top"}
+  fig.text(s=title, fontsize=SIZE, weight="bold", y=1 - 0.08 * inch, **place)
+  fig.text(s=_runs(group), fontsize=SIZE - 2, y=1 - 0.34 * inch, **place)
   fig.legend(
-      handles=lines, fontsize=SIZE - 1.5, frameon=False, ncols=len(lines), loc="upper left",
-      bbox_to_anchor=(0.0, 1 - 0.3 / height),
+      handles=lines, fontsize=SIZE - 2, frameon=False, ncols=min(len(lines), 4),
+      loc="upper left", bbox_to_anchor=(0.0, 1 - 0.5 * inch), borderaxespad=0,
   )
-  fig.tight_layout(rect=(0, 0, 1, 1 - 0.55 / height), w_pad=1.0, h_pad=1.0)
+  fig.tight_layout(rect=(0, 0, 1, 1 - 0.75 * inch), w_pad=1.0, h_pad=1.0)
   fig.savefig(path, dpi=DPI, facecolor="white")
 
 
 def draw_rewards(path: str | os.PathLike, by_experiment: Mapping[str, Sequence[Result]]) -> None:
-  """Figure 1: a column an experiment; the calibrator's reward, then each supertype's."""
+  """Figure 1: a column an experiment; the calibrator's reward, then each supertype's.
+
+  The calibrator's reward is 1 for a perfect fit; dotted lines are judged without its exploration.
+  """
   everything = [result for group in by_experiment.values() for result in group]
   supertypes = everything[0].summary["supertypes"]
   count = len(by_experiment)
-  fig = figure.Figure(figsize=(max(6.0, 3.4 * count), 2.5 * (1 + len(supertypes)) + 0.6))
+  fig = figure.Figure(figsize=(max(6.0, 3.4 * count), 2.4 * (1 + len(supertypes)) + 0.8))
   panels = fig.subplots(1 + len(supertypes), count, squeeze=False, sharex="col")
   for column, (name, group) in zip(panels.T, by_experiment.items()):
     for result in group:
@@ -170,18 +175,18 @@ def draw_rewards(path: str | os.PathLike, by_experiment: Mapping[str, Sequence[R
       for ax, supertype in zip(column[1:], result.summary["supertypes"]):
         _line(ax, result, f"train/{supertype}/reward")
         ax.axhline(0, color="0.8", lw=0.8)
-    _style(column[0], f"Experiment {name}", y="calibrator's reward, 1 = perfect")
+    _style(column[0], f"Experiment {name}", y="calibrator's reward")
     column[0].set_ylim(top=1.0)
     for ax, supertype in zip(column[1:], supertypes):
       _style(ax, "", y=f"{supertype.replace('_', ' ')}'s reward")
     column[-1].set_xlabel("environment steps, millions", fontsize=SIZE - 2)
-  _finish(fig, everything, "Rewards in training; dotted: without exploration", path)
+  _finish(fig, everything, "Rewards in training; dotted: judged", path)
 
 
 def _grid(count: int) -> tuple[figure.Figure, list[axes.Axes]]:
   columns = min(_COLUMNS, count)
   rows = math.ceil(count / columns)
-  fig = figure.Figure(figsize=(max(6.0, 2.5 * columns), 1.9 * rows + 0.8))
+  fig = figure.Figure(figsize=(max(6.0, 2.5 * columns), 1.9 * rows + 1.0))
   panels = fig.subplots(rows, columns, squeeze=False, sharex=True).ravel()
   for ax in panels[count:]:
     ax.set_visible(False)
@@ -205,7 +210,7 @@ def draw_targets(path: str | os.PathLike, group: Sequence[Result]) -> None:
     ax.axhline(target["value"], color=_GOAL, lw=1.0, ls="--")
     _style(ax, _short(target["name"]), _x(ax))
   name = group[0].experiment
-  _finish(fig, group, f"Experiment {name}: targets (dashed) and what is reached", path)
+  _finish(fig, group, f"Experiment {name}: targets (dashed), and what is reached", path)
 
 
 def draw_profile(path: str | os.PathLike, group: Sequence[Result]) -> None:
@@ -218,7 +223,7 @@ def draw_profile(path: str | os.PathLike, group: Sequence[Result]) -> None:
       x, mean, _ = result.series(f"seed_0/profile/{name}")
       ax.plot(x, mean, color=result.colour, lw=0.7, alpha=0.8, ls=":")
     _style(ax, _short(name), _x(ax))
-  _finish(fig, group, f"Experiment {group[0].experiment}: profile; dotted: the first run", path)
+  _finish(fig, group, f"Experiment {group[0].experiment}: the profile; dotted: the first run", path)
 
 
 def _short(name: str) -> str:

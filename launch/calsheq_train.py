@@ -105,8 +105,15 @@ class Run:
       own |= {"stages": self.stages, "hold": self.hold}
     if self.experiment.hidden:
       own["hidden_updates"] = self.hidden_updates
-    plain = json.loads(json.dumps(self.config.to_dict()))
-    return own | {f"config/{name}": value for name, value in plain.items()}
+    return own | _flat(json.loads(json.dumps(self.config.to_dict())))
+
+
+def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  """{"a": {"b": 1}} -> {"a/b": 1}."""
+  flat: dict[str, Any] = {}
+  for name, value in nested.items():
+    flat |= _flat(value, f"{prefix}{name}/") if isinstance(value, dict) else {prefix + name: value}
+  return flat
 
 
 class Saved(NamedTuple):
@@ -235,14 +242,15 @@ def _like(run: Run, keys: Mapping[str, jax.Array], done: int) -> Saved:
   make = calsheq.init
   if run.searches:
     make = lambda key, problem, config: calsheq.init_shared(key, problem.env, config)
+  problem = run.problem  # made out here, not while tracing
   learners = jax.eval_shape(
-      jax.vmap(lambda key: make(key, run.problem, run.config)), keys["init"]
+      jax.vmap(lambda key: make(key, problem, run.config)), keys["init"]
   )
   told = min(done // run.hold, run.trials) if run.searches else 0
-  seeds, size = run.seeds, run.problem.space.size
+  seeds, size = run.seeds, problem.space.size
   array = lambda *shape: jax.ShapeDtypeStruct((seeds, *shape), jnp.float32)
   return Saved(
-      learners, array(len(run.problem.targets)), array(size), array(), array(size),
+      learners, array(len(problem.targets)), array(size), array(), array(size),
       array(told, size), array(told),
   )
 
