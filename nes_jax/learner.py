@@ -54,6 +54,8 @@ _WELFARE_WEIGHTS = (0.1, 1e3)
 # Of the games that `measure` draws.
 _MEASURED_SEED = 2**31 - 2
 _MEASURED_GAMES = 1024
+_MEASURED_BATCH = 128
+_LEAST_VARIANCE = 1e-12  # of a channel that never varies
 _MEASURED_ENTRIES = 2**20  # of a player, at most: games of many strategies are fewer
 
 
@@ -224,13 +226,26 @@ def measure(params: hk.Params, config: Config, shape: tuple[int, ...]) -> hk.Sta
   """Moments for inference on games of one shape, from fixed draws of such games.
 
   They take the place of averages that run along with training: those are of parameters that have
-  moved since, and of one shape only.
+  moved since, and of one shape only. As in training they are those of batches; averaged over
+  batches, variances by their logarithms, since rare games have far larger activations.
   """
   games = min(_MEASURED_GAMES, max(_MEASURED_ENTRIES // math.prod(shape), 1))
-  keys = example_keys(jax.random.key(_MEASURED_SEED), games)
-  problem = sample(keys, config.selection, shape, config.rho, config.norm)
-  variables = network.Variables(params, {})
-  return network.apply(variables, config.network, problem, is_training=True)[1]
+  batch = min(_MEASURED_BATCH, games)
+  keys = example_keys(jax.random.key(_MEASURED_SEED), games // batch * batch)
+
+  def moments(keys):
+    problem = sample(keys, config.selection, shape, config.rho, config.norm)
+    variables = network.Variables(params, {})
+    return network.apply(variables, config.network, problem, is_training=True)[1]
+
+  batches = jax.lax.map(moments, keys.reshape(-1, batch))
+  return {
+      module: {
+          "mean": kept["mean"].mean(0),
+          "variance": jnp.exp(jnp.log(kept["variance"] + _LEAST_VARIANCE).mean(0)),
+      }
+      for module, kept in batches.items()
+  }
 
 
 def inference(params: hk.Params, config: Config, shape: tuple[int, ...]) -> network.Variables:
