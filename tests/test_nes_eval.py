@@ -324,7 +324,8 @@ def test_report_of_figure1(tmp_path):
   points = [polytopes.Point("Chicken", "max_entropy", None, np.nan, 0.5)]
   page.figure1(points, exact, exact, polytopes.Networks(None, None, None))
   text = page.write().read_text()
-  assert "ME by the exact engine" in text and (tmp_path / "figure1.png").exists()
+  assert "ME, MWME, nearest to pure by the exact engine" in text
+  assert (tmp_path / "figure1.png").read_bytes().startswith(b"\x89PNG")
   assert read(tmp_path / "figure1.csv")[0]["network"] == ""
 
 

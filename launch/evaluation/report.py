@@ -127,12 +127,13 @@ class Report:
     """Figure 1."""
     self._table("figure1", [point._asdict() for point in points])
     labels = dict(zip(polytopes.Networks._fields, ("ME", "MWME", "nearest to pure")))
-    by = ", ".join(
-        f"{labels[field]} {'by the exact engine' if trained is None else f'by {trained.name}'}"
-        for field, trained in networks._asdict().items()
-    )
+    solvers: dict[str, list[str]] = {}
+    for field, trained in networks._asdict().items():
+      name = "the exact engine" if trained is None else f"the network {trained.name}"
+      solvers.setdefault(name, []).append(labels[field])
+    by = "; ".join(f"{', '.join(marks)} by {name}" for name, marks in solvers.items())
     drawn = exact if any(networks) else None
-    note = by if all(networks) else f"{by}:\nno network ships that fits"
+    note = by if all(networks) else f"{by}, where no network ships that fits"
     figures.draw_polytopes(
         str(self.out / "figure1.png"), demo.GAMES_2X2, found, drawn, textwrap.fill(note, 78)
     )
