@@ -27,3 +27,10 @@ def x64():
     from jax.experimental import enable_x64 as enable
   with enable(True):
     yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+  """Lets go of what a file has compiled: a process can only map so much memory."""
+  yield
+  jax.clear_caches()
