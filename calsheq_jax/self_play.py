@@ -169,8 +169,7 @@ def best_response(
     env, policy, config: static under jit.
     profiles: leading axis [b].
     updates: of the deviator; static.
-    start: where it begins. None: at the frozen policy, from where it finds what is near. A policy
-      that is new (`fresh_start`) and explores widely may find what is far.
+    start: where it begins; None: at the frozen policy.
     axis_name: of the devices; None: there is one.
 
   Returns:
@@ -183,8 +182,3 @@ def best_response(
   state = ppo.from_agent(frozen if start is None else start, config)
   state, metrics = jax.lax.scan(step, state, length=updates)
   return state.agent, metrics
-
-
-def fresh_start(frozen: Agent, key: Array, policy: Policy) -> Agent:
-  """An agent with new parameters and the frozen policy's normalisers."""
-  return frozen._replace(params=policy.init(key))

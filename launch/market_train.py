@@ -1,6 +1,6 @@
 """Trains merchants on one shared policy to a shared equilibrium of the n-merchant market.
 
-  python -m launch.market_train --merchants=5 --seeds=5 --updates=200 --out=out/market
+  python -m launch.market_train --merchants=5 --seeds=5 --updates=800 --out=out/market
 
 All seeds train side by side in one program. Writes into --out: checkpoints, metrics.csv,
 metrics.jsonl (TensorBoard's events with --tensorboard), summary.json and pictures; prints the
@@ -50,14 +50,14 @@ class Run:
   out: pathlib.Path
   seed: int = 0  # of the first; the others follow
   seeds: int = 5
-  updates: int = 200
+  updates: int = 800
   episodes: int = 32  # B of an update, over all devices
-  last_rate: float = 0.1  # learning rate at the end, of that at the start; linear in between
+  last_rate: float = 0.3  # learning rate at the end, of that at the start; linear in between
   last_exploration: float = 0.0  # the same for the weight of the entropy
   report_every: int = 10  # updates between rows of metrics
-  save_every: int = 50  # updates between evaluations and checkpoints
-  certify_every: int = 100  # updates between certificates; there is one at the end
-  response_updates: int = 80  # of a deviator
+  save_every: int = 100  # updates between evaluations and checkpoints
+  certify_every: int = 200  # updates between certificates; there is one at the end
+  response_updates: int = 240  # of a deviator
   response_episodes: int = 64  # of an update of its, over all devices
   judge_episodes: int = 256  # in which deviations are judged, and others held out
   keep: int = 3
@@ -106,20 +106,23 @@ def _trainer(env, net, learning, episodes, count, mesh):
 def _certifier(env, net, learning, updates, episodes, judge_episodes, mesh):
   """(agents [S], keys [S], profile) -> certificates [S].
 
-  Two deviators a seed: one begins at the policy and finds what is near, one is new and explores.
+  A deviator is judged halfway through its training as well as at its end.
   """
   each = parallel.per_device_batch(episodes, mesh)
 
   def certify(agent, key, profile):
-    near_key, new_key, far_key, judge_key = jax.random.split(key, 4)
+    train_key, judge_key = jax.random.split(key)
     profiles = rollout.repeated(profile, each)
-    train = functools.partial(
-        self_play.best_response, env=env, policy=net, config=learning, profiles=profiles,
-        updates=updates, axis_name=parallel.AXIS,
-    )
-    near, _ = train(agent, near_key)
-    far, _ = train(agent, far_key, start=self_play.fresh_start(agent, new_key, net))
-    responses = jax.tree.map(lambda *x: jnp.stack(x), agent, near, far)
+
+    def half(start, key):
+      response, _ = self_play.best_response(
+          agent, key, env, net, learning, profiles, -(-updates // 2), start=start,
+          axis_name=parallel.AXIS,
+      )
+      return response, response
+
+    _, halves = jax.lax.scan(half, agent, jax.random.split(train_key))
+    responses = jax.tree.map(lambda x, y: jnp.concatenate([x[None], y]), agent, halves)
     return shared_game.certificate(
         env, net, responses, agent, judge_key, rollout.repeated(profile, judge_episodes),
         discount=learning.discount,
@@ -326,7 +329,7 @@ def _certificate_row(certificate: shared_game.Certificate) -> dict[str, float]:
   }
 
 
-_DEVIATIONS = ("the policy", "a deviator that began at it", "a deviator that began anew")
+_DEVIATIONS = ("the policy", "a deviator half trained", "a deviator fully trained")
 
 
 def deviation_name(chosen: int) -> str:

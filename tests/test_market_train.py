@@ -144,7 +144,7 @@ def test_flags_of_the_profile(tmp_path):
 
 def test_names_of_deviations():
   names = [market_train.deviation_name(i) for i in range(6)]
-  assert names[1] == "the policy, its mean action" and names[4] == "a deviator that began anew"
+  assert names[1] == "the policy, its mean action" and names[4] == "a deviator fully trained"
   assert len(set(names)) == 6
 
 

@@ -1,4 +1,4 @@
-"""calsheq_jax.ppo: advantages by hand, the loss and its gradient, minibatches, devices, learning."""
+"""calsheq_jax.ppo: advantages by hand, loss and gradient, minibatches, devices, learning."""
 
 import dataclasses
 import math
@@ -256,7 +256,9 @@ def test_kl_weight_adapts():
 # Minibatches.
 
 
-@pytest.mark.parametrize("steps, minibatches, size", [(300, 8, 2), (1, 8, 8), (16, 8, 1), (18, 4, 2)])
+@pytest.mark.parametrize(
+    "steps, minibatches, size", [(300, 8, 2), (1, 8, 8), (16, 8, 1), (18, 4, 2)]
+)
 def test_group_size(steps, minibatches, size):
   assert ppo.group_size(steps, minibatches) == size
 
