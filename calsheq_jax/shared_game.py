@@ -20,9 +20,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from calsheq_jax import rollout
+from calsheq_jax import ppo, rollout
 from calsheq_jax.policy import decide, normalised
-from calsheq_jax.self_play import mixed
+from calsheq_jax.self_play import best_response, mixed
 from calsheq_jax.types import Agent, Array, Params, Policy, Trajectory
 from envs.base import Environment, Profile
 
@@ -200,6 +200,49 @@ def certificate(
   chosen = jnp.argmax(gained[:, :half].mean(-1))
   return Certificate(
       estimate(gained[chosen, half:]), estimate(together), estimate(rewards.T), chosen
+  )
+
+
+def certify(
+    env: Environment,
+    policy: Policy,
+    agent: Agent,
+    key: Array,
+    profile: Profile,
+    config: ppo.Config,
+    *,
+    updates: int,
+    episodes: int,
+    judge_episodes: int,
+    axis_name: str | None = None,
+) -> Certificate:
+  """Trains a deviator from the policy, and judges it halfway through and at the end.
+
+  Args:
+    agent: the policy that is judged.
+    key: of all that is random here.
+    profile: one, of all episodes.
+    config: of the deviator's learning; static under jit, as what follows.
+    updates: of the deviator.
+    episodes: of an update, on this device.
+    judge_episodes: in which deviations are judged.
+    axis_name: of the devices that train the deviator.
+  """
+  train_key, judge_key = jax.random.split(key)
+  profiles = rollout.repeated(profile, episodes)
+
+  def half(start, key):
+    response, _ = best_response(
+        agent, key, env, policy, config, profiles, -(-updates // 2), start=start,
+        axis_name=axis_name,
+    )
+    return response, response
+
+  _, halves = jax.lax.scan(half, agent, jax.random.split(train_key))
+  responses = jax.tree.map(lambda x, y: jnp.concatenate([x[None], y]), agent, halves)
+  return certificate(
+      env, policy, responses, agent, judge_key, rollout.repeated(profile, judge_episodes),
+      discount=config.discount,
   )
 
 

@@ -38,9 +38,7 @@ from calsheq_jax import (
     experiments,
     policy,
     ppo,
-    rollout,
     searchers,
-    self_play,
     shared_game,
 )
 from calsheq_jax.experiments import Experiment
@@ -175,27 +173,15 @@ def _judge(problem, config, count):
 
 @functools.cache
 def _certifier(problem, config, updates, episodes, judge_episodes, mesh):
-  """(agents [S], keys [S], points [S, d]) -> `shared_game.Certificate` [S].
-
-  Two deviators a seed: one begins at the policy and finds what is near, one is new and explores.
-  """
-  env, learning = problem.env, config.shared
+  """(agents [S], keys [S], points [S, d]) -> `shared_game.Certificate` [S]."""
+  env = problem.env
   net = policy.for_environment(env, config.network)
   each = parallel.per_device_batch(episodes, mesh)
 
   def certify(agent, key, point):
-    near_key, new_key, far_key, judge_key = jax.random.split(key, 4)
-    profile = problem.space.profile(point)
-    train = functools.partial(
-        self_play.best_response, env=env, policy=net, config=learning,
-        profiles=rollout.repeated(profile, each), updates=updates, axis_name=parallel.AXIS,
-    )
-    near, _ = train(agent, near_key)
-    far, _ = train(agent, far_key, start=self_play.fresh_start(agent, new_key, net))
-    responses = jax.tree.map(lambda *x: jnp.stack(x), agent, near, far)
-    return shared_game.certificate(
-        env, net, responses, agent, judge_key, rollout.repeated(profile, judge_episodes),
-        discount=learning.discount,
+    return shared_game.certify(
+        env, net, agent, key, problem.space.profile(point), config.shared,
+        updates=updates, episodes=each, judge_episodes=judge_episodes, axis_name=parallel.AXIS,
     )
 
   every = lambda *seeds: jax.lax.map(lambda one: certify(*one), seeds)

@@ -104,28 +104,13 @@ def _trainer(env, net, learning, episodes, count, mesh):
 
 @functools.cache
 def _certifier(env, net, learning, updates, episodes, judge_episodes, mesh):
-  """(agents [S], keys [S], profile) -> certificates [S].
-
-  A deviator is judged halfway through its training as well as at its end.
-  """
+  """(agents [S], keys [S], profile) -> certificates [S]."""
   each = parallel.per_device_batch(episodes, mesh)
 
   def certify(agent, key, profile):
-    train_key, judge_key = jax.random.split(key)
-    profiles = rollout.repeated(profile, each)
-
-    def half(start, key):
-      response, _ = self_play.best_response(
-          agent, key, env, net, learning, profiles, -(-updates // 2), start=start,
-          axis_name=parallel.AXIS,
-      )
-      return response, response
-
-    _, halves = jax.lax.scan(half, agent, jax.random.split(train_key))
-    responses = jax.tree.map(lambda x, y: jnp.concatenate([x[None], y]), agent, halves)
-    return shared_game.certificate(
-        env, net, responses, agent, judge_key, rollout.repeated(profile, judge_episodes),
-        discount=learning.discount,
+    return shared_game.certify(
+        env, net, agent, key, profile, learning,
+        updates=updates, episodes=each, judge_episodes=judge_episodes, axis_name=parallel.AXIS,
     )
 
   def all_seeds(agents, keys, profile):

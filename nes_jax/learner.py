@@ -249,7 +249,7 @@ def measure(params: hk.Params, config: Config, shape: tuple[int, ...]) -> hk.Sta
 
 
 def inference(params: hk.Params, config: Config, shape: tuple[int, ...]) -> network.Variables:
-  """What inference on games of one shape needs, be it one that the network was trained on or not."""
+  """What inference on games of one shape needs, trained on or not."""
   measured = measure(params, config, shape) if config.network.norm == "batch" else {}
   return network.Variables(params, measured)
 

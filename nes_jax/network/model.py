@@ -257,8 +257,8 @@ def _descent_features(
 ) -> tuple[Array, ...]:
   """What a round sees of the duals so far, in the network's own units.
 
-  That is log(1 + duals); minus the loss's derivative by them, eq. (11), where the loss is divided by
-  max(1, mu) as in training; and the step that makes it vanish if no other dual moves and the
+  That is log(1 + duals); minus the loss's derivative by them, eq. (11), where the loss is divided
+  by max(1, mu) as in training; and the step that makes it vanish if no other dual moves and the
   derivative is linear, as its inverse hyperbolic sine. What is seldom recommended has a small
   derivative, and a step that is not small.
 
