@@ -74,13 +74,10 @@ def draw_training(path: str | os.PathLike, rows: Sequence[Row], env: Market, see
   )
   panels[1, 0].axhline(5, color="0.6", lw=0.9, ls=":")
   panels[1, 0].axhline(0, color="0.8", lw=0.8)
-  bands = f"{seeds} seeds, band +-1 s.d." if seeds > 1 else "one seed"
-  _style(panels[0, 0], f"Reward of a merchant ({bands})", "update", "an episode, in h x volume")
-  _style(panels[0, 1], "Market share", "update", "of the quantity that customers trade")
-  _style(
-      panels[1, 0], "What the best deviation found gains", "update",
-      "% of the mean reward (mean over seeds)"
-  )
+  bands = f"update ({seeds} seeds, band +-1 s.d.)" if seeds > 1 else "update (one seed)"
+  _style(panels[0, 0], "Reward of a merchant", bands, "an episode, in h x volume")
+  _style(panels[0, 1], "Market share", "update", "of customers' quantity")
+  _style(panels[1, 0], "Gain of the best deviation", "update", "% of the mean reward")
   _style(panels[1, 1], "Inventory after hedging", "update", "mean size, units")
   for ax in (panels[0, 0], panels[0, 1], panels[1, 1]):
     ax.legend(fontsize=SIZE - 2, frameon=False)
@@ -121,7 +118,7 @@ def draw_policy(path: str | os.PathLike, shown: Mapping[str, Any], env: Market) 
   quotes.axhline(0, color="0.85", lw=0.8)
   _style(
       quotes, "Quotes against own inventory", "inventory, in equal shares of a step's trade",
-      "from the reference price, in half-spreads"
+      "from the price, half-spreads"
   )
   _style(
       hedging, "Hedging against own inventory", "inventory, in equal shares of a step's trade",
@@ -168,7 +165,9 @@ def draw_episode(path: str | os.PathLike, shown: Mapping[str, Any], env: Market)
   inventories.axhline(0, color="0.8", lw=0.8)
   _style(prices, "One episode", "", "price, money a unit")
   _style(inventories, "", "", "inventory, units")
-  _style(rewards, "", "step", "reward so far, in h x volume")
+  _style(rewards, "", "step (rewards in h x volume)", "reward so far")
   for ax in (prices, inventories, rewards):
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, high + 0.3 * (high - low))  # room for the legend
     ax.legend(fontsize=SIZE - 2, frameon=False, ncols=4, loc="upper left")
   _save(fig, path)
