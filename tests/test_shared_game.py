@@ -264,44 +264,41 @@ def test_best_response_to_a_policy_that_does_nothing_much():
 
 @pytest.mark.slow
 def test_self_play_learns_the_equilibrium_in_closed_form():
-  """Mean actions within 2% of it, and what a best response still gains below 1% of its value."""
-  start = ppo.init(jax.random.key(0), NET, LEARNING)
+  """Five seeds: mean actions within 2% of it; a best response gains below 1% of its value."""
+  # A bonus that fades: without one actions lose their spread before their mean has settled, with
+  # a steady one they keep it, which costs half its square.
+  learning = ppo.Config(learning_rate=3e-3, kl_target=0.03, entropy_weight=0.2, minibatches=2)
+  rates = jnp.linspace(1, 0, 300)
 
   @jax.jit
-  def train(state):
-    rates = jnp.linspace(1, 0.05, 400)
-    return jax.lax.scan(
-        lambda s, r: self_play.update(
-            s, jax.random.key(1), GAME, NET, LEARNING, profiles(128), r
-        ),
-        state, rates,
+  @jax.vmap
+  def train(key):
+    play_key, respond_key, judge_key = jax.random.split(key, 3)
+    state, _ = jax.lax.scan(
+        lambda s, rate: self_play.update(s, play_key, GAME, NET, learning, profiles(512), rate, rate),
+        ppo.init(key, NET, learning), rates,
+    )
+    response, _ = self_play.best_response(
+        state.agent, respond_key, GAME, NET, LEARNING, profiles(256), 150
+    )
+    response = jax.tree.map(lambda x: x[None], response)
+    return state.agent, shared_game.certificate(
+        GAME, NET, response, state.agent, judge_key, profiles(4000)
     )
 
-  state, metrics = train(start)
-  assert metrics["reward"].shape == (400, 4)
+  agents, judged = train(jax.random.split(jax.random.key(0), 5))
   observation = jnp.stack(
       [jnp.concatenate([jnp.linspace(0.3, 1.3, 50), jnp.linspace(-0.1, 0.9, 50)]),
        jnp.repeat(jnp.array([-1.0, 1.0]), 50)], -1
   )
-  action = policy.decide(NET, state.agent, None, observation).action
+  action = jax.vmap(lambda a: policy.decide(NET, a, None, observation).action)(agents)
   known = GAME.equilibrium(observation, PROFILE)
-  error = float(jnp.sqrt(jnp.mean((action - known) ** 2) / jnp.mean(known**2)))
-  assert error < 0.02, error
-  respond = jax.jit(
-      lambda f: self_play.best_response(
-          f, jax.random.key(2), GAME, NET, LEARNING, profiles(256), 150
-      )[0]
-  )
-  response = respond(state.agent)
-  result = jax.jit(
-      lambda r, f: shared_game.certificate(
-          GAME, NET, jax.tree.map(lambda x: x[None], r), f, jax.random.key(3), profiles(4000)
-      )
-  )(response, state.agent)
+  error = jnp.sqrt(jnp.mean((action - known) ** 2, (1, 2)) / jnp.mean(known**2))
+  assert error.shape == (5,) and float(error.max()) < 0.02, error
   value = float((GAME.equilibrium_value(PROFILE) @ jnp.array([1, 3])) / 4)
-  low, high = result.epsilon.interval()
-  assert float(high) < 0.01 * value, (result.epsilon, value)
-  np.testing.assert_allclose(result.value.mean, value, rtol=0.03)
+  _, high = judged.epsilon.interval()
+  assert float(high.max()) < 0.01 * value, (judged.epsilon, value)
+  np.testing.assert_allclose(judged.value.mean, value, rtol=0.03)
 
 
 # Finite sets of policies.
