@@ -275,7 +275,9 @@ def test_self_play_learns_the_equilibrium_in_closed_form():
   def train(key):
     play_key, respond_key, judge_key = jax.random.split(key, 3)
     state, _ = jax.lax.scan(
-        lambda s, rate: self_play.update(s, play_key, GAME, NET, learning, profiles(512), rate, rate),
+        lambda s, rate: self_play.update(
+            s, play_key, GAME, NET, learning, profiles(512), rate, rate
+        ),
         ppo.init(key, NET, learning), rates,
     )
     response, _ = self_play.best_response(
