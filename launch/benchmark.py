@@ -21,9 +21,11 @@ CVXPY problem with their default tolerances, on the first games of the same batc
   distance                    worst half L1 distance between our joint and Clarabel's
   floor_us, over_floor        flops of the Newton steps / measured rate; our time / floor
 
-Suite `neural`: the paper's network, fresh parameters, uniform games of the L2 sphere. Columns:
+Suite `neural`: fresh parameters, uniform games of the L2 sphere. Columns:
 
-  size, concept, batch        what went through
+  size, concept, rounds       what went through; without rounds of descent the network is the paper's,
+                              with them one like those that ship
+  batch                       games of a pass
   infer_us, infer_floor_us    a pass a game, and flops / measured rate
   exact_us                    `nes_jax.solve` with the exact engine on the same games
   train_batch, train_us       an update, a game: drawing, both passes, optimiser
@@ -203,8 +205,17 @@ class NeuralEntry:
   shape: tuple[int, ...]
   batch: int
   train_batch: int
+  rounds: int = 0  # of descent
 
-  size, name = Entry.size, Entry.name
+  size = Entry.size
+
+  @property
+  def name(self) -> str:
+    return f"{self.concept}:{self.size}" + f":{self.rounds}" * (self.rounds > 0)
+
+  @property
+  def network(self) -> network.Config:
+    return network.Config(self.concept, rounds=self.rounds)
 
 
 NEURAL = (
@@ -213,6 +224,9 @@ NEURAL = (
     NeuralEntry("cce", (16, 16), 1024, 64),
     NeuralEntry("cce", (32, 32), 256, 16),
     NeuralEntry("ce", (8, 8), 4096, 128),
+    NeuralEntry("cce", (8, 8), 4096, 256, rounds=4),
+    NeuralEntry("cce", (16, 16), 1024, 64, rounds=4),
+    NeuralEntry("ce", (8, 8), 4096, 128, rounds=6),
 )
 
 
@@ -220,7 +234,9 @@ def network_work(config: network.Config, shape: Sequence[int]) -> tuple[float, f
   """Least flops of a pass a game, and numbers written: products of full-size features only.
 
   Each payoff layer multiplies a player's own activations and the sum over players, of |A| entries;
-  each dual layer its identity (CE: and transpose), of Ap or Ap^2 entries. Pools are small.
+  each dual layer its identity (CE: and transpose), of Ap or Ap^2 entries. A round has a dual layer
+  and makes the joint, its gains and their squares, a multiplication and an addition a payoff each
+  (CE: and alternative). Pools are small.
   """
   size, n = math.prod(shape), len(shape)
   widths = (1 + len(config.inputs), *config.payoff_channels)
@@ -231,6 +247,11 @@ def network_work(config: network.Config, shape: Sequence[int]) -> tuple[float, f
   duals = (config.dual_channel, *config.dual_channels, 1)
   flops += sum(2 * copies * entries * a * b for a, b in zip(duals, duals[1:]))
   written += sum(entries * b for b in duals)
+  last = config.dual_channels[-1]
+  gains = sum(size * (1 if config.concept == "cce" else count) for count in shape)
+  products = copies * entries * ((last + 3) * last + last)
+  flops += config.rounds * 2 * (3 * gains + products)
+  written += config.rounds * entries * (last + 1)
   return float(flops), float(written)
 
 
@@ -239,9 +260,7 @@ def neural_row(entry: NeuralEntry, rate: float, *, quick: bool = False) -> Row:
   batch = min(entry.batch, 16) if quick else entry.batch
   train_batch = min(entry.train_batch, 16) if quick else entry.train_batch
   calls = 1 if quick else _CALLS
-  config = learner.Config(
-      network.Config(entry.concept), shapes=(entry.shape,), batches=(train_batch,)
-  )
+  config = learner.Config(entry.network, shapes=(entry.shape,), batches=(train_batch,))
   state = jax.jit(learner.init, static_argnums=1)(jax.random.key(0), config)
   payoffs = spheres.sample(jax.random.key(1), batch, entry.shape, dtype=jnp.float32)
   chosen = nes_jax.Selection()
@@ -261,6 +280,7 @@ def neural_row(entry: NeuralEntry, rate: float, *, quick: bool = False) -> Row:
   return {
       "size": entry.size,
       "concept": entry.concept,
+      "rounds": entry.rounds,
       "batch": batch,
       "infer_us": passing,
       "infer_floor_us": flops / rate * 1e6,

@@ -1,6 +1,7 @@
 """launch.benchmark: a small entry from end to end, and the flop counts by hand."""
 
 import csv
+import dataclasses
 import json
 
 import pytest
@@ -67,7 +68,8 @@ def test_unknown_entry_is_named(tmp_path):
 
 @pytest.mark.slow
 def test_quick_neural_entry_end_to_end(tmp_path):
-  (row,) = benchmark.run("neural", str(tmp_path), only=["cce:4x4"], quick=True)
+  (row,) = benchmark.run("neural", str(tmp_path), only=["cce:8x8:4"], quick=True)
+  assert row["rounds"] == 4
   assert 0 < row["infer_floor_us"] < row["infer_us"]
   assert 0 < row["train_floor_us"] < row["train_us"]
   assert row["exact_us"] > 0 and row["games_second"] == pytest.approx(1e6 / row["train_us"])
@@ -79,3 +81,8 @@ def test_network_work_by_hand():
   # A layer of 3 products of 8 entries, 1 -> 3; dual layers of 6 entries, 5 -> 7 -> 1.
   assert flops == 2 * 3 * 8 * 3 + 2 * 6 * (5 * 7 + 7)
   assert written == 2 * 8 * 3 + 6 * (5 + 7 + 1)
+  rounds = dataclasses.replace(config, rounds=2)
+  more, wider = benchmark.network_work(rounds, (2, 4))
+  # Of a round: three passes over 2 players' 8 payoffs, layers 7 + 3 -> 7 -> 1 of 6 entries.
+  assert more - flops == 2 * 2 * (3 * 2 * 8 + 6 * (10 * 7 + 7))
+  assert wider - written == 2 * 6 * (7 + 1)
