@@ -1,5 +1,8 @@
 """Settings and fixtures of the whole suite. x64 stays off: a test that needs it asks for `x64`."""
 
+import os
+import tempfile
+
 import jax
 import pytest
 
@@ -11,7 +14,15 @@ _FILTERS = (
 )
 
 
+# Where all processes of the suite find what one of them has compiled.
+_COMPILED = "JAX_COMPILATION_CACHE_DIR"
+
+
 def pytest_configure(config):
+  if _COMPILED not in os.environ:
+    config.compiled = tempfile.TemporaryDirectory(prefix="compiled-")
+    os.environ[_COMPILED] = config.compiled.name
+    jax.config.update("jax_compilation_cache_dir", config.compiled.name)
   for marker in _MARKERS:
     config.addinivalue_line("markers", marker)
   for line in _FILTERS:
