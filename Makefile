@@ -18,8 +18,9 @@ RUFF_ARGS := \
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
 
-demo: $(VENV)/.installed-programs  ## solve games and draw the answers into out/demo
+demo: $(VENV)/.installed-programs  ## solve games, evaluate, calibrate a market; into out/demo
 	$(BIN)/python -m launch.demo --out=out/demo
+	$(BIN)/python -m launch.calsheq_train --experiment=1 --seeds=2 --stages=240 --nocertify --out=out/demo/market
 	$(BIN)/python -m launch.nes_eval --quick --out=out/demo/eval
 
 test: $(VENV)/.installed-dev  ## run the whole test suite

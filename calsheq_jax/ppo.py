@@ -90,9 +90,9 @@ class Samples(NamedTuple):
   action: Array  # [N, A]
   log_prob: Array  # [N] of the policy that acted, as the next two
   parameters: Array  # [N, P]
-  value: Array  # [N] normalised
+  value: Array  # [N] what the network put out, which the normaliser of that time made a return
   advantage: Array  # [N] zero mean, unit variance
-  target: Array  # [N] of the value, normalised
+  target: Array  # [N] what it should put out, by the normaliser of now
   weight: Array  # [N] 0 leaves a step out
 
 
@@ -171,7 +171,6 @@ def advantages(
 # Means over the batch of all devices.
 
 
-
 def moments(x: Array, weight: Array, axis_name: str | None = None) -> Moments:
   """Of a batch over all devices: x [*, d] or [*], weight [*] -> mean [d] or []."""
   axes = tuple(range(weight.ndim))
@@ -236,6 +235,7 @@ def update(
     ValueError: the episodes do not divide into groups (`check_batch`).
   """
   agent = state.agent
+  to_value = lambda agent, x: (x - agent.returns.mean) / return_scale(agent)
   raw = advantages(
       trajectory.reward,
       trajectory.value,
@@ -253,15 +253,14 @@ def update(
   unexplained = left.variance + left.mean**2
   if config.normalise_returns:
     agent = agent._replace(returns=merged(agent.returns, seen))
-  to_value = lambda x: (x - agent.returns.mean) / return_scale(agent)
   samples = Samples(
       observation=normalised(agent, trajectory.observation),
       action=trajectory.action,
       log_prob=trajectory.log_prob,
       parameters=trajectory.parameters,
-      value=to_value(trajectory.value),
+      value=to_value(state.agent, trajectory.value),
       advantage=(raw - left.mean) * jax.lax.rsqrt(left.variance + 1e-8),
-      target=to_value(returns),
+      target=to_value(agent, returns),
       weight=weight,
   )
   samples = jax.lax.stop_gradient(samples)

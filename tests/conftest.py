@@ -16,13 +16,16 @@ _FILTERS = (
 
 # Where all processes of the suite find what one of them has compiled.
 _COMPILED = "JAX_COMPILATION_CACHE_DIR"
+_WORTH_KEEPING = 0.3  # seconds of compilation
 
 
 def pytest_configure(config):
   if _COMPILED not in os.environ:
     config.compiled = tempfile.TemporaryDirectory(prefix="compiled-")
     os.environ[_COMPILED] = config.compiled.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = str(_WORTH_KEEPING)
     jax.config.update("jax_compilation_cache_dir", config.compiled.name)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", _WORTH_KEEPING)
   for marker in _MARKERS:
     config.addinivalue_line("markers", marker)
   for line in _FILTERS:

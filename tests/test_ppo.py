@@ -245,6 +245,18 @@ def test_value_clipping_by_hand(value, old_value, target, expected):
   np.testing.assert_allclose(report["loss/value"], expected / 2, rtol=1e-5)
 
 
+def test_values_are_clipped_about_what_the_network_put_out(fresh, played):
+  """In the first minibatch nothing is clipped yet, however far the normaliser has moved."""
+  far = played._replace(reward=played.reward + 100)
+  learn = lambda clip: ppo.update(
+      fresh, jax.random.key(2), far, POLICY,
+      dataclasses.replace(CONFIG, epochs=1, minibatches=1, value_clip=clip),
+  )
+  (clipped, report), (free, expected) = learn(0.2), learn(math.inf)
+  np.testing.assert_allclose(report["loss/value"], expected["loss/value"], rtol=1e-5)
+  chex.assert_trees_all_close(clipped.agent.params, free.agent.params, rtol=1e-5, atol=1e-7)
+
+
 def test_kl_weight_adapts():
   weights = jnp.full(4, 0.2)
   kl = jnp.array([0.001, 0.008, 0.014, 0.02])
