@@ -171,12 +171,6 @@ class Space:
     return unravel(start.at[np.array(self.positions)].set(moved))
 
 
-def profile_names(env: Environment) -> tuple[str, ...]:
-  """[P] the environment's names for the numbers of a profile, or places where it has none."""
-  count = sum(np.size(leaf) for leaf in jax.tree.leaves(env.profile_space.low))
-  return tuple(getattr(env, "profile_names", (f"profile[{i}]" for i in range(count))))
-
-
 def space(
     env: Environment,
     start: Profile,
@@ -200,7 +194,7 @@ def space(
     raise ValueError("a profile that is not of real numbers cannot be calibrated")
   flatten = lambda tree: np.asarray(ravel_pytree(tree)[0], np.float64)
   begin, least, most = flatten(start), *map(flatten, env.profile_space)
-  names = profile_names(env)
+  names = env.profile_names
   for pattern in (*patterns, *(low or {}), *(high or {})):
     if not fnmatch.filter(names, pattern):
       raise ValueError(f"{pattern!r} matches no number of a profile: {', '.join(names)}")

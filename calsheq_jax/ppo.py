@@ -62,6 +62,11 @@ class Config:
     for field in ("learning_rate", "clip", "value_clip", "kl_target", "gradient_clip"):
       if not getattr(self, field) > 0:
         raise ValueError(f"{field}={getattr(self, field)} must be positive")
+    if self.kl_weight > 0 and self.epochs * self.minibatches == 1:
+      raise ValueError(
+          "kl_weight > 0 with one epoch of one minibatch: nothing has been learnt when the KL is"
+          " measured; take more of them, or kl_weight=0"
+      )
     for field in ("discount", "trace"):
       if not 0 <= getattr(self, field) <= 1:
         raise ValueError(f"{field}={getattr(self, field)} must lie in [0, 1]")
@@ -223,7 +228,8 @@ def update(
   Returns:
     The new state, and metrics over the whole batch, []:
       loss/policy, loss/value   of the last pass
-      approx_kl                 nats, exact for the states seen: KL(before || after), last pass
+      approx_kl                 nats, exact for the states seen: KL(before || now), a mean over the
+                                last pass, each minibatch before its own step
       kl_weight                 of the penalty, as this update used it
       clip_frac                 part of the steps whose ratio was clipped, last pass
       entropy                   nats, last pass

@@ -158,10 +158,9 @@ def best_response(
     profiles: Profile,
     updates: int,
     *,
-    start: Agent | None = None,
     axis_name: str | None = None,
 ) -> tuple[Agent, dict[str, Array]]:
-  """Trains a deviator for as long as is asked.
+  """Trains a deviator from the frozen policy; its learning rate and exploration fall to 0.
 
   Args:
     frozen: what the others play.
@@ -169,16 +168,24 @@ def best_response(
     env, policy, config: static under jit.
     profiles: leading axis [b].
     updates: of the deviator; static.
-    start: where it begins; None: at the frozen policy.
     axis_name: of the devices; None: there is one.
 
   Returns:
-    The deviator, and the metrics of `respond`, [updates].
+    The deviator halfway through and at the end, leading axis [2], and the metrics of `respond`,
+    [updates].
   """
 
-  def step(state, _):
-    return respond(state, key, frozen, env, policy, config, profiles, axis_name=axis_name)
+  def step(carry, now):
+    state, halfway = carry
+    index, rate = now
+    state, metrics = respond(
+        state, key, frozen, env, policy, config, profiles, rate, rate, axis_name
+    )
+    keep = index == updates // 2
+    halfway = jax.tree.map(lambda x, y: jnp.where(keep, x, y), state.agent, halfway)
+    return (state, halfway), metrics
 
-  state = ppo.from_agent(frozen if start is None else start, config)
-  state, metrics = jax.lax.scan(step, state, length=updates)
-  return state.agent, metrics
+  schedule = jnp.arange(updates), jnp.linspace(1, 0, updates, endpoint=False)
+  start = (ppo.from_agent(frozen, config), frozen)
+  (state, halfway), metrics = jax.lax.scan(step, start, schedule)
+  return jax.tree.map(lambda *x: jnp.stack(x), halfway, state.agent), metrics

@@ -223,7 +223,7 @@ def certify(
     key: of all that is random here.
     profile: one, of all episodes.
     config: of the deviator's learning; static under jit, as what follows.
-    updates: of the deviator.
+    updates: of the deviator, over which its learning rate falls to 0.
     episodes: of an update, on this device.
     judge_episodes: in which deviations are judged.
     axis_name: of the devices that train the deviator.
@@ -231,15 +231,10 @@ def certify(
   train_key, judge_key = jax.random.split(key)
   profiles = rollout.repeated(profile, episodes)
 
-  def half(start, key):
-    response, _ = best_response(
-        agent, key, env, policy, config, profiles, -(-updates // 2), start=start,
-        axis_name=axis_name,
-    )
-    return response, response
-
-  _, halves = jax.lax.scan(half, agent, jax.random.split(train_key))
-  responses = jax.tree.map(lambda x, y: jnp.concatenate([x[None], y]), agent, halves)
+  responses, _ = best_response(
+      agent, train_key, env, policy, config, profiles, updates, axis_name=axis_name
+  )
+  responses = jax.tree.map(lambda x, y: jnp.concatenate([x[None], y]), agent, responses)
   return certificate(
       env, policy, responses, agent, judge_key, rollout.repeated(profile, judge_episodes),
       discount=config.discount,
@@ -358,7 +353,7 @@ def _checked(payoff) -> np.ndarray:
   return payoff
 
 
-def self_play(
+def self_play_sequence(
     payoff: np.ndarray,
     start: int,
     epsilon: float = 0.0,

@@ -49,6 +49,14 @@ class Environment(Protocol):
     """T: every episode has ended after that many steps."""
 
   @property
+  def observation_names(self) -> tuple[str, ...]:
+    """A name for each number that an agent observes."""
+
+  @property
+  def profile_names(self) -> tuple[str, ...]:
+    """A name for each number of a profile, in the order of `jax.flatten_util.ravel_pytree`."""
+
+  @property
   def observation_size(self) -> int:
     """Length of the vector that one agent observes; its type is part of it."""
 
@@ -59,6 +67,9 @@ class Environment(Protocol):
   @property
   def profile_space(self) -> Box:
     """Bounds of a profile: pytrees like it. Any profile within them is legal."""
+
+  def profile(self) -> Profile:
+    """One to begin with; environments may take arguments that change it."""
 
   def reset(self, key: Array, profile: Profile) -> tuple[Array, State]:
     """Draws types and begins an episode: -> observations [n, observation_size], state."""

@@ -93,7 +93,8 @@ class DictionaryEnv:
   ) -> tuple[ByAgent, State, ByAgent, ByAgent, Mapping[str, Array]]:
     """One step, without a new episode after the last: -> obs, state, rewards, dones, infos.
 
-    `dones` are all alike; infos["truncated"] tells an end by the clock from a true one.
+    `dones` are all alike; infos["truncated"] tells an end by the clock from a true one. Infos have
+    a leading axis of agents, along which what belongs to none of them is repeated.
 
     Raises:
       KeyError: an agent without an action.
@@ -106,14 +107,18 @@ class DictionaryEnv:
         key, state.env, action, self._profile
     )
     dones = dict.fromkeys([*self.agents, "__all__"], done)
+    each = lambda x: jnp.broadcast_to(x, (self.num_agents,)) if x.ndim == 0 else x
+    infos = jax.tree.map(each, dict(info))
     state = State(following, observation)
-    return self._by_agent(observation), state, self._by_agent(reward), dones, info
+    return self._by_agent(observation), state, self._by_agent(reward), dones, infos
 
   def step(
       self, key: Array, state: State, actions: ByAgent, reset_state: State | None = None
   ) -> tuple[ByAgent, State, ByAgent, ByAgent, Mapping[str, Array]]:
     """As `step_env`, but where the episode has ended, observations and state are those of
-    `reset_state`, or of a new episode if that is None."""
+    `reset_state`, or of a new episode if that is None. The last observation of the episode, which
+    a value after a truncated end needs, is `step_env`'s alone.
+    """
     key, key_reset = jax.random.split(key)
     _, stepped, rewards, dones, infos = self.step_env(key, state, actions)
     fresh = self.reset(key_reset)[1] if reset_state is None else reset_state

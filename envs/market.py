@@ -290,7 +290,7 @@ class Market:
     shape = (n, config.clusters, config.customers)
     draws = jax.random.uniform(key_links, (math.prod(shape),), dtype).reshape(shape)
     # Each its own array: what donates a state cannot give one buffer away twice.
-    zeros = lambda dtype=dtype, *shape: jnp.zeros((n, *shape), dtype)
+    zeros = lambda *shape, dtype=dtype: jnp.zeros((n, *shape), dtype)
     state = State(
         time=jnp.zeros((), jnp.int32),
         price=jnp.asarray(config.initial_price, dtype),
@@ -300,10 +300,10 @@ class Market:
         links=matching.pack(draws < connection[:, :, None]),
         inventory=zeros(),
         cash=zeros(),
-        bought=zeros(jnp.int32),
-        sold=zeros(jnp.int32),
-        action=zeros(dtype, 3),
-        counts=zeros(jnp.int32, config.clusters),
+        bought=zeros(dtype=jnp.int32),
+        sold=zeros(dtype=jnp.int32),
+        action=zeros(3),
+        counts=zeros(config.clusters, dtype=jnp.int32),
         rewards=zeros(),
         hedged=zeros(),
         held=zeros(),

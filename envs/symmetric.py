@@ -25,6 +25,7 @@ it when that plays itself, has at most (sup T - inf T) / delta(epsilon) steps (T
 
 from collections.abc import Callable, Mapping
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -64,6 +65,7 @@ def _ability(x: Array) -> Array:
   return 1 - (x - _BEST) ** 2
 
 
+@functools.cache  # games compare by their functions
 def piecewise_potential(above: float = 0.5, below: float = 0.5) -> Game:
   """The piecewise potential game with slopes a = above and b = below.
 

@@ -23,7 +23,7 @@ CVXPY problem with their default tolerances, on the first games of the same batc
 
 Suite `neural`: fresh parameters, uniform games of the L2 sphere. Columns:
 
-  size, concept, rounds       what went through; without rounds of descent the network is the paper's,
+  size, concept, rounds       what went through: without rounds of descent the paper's network,
                               with them one like those that ship
   batch                       games of a pass
   infer_us, infer_floor_us    a pass a game, and flops / measured rate

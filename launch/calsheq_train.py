@@ -45,7 +45,6 @@ from calsheq_jax.experiments import Experiment
 from calsheq_jax.schedules import Schedule
 from launch.runtime import checkpoint, loop, parallel, program, writers
 from launch.runtime.program import UsageError
-from nes_jax.games.files import replacing
 
 METHODS: tuple[str, ...] = ("calsheq", *searchers.METHODS)
 
@@ -306,9 +305,7 @@ def train(run: Run, *, check_stop=lambda: None, say=print) -> dict[str, float]:
   if parallel.is_main():
     rows = writers.read(run.out)
     summary = summarised(run, rows, report)
-    text = json.dumps(summary, indent=2) + "\n"
-    with replacing(run.out / "summary.json") as file:
-      file.write(text.encode())
+    writers.write_json(run.out / "summary.json", summary)
     if run.figures:
       _draw(run, say)
   shown = ("reward", "reward_of_means", "distance", "epsilon", "answer_reward")
@@ -432,12 +429,6 @@ def _judged(run: Run, move, saved: Saved, keys, times: int = 1) -> dict[str, np.
   return jax.tree.map(np.asarray, judge(agents, keys, points, goals))
 
 
-def _spread(name: str, values: np.ndarray) -> dict[str, float]:
-  """Mean and standard deviation over seeds [S]."""
-  row = {name: float(values.mean())}
-  return row | {f"{name}_sd": float(values.std(ddof=1))} if len(values) > 1 else row
-
-
 # What is recorded of each seed.
 _OF_SEEDS = ("train/reward", "judged/reward", "variation")
 
@@ -461,7 +452,7 @@ def _row(run: Run, metrics, judged) -> dict[str, float]:
     series[f"profile/{name}"] = metrics["last/profile"][:, i]
   row: dict[str, float] = {}
   for name, values in series.items():
-    row |= _spread(name, values)
+    row |= writers.over_seeds(name, values)
     of_seeds = name in _OF_SEEDS or name.startswith("lowest/")
     if of_seeds:
       row |= {f"seed_{i}/{name}": float(value) for i, value in enumerate(values)}
@@ -507,7 +498,7 @@ def _final(run: Run, move, saved: Saved, keys, mesh) -> dict[str, float]:
     numbers["value"] = certificate.value.mean
   report: dict[str, float] = {}
   for name, values in numbers.items():
-    report |= _spread(f"eval/{name}", values)
+    report |= writers.over_seeds(f"eval/{name}", values)
     report |= {f"eval/seed_{i}/{name}": float(value) for i, value in enumerate(values)}
   return report
 

@@ -64,15 +64,13 @@ def draw_training(path: str | os.PathLike, rows: Sequence[Row], env: Market, see
     _line(panels[0, 1], rows, f"eval/{name}/share", colour, _label(name))
     _line(panels[1, 1], rows, f"eval/{name}/inventory", colour, f"{_label(name)}, held")
   _line(panels[0, 1], rows, "eval/facility/share", _COLOURS[2], "reference facility")
-  certified = [row for row in rows if "eval/epsilon" in row]
+  certified = [row for row in rows if "eval/relative_epsilon" in row]
   step = np.array([row["step"] for row in certified])
-  value = np.array([abs(row["eval/value"]) for row in certified])
-  relative = np.array([row["eval/epsilon"] for row in certified]) / value
-  error = 1.96 * np.array([row["eval/epsilon_error"] for row in certified]) / value
+  relative = np.array([row["eval/relative_epsilon"] for row in certified])
+  spread = np.array([row.get("eval/relative_epsilon_sd", 0.0) for row in certified])
   panels[1, 0].errorbar(
-      step, 100 * relative, 100 * error, color="black", lw=1.2, marker="o", ms=4, capsize=2
+      step, 100 * relative, 100 * spread, color="black", lw=1.2, marker="o", ms=4, capsize=2
   )
-  panels[1, 0].axhline(5, color="0.6", lw=0.9, ls=":")
   panels[1, 0].axhline(0, color="0.8", lw=0.8)
   bands = f"update ({seeds} seeds, band +-1 s.d.)" if seeds > 1 else "update (one seed)"
   _style(panels[0, 0], "Reward of a merchant", bands, "an episode, in h x volume")
@@ -101,6 +99,8 @@ def draw_policy(path: str | os.PathLike, shown: Mapping[str, Any], env: Market) 
     inventory = shown["inventory_before"][..., who].ravel()
     action = shown["mean_action"][..., who, :].reshape(-1, 3)
     edges = np.unique(np.quantile(inventory, np.linspace(0, 1, _BINS + 1)))
+    if len(edges) < 2:  # never traded
+      edges = edges[0] + np.array([0.0, 1.0])
     index = np.clip(np.searchsorted(edges, inventory, side="right") - 1, 0, len(edges) - 2)
     count = np.bincount(index, minlength=len(edges) - 1)
     mean = lambda x: np.bincount(index, x, minlength=len(count)) / np.maximum(count, 1)

@@ -12,10 +12,13 @@ The profile is given by a few numbers, the same for all clusters (--connection, 
 a list of numbers in the order of the market's profile_names.
 
 Metrics, means over seeds (..._sd: standard deviation over seeds): train/supertype_1/reward, of an
-agent a step of training, and what `ppo.update` reports; eval/supertype_1/... on held-out episodes:
-share of the customers' quantity, inventory (mean size, in units), quotes (bid and ask, in
-half-spreads from the reference price); eval/epsilon, eval/epsilon_error (standard error, root of
-the mean square over seeds), eval/relative_epsilon (of the mean reward).
+agent's episode, undiscounted, in half-spreads times volume, and what `ppo.update` reports;
+eval/supertype_1/... on held-out episodes: reward, share of the customers' quantity (of all agents
+of the supertype together; eval/facility/share is the facility's), inventory (mean size, in units),
+hedged (what is sent to the facility, likewise), quotes (bid and ask, in half-spreads from the
+reference price); eval/epsilon, eval/epsilon_error (standard error of a seed, root of the mean
+square over seeds), eval/value (an agent's mean reward), eval/relative_epsilon (a seed's epsilon
+over its value; absent where nobody earns).
 """
 
 import dataclasses
@@ -126,7 +129,7 @@ def _player(env, net, episodes):
 
   def play(agent, key, profile):
     watch = lambda state, info: {
-        **{name: info[name] for name in ("price", "bid", "ask", "hedge")},
+        **{name: info[name] for name in ("price", "bid", "ask")},
         "inventory": state.inventory,
         "rewards": state.rewards,
     }
@@ -198,7 +201,7 @@ def train(run: Run, *, check_stop=lambda: None, say=print) -> dict[str, float]:
       f" {run.updates} of {run.episodes} episodes"
   )
   if done >= run.updates:
-    say(f"{run.out} is finished: --updates says how many there are to be")
+    say(f"{run.out} is finished; a longer run needs another --out: schedules stretch to --updates")
   update_keys, judge_keys = folded(1), folded(2)
   held_out = jax.random.key(_HELD_OUT_SEED)
   states, update_keys, judge_keys, profile = parallel.replicate(
@@ -218,7 +221,7 @@ def train(run: Run, *, check_stop=lambda: None, say=print) -> dict[str, float]:
     rewards = metrics.pop("reward")  # [S, n]
     row = {f"train/{name}": x.mean() for name, x in metrics.items()}
     for name, who in groups.items():
-      row |= _spread(f"train/{name}/reward", rewards[:, who].mean(-1))
+      row |= writers.over_seeds(f"train/{name}/reward", rewards[:, who].mean(-1))
     return states, done + count, row
 
   def play(states):
@@ -237,8 +240,7 @@ def train(run: Run, *, check_stop=lambda: None, say=print) -> dict[str, float]:
   def evaluate(states) -> dict[str, float]:
     report = _shown(env, play(states), groups)
     step = int(np.asarray(states.step)[0])
-    before = max(0, step - run.save_every)
-    if step >= run.updates or step // run.certify_every > before // run.certify_every:
+    if step >= run.updates or step % run.certify_every == 0:
       certified["last"] = certify(states)
       report |= _certificate_row(certified["last"])
     return report
@@ -260,11 +262,11 @@ def train(run: Run, *, check_stop=lambda: None, say=print) -> dict[str, float]:
   )
   if not report:  # finished before
     report = evaluate(states)
+  say_certificate(certified["last"], say)
   if parallel.is_main():
     _write_summary(run, certified["last"], report)
     if run.figures:
       _draw(run, play(states), say)
-  say_certificate(certified["last"], report, say)
   return report
 
 
@@ -280,16 +282,10 @@ def _check_batches(run: Run, mesh) -> None:
       raise UsageError(f"--{flag}: {error}") from error
 
 
-def _spread(name: str, values: np.ndarray) -> dict[str, float]:
-  """Mean and standard deviation over seeds [S]."""
-  row = {name: float(values.mean())}
-  return row | {f"{name}_sd": float(values.std(ddof=1))} if len(values) > 1 else row
-
-
 def _shown(env, shown, groups) -> dict[str, float]:
   """Metrics of held-out episodes."""
   outputs, h = shown["outputs"], env.config.half_spread
-  report = _spread("eval/facility/share", outputs["facility_share"].mean(-1))
+  report = writers.over_seeds("eval/facility/share", outputs["facility_share"].mean(-1))
   for i, (name, who) in enumerate(groups.items()):
     mine = lambda x: x[..., who].mean(tuple(range(1, x.ndim)))  # [S, ..., n] -> [S]
     price = shown["price"][..., None]
@@ -301,17 +297,18 @@ def _shown(env, shown, groups) -> dict[str, float]:
         ("ask", mine((shown["ask"] - price) / h)),
         ("bid", mine((shown["bid"] - price) / h)),
     ):
-      report |= _spread(f"eval/{name}/{what}", values)
+      report |= writers.over_seeds(f"eval/{name}/{what}", values)
   return report
 
 
 def _certificate_row(certificate: shared_game.Certificate) -> dict[str, float]:
   epsilon, value = certificate.epsilon, certificate.value
-  return _spread("eval/epsilon", epsilon.mean) | {
-      "eval/epsilon_error": float(np.sqrt((epsilon.error**2).mean())),
-      "eval/relative_epsilon": float((epsilon.mean / np.abs(value.mean)).mean()),
-      "eval/value": float(value.mean.mean()),
-  }
+  row = writers.over_seeds("eval/epsilon", epsilon.mean)
+  row |= writers.over_seeds("eval/value", value.mean)
+  row["eval/epsilon_error"] = float(np.sqrt((epsilon.error**2).mean()))
+  if np.all(value.mean != 0):
+    row |= writers.over_seeds("eval/relative_epsilon", epsilon.mean / np.abs(value.mean))
+  return row
 
 
 _DEVIATIONS = ("the policy", "a deviator half trained", "a deviator fully trained")
@@ -322,17 +319,17 @@ def deviation_name(chosen: int) -> str:
   return _DEVIATIONS[chosen // 2] + (", its mean action" if chosen % 2 else "")
 
 
-def say_certificate(certificate: shared_game.Certificate, report, say) -> None:
+def say_certificate(certificate: shared_game.Certificate, say) -> None:
   """The certificate for people, a line a seed."""
   low, high = certificate.epsilon.interval()
   say("certificate: what the best deviation found gains over the policy, 95% intervals; a lower"
       " bound on epsilon")
   for i, chosen in enumerate(certificate.chosen):
-    value = certificate.value.mean[i]
+    value, epsilon = certificate.value.mean[i], certificate.epsilon.mean[i]
+    part = f": {100 * epsilon / abs(value):.2f}%" if value else ""
     say(
-        f"  seed {i}: {certificate.epsilon.mean[i]:.4f} [{low[i]:.4f}, {high[i]:.4f}], of a mean"
-        f" reward of {value:.4f}: {100 * certificate.epsilon.mean[i] / abs(value):.2f}%;"
-        f" {deviation_name(int(chosen))}"
+        f"  seed {i}: {epsilon:.4f} [{low[i]:.4f}, {high[i]:.4f}], of a mean reward of"
+        f" {value:.4f}{part}; {deviation_name(int(chosen))}"
     )
 
 
@@ -350,8 +347,7 @@ def _write_summary(run: Run, certificate: shared_game.Certificate, report) -> No
       for i in range(run.seeds)
   ]
   summary = {"settings": run.settings(), "report": report, "seeds": seeds}
-  text = json.dumps(summary, indent=2) + "\n"
-  (run.out / "summary.json").write_text(text, encoding="utf-8")
+  writers.write_json(run.out / "summary.json", summary)
 
 
 def _draw(run: Run, shown, say) -> None:
@@ -380,6 +376,7 @@ def _define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(name, getattr(world, name), "of the market", **own)
   for name in ("volatility", "penalty"):
     flags.DEFINE_float(name, getattr(world, name), "of the market", **own)
+  flags.DEFINE_enum("process", world.process, market.PROCESSES, "of the price", **own)
   flags.DEFINE_float("connection", 0.3, "probability, of all clusters", **own)
   flags.DEFINE_float("connection1", None, "of supertype 1, where it differs", **own)
   flags.DEFINE_float("tolerance", 0.5, "to inventory", **own)
@@ -433,6 +430,7 @@ def _run(v: flags.FlagValues) -> Run:
             horizon=v.horizon,
             volatility=v.volatility,
             penalty=v.penalty,
+            process=v.process,
         )
     )
     network = policy.Config(
@@ -448,6 +446,14 @@ def _run(v: flags.FlagValues) -> Run:
       v, "seeds", "updates", "episodes", "report_every", "save_every", "certify_every",
       "response_updates", "response_episodes", "keep",
   )
+  for often, seldom in (("report_every", "save_every"), ("save_every", "certify_every")):
+    if getattr(v, seldom) % getattr(v, often):
+      raise UsageError(
+          f"--{seldom}={getattr(v, seldom)} must be a multiple of --{often}={getattr(v, often)}"
+      )
+  for name in ("last_rate", "last_exploration"):
+    if not 0 <= getattr(v, name) <= 1:
+      raise UsageError(f"--{name}={getattr(v, name)} must lie between 0 and 1")
   if v.judge_episodes < 4:
     raise UsageError(f"--judge_episodes={v.judge_episodes} must be at least 4")
   if v.profile is None:

@@ -148,7 +148,7 @@ def train(run: Run, *, check_stop=lambda: None, say=print) -> dict[str, float]:
       f" {', '.join(f'{shape_name(s)} {b}' for s, b in zip(config.shapes, config.batches))}"
   )
   if done >= config.updates:
-    say(f"{run.out} is finished: --updates says how many there are to be")
+    say(f"{run.out} is finished; a longer run needs another --out: schedules stretch to --updates")
     if run.export is None:
       return {}
 

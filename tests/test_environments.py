@@ -8,6 +8,7 @@ from jax.flatten_util import ravel_pytree
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toys
 
 from envs import jaxmarl, linear_quadratic, market, symmetric
 
@@ -106,6 +107,14 @@ def test_ends_at_the_horizon_and_not_before(env):
   assert not (info["truncated"] & ~done).any()
 
 
+def test_an_early_end_and_a_cut_one():
+  env = toys.Countdown()
+  for cut in (False, True):
+    _, _, (_, _, done, info) = episode(env, jax.random.key(0), toys.rules(3, cut))
+    np.testing.assert_array_equal(done[:3], [False, False, True])
+    np.testing.assert_array_equal(info["truncated"][:3], [False, False, cut])
+
+
 def test_maps_over_keys_and_profiles(env):
   # Rows are all different, and each is what it is alone.
   keys = jax.random.split(jax.random.key(3), 3)
@@ -183,6 +192,8 @@ def test_dictionaries_hold_what_the_arrays_do(env):
   stacked = jnp.stack([chosen[a] for a in env.agent_names])
   after, _, reward, done, _ = step(jax.random.key(2), inner, stacked, profile)
   assert set(got[3]) == {*wrapped.agents, "__all__"}
+  for x in jax.tree.leaves(got[4]):
+    assert x.shape[0] == env.num_agents
   for i, agent in enumerate(wrapped.agents):
     np.testing.assert_allclose(got[0][agent], after[i], rtol=1e-6)
     np.testing.assert_allclose(got[2][agent], reward[i], rtol=1e-6)

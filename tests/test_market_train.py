@@ -70,7 +70,7 @@ def test_summary_and_certificate(trained, capsys):
   assert [seed["seed"] for seed in summary["seeds"]] == [0, 1]
   for seed in summary["seeds"]:
     low, high = seed["epsilon_interval"]
-    assert low < seed["epsilon"] < high and len(seed["rewards"]) == 3
+    assert low <= seed["epsilon"] <= high and len(seed["rewards"]) == 3
     np.testing.assert_allclose(np.mean(seed["rewards"]), seed["value"], rtol=1e-4, atol=1e-6)
   assert summary["settings"]["num_merchants"] == 3
   # Once more: nothing is left to do, and the certificate is printed.
@@ -109,7 +109,7 @@ def test_sigterm_saves(tmp_path):
   environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
   line = [
       sys.executable, "-m", "launch.market_train",
-      *command(tmp_path, "--updates=100000", "--save_every=100000")[1:],
+      *command(tmp_path, "--updates=100000", "--save_every=100000", "--certify_every=100000")[1:],
   ]
   process = subprocess.Popen(line, cwd=ROOT, env=environment, stderr=subprocess.PIPE)
   deadline = time.monotonic() + 240
@@ -140,6 +140,26 @@ def test_flags_of_the_profile(tmp_path):
   path = tmp_path / "profile.json"
   path.write_text("[0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.07]")
   assert market_train.run_of(command("x", f"--profile={path}")).profile[-1] == 0.07
+
+
+@pytest.mark.slow
+def test_where_one_supertype_has_no_customers(tmp_path):
+  """It never holds anything, which pictures have to cope with."""
+  few = ("--seeds=1", "--updates=4", "--certify_every=4", "--connection=0", "--connection1=1")
+  assert market_train.main(command(tmp_path, *few)) == 0
+  summary = json.loads((tmp_path / "summary.json").read_text())
+  assert summary["report"]["eval/supertype_2/share"] == 0
+  assert (tmp_path / "policy.png").exists()
+
+
+@pytest.mark.slow
+def test_where_nobody_has_customers(tmp_path, capsys):
+  few = ("--seeds=1", "--updates=4", "--certify_every=4", "--connection=0")
+  assert market_train.main(command(tmp_path, *few)) == 0
+  summary = json.loads((tmp_path / "summary.json").read_text())
+  assert summary["report"]["eval/value"] == 0
+  assert "eval/relative_epsilon" not in summary["report"]
+  assert "of a mean reward of 0.0000; the policy" in capsys.readouterr().err
 
 
 def test_names_of_deviations():

@@ -250,7 +250,7 @@ def test_values_are_clipped_about_what_the_network_put_out(fresh, played):
   far = played._replace(reward=played.reward + 100)
   learn = lambda clip: ppo.update(
       fresh, jax.random.key(2), far, POLICY,
-      dataclasses.replace(CONFIG, epochs=1, minibatches=1, value_clip=clip),
+      dataclasses.replace(CONFIG, epochs=1, minibatches=1, kl_weight=0.0, value_clip=clip),
   )
   (clipped, report), (free, expected) = learn(0.2), learn(math.inf)
   np.testing.assert_allclose(report["loss/value"], expected["loss/value"], rtol=1e-5)
@@ -430,7 +430,7 @@ def test_learner_alone_with_a_problem_of_one_step():
   error = policy.decide(net, state.agent, None, seen).action - best(seen)
   # Before: 0.57 and 0.29, the spread of what is best. Seen: 0.04.
   assert float(jnp.abs(error).mean()) < 0.1
-  assert float(metrics["explained_variance"][-20:].mean()) < 1
+  assert 0.3 < float(metrics["explained_variance"][-20:].mean()) < 1
 
 
 @pytest.mark.parametrize(

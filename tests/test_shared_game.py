@@ -252,7 +252,7 @@ def test_best_response_to_a_policy_that_does_nothing_much():
   assert metrics["reward"].shape == (150,)
   result = jax.jit(
       lambda r: shared_game.certificate(
-          GAME, NET, jax.tree.map(lambda x: x[None], r), frozen, jax.random.key(2), profiles(2000)
+          GAME, NET, r, frozen, jax.random.key(2), profiles(2000)
       )
   )(response)
   spread = GAME.config.spread**2 / 3
@@ -283,7 +283,6 @@ def test_self_play_learns_the_equilibrium_in_closed_form():
     response, _ = self_play.best_response(
         state.agent, respond_key, GAME, NET, LEARNING, profiles(256), 150
     )
-    response = jax.tree.map(lambda x: x[None], response)
     return state.agent, shared_game.certificate(
         GAME, NET, response, state.agent, judge_key, profiles(4000)
     )
@@ -327,7 +326,7 @@ def at_random(seed):
 def test_self_play_ends_at_the_equilibrium_within_the_bound(name, start, choose):
   game = symmetric.GAMES[name]
   payoff, epsilon = payoffs(game), 1e-3
-  sequence = shared_game.self_play(payoff, start, epsilon, choose)
+  sequence = shared_game.self_play_sequence(payoff, start, epsilon, choose)
   # The end is an epsilon-equilibrium: on the flat tops of two games, one that is near.
   last = sequence[-1]
   assert payoff[:, last].max() <= payoff[last, last] + epsilon
@@ -345,8 +344,8 @@ def test_self_play_ends_at_the_equilibrium_within_the_bound(name, start, choose)
 
 def test_the_slowest_sequence_goes_over_the_whole_grid():
   payoff = payoffs(symmetric.PIECEWISE_POTENTIAL)
-  assert shared_game.self_play(payoff, 0, 1e-3, least) == list(range(41))
-  assert shared_game.self_play(payoff, 0, 1e-3) == [0, 40]
+  assert shared_game.self_play_sequence(payoff, 0, 1e-3, least) == list(range(41))
+  assert shared_game.self_play_sequence(payoff, 0, 1e-3) == [0, 40]
   result = shared_game.transitivity(payoff, 1e-3)
   assert result.holds and result.longest == 40 and result.cycle is None
   np.testing.assert_array_equal(result.skill, np.arange(41))
@@ -368,7 +367,7 @@ def test_cycles_are_found():
   for x, y in zip(result.cycle, result.cycle[1:] + result.cycle[:1]):
     assert better[x, y]
   with pytest.raises(ValueError, match="goes round policies"):
-    shared_game.self_play(payoff, 3)
+    shared_game.self_play_sequence(payoff, 3)
   # Nothing gains more than 2.
   assert shared_game.transitivity(payoff, 2.0).longest == 0
   assert shared_game.skill_gain(payoff, np.zeros(4), 2.0) == np.inf
@@ -413,7 +412,7 @@ def test_matrix_of_a_game_by_simulation():
   expected = symmetric.PIECEWISE_POTENTIAL.payoff(grid[:, None], grid[None])
   np.testing.assert_allclose(samples[..., 0], expected, rtol=1e-5)
   np.testing.assert_array_equal(shared_game.gains(samples).error, 0)
-  assert shared_game.self_play(samples.mean(-1), 0)[-1] == 8
+  assert shared_game.self_play_sequence(samples.mean(-1), 0)[-1] == 8
 
 
 @pytest.mark.slow
@@ -442,7 +441,7 @@ def test_gradient_self_play_ends_at_one_in_the_piecewise_potential_game():
     "call, match",
     [
         (lambda: shared_game.improvements(np.zeros((2, 3))), r"shape \[2, 3\]: a square matrix"),
-        (lambda: shared_game.self_play(np.full((2, 2), np.nan), 0), "finite numbers"),
+        (lambda: shared_game.self_play_sequence(np.full((2, 2), np.nan), 0), "finite numbers"),
         (lambda: shared_game.step_bound(np.arange(3), 0.0), "delta=0.0 must be positive"),
     ],
 )

@@ -25,7 +25,7 @@ def run(
     config: Mapping[str, Any],
     keep: int = 3,
     metric: str | None = None,
-    advice: str = "continue from the last checkpoint with a lower --learning_rate",
+    advice: str = "start anew, in another --out, with a lower --learning_rate",
     shown: Sequence[str] | None = None,
     tensorboard: bool = False,
     check_stop: Callable[[], None] = lambda: None,
@@ -56,11 +56,28 @@ def run(
     stopping.Stopped: from check_stop; the state is saved.
   """
   report: Row = {}
+  last = checkpoint.latest(directory) if done else None
+  # Of a run that was killed while it evaluated: the metrics of the chunk before.
+  pending = None if last is None else checkpoint.load_metadata(last)["config"].get("pending")
 
-  def save() -> None:
+  def save(pending: Row | None = None) -> None:
     checkpoint.save(
-        directory, state, step=done, config=config, metric=report.get(metric), keep=keep
+        directory,
+        state,
+        step=done,
+        config={**config, "pending": pending},
+        metric=report.get(metric),
+        keep=keep,
     )
+
+  def judge(row: Row) -> None:
+    """Evaluations may take long: what they are of is saved before."""
+    nonlocal report
+    report = {}
+    save(row)
+    report = evaluate(state)
+    writer.write(done, row | report)
+    save()
 
   with (
       writers.Writer(
@@ -68,24 +85,29 @@ def run(
       ) as writer,
       progress.bar(total, initial=done, unit="update") as bar,
   ):
+    if pending is not None:
+      judge(pending)
     while done < total:
       before = done
-      state, done, row = advance(state, done)
+      state, done, metrics = advance(state, done)
+      row = {name: float(value) for name, value in metrics.items()}
       bad = [name for name, value in row.items() if not np.isfinite(value)]
       if bad:
         raise FloatingPointError(f"{bad[0]} is {row[bad[0]]} at update {done}: {advice}")
-      report = {}
-      if done >= total or done // save_every > before // save_every:
-        report = evaluate(state)
-        save()
-      writer.write(done, row | report)
+      due = done >= total or done // save_every > before // save_every
+      if due:
+        judge(row)
+      else:
+        report = {}
+        writer.write(done, row)
       bar.update(done - before)
-      try:
-        check_stop()
-      except stopping.Stopped:
-        if not report:
-          save()
-        raise
+      if done < total:
+        try:
+          check_stop()
+        except stopping.Stopped:
+          if not due:
+            save()
+          raise
   return state, report
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from absl import flags
 
-from launch.runtime import parallel, stopping
+from launch.runtime import checkpoint, parallel, stopping
 
 AGAIN = "the same command, given again, continues"
 
@@ -75,7 +75,8 @@ def main(
     prepare: Callable[[flags.FlagValues], Any],
     work: Callable[..., Mapping[str, float]],
 ) -> int:
-  """Runs a program; returns its exit code: 2 where the user is to blame, 1 for the disk.
+  """Runs a program; returns its exit code: 2 where the user can do something about it, 1 for the
+  disk. Other errors are the program's and keep their traceback.
 
   Args:
     argv: the program's name first.
@@ -89,6 +90,10 @@ def main(
   def say(line: str) -> None:
     print(f"{name}: {line}", file=sys.stderr, flush=True)
 
+  def blame(error: Exception) -> int:
+    say(" ".join(str(error).split()))
+    return 2
+
   try:
     values = parse(argv, define)
     if values.help:
@@ -96,17 +101,19 @@ def main(
       return 0
     run = prepare(values)
     parallel.initialize(values.coordinator, values.num_processes, values.process_id)
-    say(parallel.describe())
-    signals = stopping.StopSignals("saving; send it again to leave at once", f"left; {AGAIN}")
-    started = time.monotonic()
+  except (ValueError, ImportError) as error:
+    return blame(error)
+  say(parallel.describe())
+  signals = stopping.StopSignals("saving; send it again to leave at once", f"left; {AGAIN}")
+  started = time.monotonic()
+  try:
     with signals:
       report = work(run, check_stop=signals.check, say=say)
   except stopping.Stopped as stopped:
     say(f"stopped by {stopped}, saved; {AGAIN}")
     return stopped.exit_code
-  except (ValueError, ImportError, FloatingPointError) as error:
-    say(" ".join(str(error).split()))
-    return 2
+  except (UsageError, checkpoint.CheckpointError, ImportError, FloatingPointError) as error:
+    return blame(error)
   except OSError as error:
     say(f"{error}; make room or check the disk; {AGAIN}")
     return 1

@@ -265,3 +265,16 @@ def _summary_writer() -> Callable[..., Any]:
         ' `pip install -e ".[tensorboard]"`, or do without'
     ) from error
   return tensorboardX.SummaryWriter
+
+
+def over_seeds(name: str, values: np.ndarray) -> dict[str, float]:
+  """Mean and, of more than one, standard deviation over seeds: values [S] -> NAME, NAME_sd."""
+  row = {name: float(values.mean())}
+  return row | {f"{name}_sd": float(values.std(ddof=1))} if len(values) > 1 else row
+
+
+def write_json(path: str | os.PathLike, content: Any) -> None:
+  """Writes the whole file or, if it is interrupted, nothing."""
+  text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+  with replacing(path) as file:
+    file.write(text.encode())
