@@ -15,7 +15,7 @@ BASELINES = [
     "clarabel>=0.9",
     "ecos>=2.0.14",
     "cma>=4.0",
-    "bayesian-optimization>=2.0",
+    "bayesian-optimization>=3.0",  # 2 proposes something else each time
 ]
 
 setuptools.setup(

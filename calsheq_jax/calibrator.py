@@ -195,12 +195,16 @@ def space(
   flatten = lambda tree: np.asarray(ravel_pytree(tree)[0], np.float64)
   begin, least, most = flatten(start), *map(flatten, env.profile_space)
   names = env.profile_names
-  for pattern in (*patterns, *(low or {}), *(high or {})):
+  for pattern in patterns:
     if not fnmatch.filter(names, pattern):
       raise ValueError(f"{pattern!r} matches no number of a profile: {', '.join(names)}")
   positions = tuple(
       i for i, name in enumerate(names) if any(fnmatch.fnmatchcase(name, p) for p in patterns)
   )
+  moving = [names[i] for i in positions]
+  for name in (*(low or {}), *(high or {})):
+    if name not in moving:
+      raise ValueError(f"a bound on {name!r}, which is none of {', '.join(moving)}")
   lows = [(low or {}).get(names[i], least[i]) for i in positions]
   highs = [(high or {}).get(names[i], most[i]) for i in positions]
   for i, bottom, top in zip(positions, lows, highs):
@@ -232,6 +236,10 @@ class Problem:
     object.__setattr__(self, "targets", tuple(self.targets))
     if not self.targets:
       raise ValueError("there are no targets: give one or more")
+    names = [target.name for target in self.targets]
+    for name in names:
+      if names.count(name) > 1:
+        raise ValueError(f"{names.count(name)} targets are called {name}: a name tells them apart")
     env = self.env
     state = jax.eval_shape(lambda: env.reset(jax.random.key(0), self.space.profile(
         jnp.zeros(self.space.size)))[1])

@@ -59,6 +59,11 @@ class Config:
     """Whether the learning rates meet Assumption 2."""
     return two_timescales(self.shared_rate, self.calibrator_rate)
 
+  def rate_ratio(self, stage: int) -> float:
+    """Learning rate of the calibrator over that of the shared policy, at a stage m."""
+    calibrator = self.calibrator.learning.learning_rate * self.calibrator_rate(stage)
+    return float(calibrator / (self.shared.learning_rate * self.shared_rate(stage)))
+
   def check(self, env: Environment, devices: int = 1) -> None:
     """Raises ValueError if the episodes do not divide over devices and minibatches."""
     if self.episodes % devices:
@@ -149,11 +154,17 @@ def stage(
   trajectory = calibrator.one_step(
       jax.tree.map(mine, decision), mine(state.particles), reward
   )
-  rate = jnp.where(m < config.wait, 0.0, config.calibrator_rate(m))
+  rate = config.calibrator_rate(m)
   learnt, report = ppo.update(
       acting, calibrator_key, trajectory, moves, config.calibrator.learning, rate,
       axis_name=axis_name,
   )
+  if config.wait:
+    # Of a calibrator that waits only the normalisers learn.
+    waited = state.calibrator._replace(
+        agent=state.calibrator.agent._replace(returns=learnt.agent.returns), step=learnt.step
+    )
+    learnt = jax.tree.map(lambda x, y: jnp.where(m < config.wait, x, y), waited, learnt)
   before, after = state.particles.mean(0), particles.mean(0)
   metrics = shown | {
       "profile": problem.space.numbers(after),

@@ -8,7 +8,10 @@ percentile of supertype 1 is to be 8. The rest of experiments 1 to 5 is our reco
   recover           the targets are what the shared equilibrium of a hidden profile shows
   linear_quadratic  a small game whose equilibrium, and so the right profile, is known
 
-Percentiles of a supertype have a weight of 1 together, and so has its market share.
+Percentiles of a supertype have a weight of 1 together, and so has its market share. Percentiles
+are whole numbers, as in the paper's targets, but for `recover`: what a hidden profile shows on
+average lies between, where a profile that shows the nearest whole number every time would score
+more than the hidden one; its targets are on smooth percentiles.
 """
 
 import dataclasses
@@ -57,11 +60,11 @@ class Experiment:
     return Problem(calibrator.space(self.env, start, self.calibrated), self.targets)
 
 
-def percentile_targets(supertype: int, values=(0,) * 9) -> tuple[Target, ...]:
+def percentile_targets(
+    supertype: int, values=(0,) * 9, output: str = "supertype_percentiles"
+) -> tuple[Target, ...]:
   """On the nine percentiles of a supertype, 0 or 1."""
-  return vector(
-      "supertype_percentiles", values, index=(supertype,), scale=_PERCENTILE_SCALE
-  )
+  return vector(output, values, index=(supertype,), scale=_PERCENTILE_SCALE)
 
 
 def share_target(value: float = 0.0, supertype: int = 0) -> Target:
@@ -76,6 +79,17 @@ def _market(name, merchants, targets, calibrated, about, **more) -> Experiment:
 
 _FIRST, _SECOND = percentile_targets(0, PERCENTILES_1), percentile_targets(1, PERCENTILES_2)
 _SHARE = (share_target(SHARE_1),)
+
+
+def _shown_by_all() -> tuple[Target, ...]:
+  smooth = "supertype_smooth_percentiles"
+  return tuple(
+      target
+      for supertype in (0, 1)
+      for target in (
+          *percentile_targets(supertype, output=smooth), share_target(supertype=supertype)
+      )
+  )
 
 
 def _linear_quadratic() -> Experiment:
@@ -106,8 +120,7 @@ EXPERIMENTS: dict[str, Experiment] = {
                 "5 merchants, 23 parameters; percentiles and share of supertype 1"),
         _market("5", 10, _FIRST + _SECOND + _SHARE, _EVERYTHING,
                 "10 merchants, 23 parameters; percentiles of both, share of supertype 1"),
-        _market("recover", 5,
-                percentile_targets(0) + percentile_targets(1) + (share_target(),), _CONNECTIONS,
+        _market("recover", 5, _shown_by_all(), _CONNECTIONS,
                 "5 merchants, 20 parameters; what the equilibrium of a hidden profile shows",
                 hidden=True),
         _linear_quadratic(),

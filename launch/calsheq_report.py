@@ -228,7 +228,7 @@ def draw_profile(path: str | os.PathLike, group: Sequence[Result]) -> None:
 
 def _short(name: str) -> str:
   """supertype_1/connection_3 -> ST1 connection 3; supertype_percentiles[0,0] -> ST1 10%."""
-  if name.startswith("supertype_percentiles["):
+  if name.startswith(("supertype_percentiles[", "supertype_smooth_percentiles[")):
     supertype, index = name.removesuffix("]").partition("[")[2].split(",")
     return f"ST{int(supertype) + 1}, {10 * (int(index) + 1)}% percentile"
   if name.startswith("supertype_share["):

@@ -69,7 +69,7 @@ class Run:
   save_every: int = 50  # stages between checkpoints
   judge_episodes: int = 64  # held out, for each row; four times as many at the end
   certify: bool = True  # whether deviations are tried at the end
-  response_updates: int = 40  # of a deviator
+  response_updates: int = 120  # of a deviator
   response_episodes: int = 64  # of an update of its, over all devices
   keep: int = 2
   tensorboard: bool = False
@@ -203,15 +203,17 @@ def _begin(run: Run, mesh, keys: Mapping[str, jax.Array], say) -> Saved:
   if run.experiment.hidden:
     say(f"training at the hidden profiles, {run.hidden_updates} updates")
     answer = jax.vmap(lambda key: experiments.hidden_coordinates(key, problem))(keys["hidden"])
-    there = (keys["hidden"], *parallel.replicate((answer, goals), mesh))
-    shared = parallel.replicate(fresh(keys["hidden"]), mesh)
+    there = parallel.replicate((keys["hidden_stages"], answer, goals), mesh)
+    shared = parallel.replicate(fresh(keys["hidden_init"]), mesh)
     shared, _ = _trial(problem, config, run.hidden_updates, mesh)(shared, *there)
     judge = _judge(problem, config, 4 * run.judge_episodes)
     agent = parallel.gather(shared.agent)
-    goals = judge(agent, keys["judge"], answer, goals)["values"]
+    goals = judge(agent, keys["targets"], answer, goals)["values"]
+    # On the episodes that the end of the run is judged on.
     answer_reward = judge(agent, keys["judge"], answer, goals)["reward"]
   if run.searches:
-    learners = fresh(keys["init"])
+    # The same policy as that of calsheq's run with this seed.
+    learners = fresh(jax.vmap(lambda key: jax.random.split(key)[0])(keys["init"]))
   else:
     learners = jax.jit(jax.vmap(lambda key: calsheq.init(key, problem, config)))(keys["init"])
   return Saved(
@@ -254,7 +256,9 @@ def train(run: Run, *, check_stop=lambda: None, say=print) -> dict[str, float]:
   config, mesh = run.config, parallel.mesh()
   _check(run, mesh)
   first = jax.vmap(jax.random.key)(run.seed + jnp.arange(run.seeds))
-  kinds = ("init", "stages", "judge", "hidden", "certificate")
+  kinds = (
+      "init", "stages", "judge", "certificate", "hidden", "hidden_init", "hidden_stages", "targets"
+  )
   keys = {
       kind: jax.vmap(lambda key, i=i: jax.random.fold_in(key, i))(first)
       for i, kind in enumerate(kinds)
@@ -269,14 +273,23 @@ def train(run: Run, *, check_stop=lambda: None, say=print) -> dict[str, float]:
     loop.check_same(run.out, old["config"]["settings"], metadata["settings"])
     done = old["step"]
     saved = checkpoint.restore(last, _like(run, keys, done))
-  assumption = "holds" if config.two_timescales else "is not met"
   say(
       f"{run.experiment.name}: {run.experiment.about}; {run.method}, {run.seeds} seed(s), stages"
       f" {done} to {run.stages} of {config.episodes} episodes, {run.env_steps(run.stages)}"
-      f" environment steps a seed; Assumption 2 {assumption}"
+      " environment steps a seed"
   )
-  if done >= run.stages:
-    say(f"{run.out} is finished: --stages says how many there are to be")
+  if not run.searches:
+    assumption = "holds" if config.two_timescales else "is not met"
+    first_rate, last_rate = (config.rate_ratio(m) for m in (0, run.stages - 1))
+    say(
+        f"Assumption 2 {assumption}; learning rate of the calibrator over that of the shared"
+        f" policy: {first_rate:.2g} at first, {last_rate:.2g} at the end"
+    )
+  if done > run.stages:
+    raise UsageError(f"--stages={run.stages}: {run.out} has had {done}; give as many or more")
+  if done == run.stages:
+    more = "another --out, too" if run.searches else "more --stages"
+    say(f"{run.out} is finished; to go on give {more}")
   if run.experiment.hidden:
     say(f"the hidden profiles themselves score {np.asarray(saved.answer_reward).round(3).tolist()}")
   move = _Searching(run, keys, mesh) if run.searches else _Calibrating(run, keys, mesh)
@@ -401,8 +414,8 @@ class _Searching:
     shared, metrics = trial(saved.learners, self._keys, held, saved.goals)
     metrics = parallel.gather(metrics)
     saved = saved._replace(learners=shared, held=held)
-    if not last:
-      scores = metrics["last/reward"]
+    scores = metrics["last/reward"]
+    if not last and np.isfinite(scores).all():  # if not, the loop ends here
       for searcher, point, score in zip(self._searchers, points, scores):
         searcher.tell(point, float(score))
       told = (
@@ -662,6 +675,8 @@ def _config(v: flags.FlagValues) -> calsheq.Config:
 def _run(v: flags.FlagValues) -> Run:
   if v.out is None:
     raise UsageError("--out=DIRECTORY is needed")
+  if v.seed < 0:
+    raise UsageError(f"--seed={v.seed} must be at least 0")
   program.at_least_one(
       v, "seeds", "stages", "hold", "hidden_updates", "report_every", "save_every",
       "judge_episodes", "response_updates", "response_episodes", "keep",

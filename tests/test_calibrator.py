@@ -112,7 +112,8 @@ def test_only_what_is_named_moves_and_it_stays_in_its_box():
     "more, message",
     [
         ({"patterns": ("merchant_*",)}, r"'merchant_\*' matches no number of a profile: supertype"),
-        ({"low": {"supertype_1/size": 0.1}}, "'supertype_1/size' matches no number"),
+        ({"low": {"supertype_1/size": 0.1}}, "a bound on 'supertype_1/size', which is none of"),
+        ({"low": {"*/tolerance": 0.1}}, r"a bound on '\*/tolerance', which is none of"),
         ({"low": {"supertype_1/tolerance": -0.1}}, "bounds -0.1 to 1.0 of supertype_1/tolerance"),
         ({"low": {"supertype_1/tolerance": 0.6}}, "starts at 0.5, out of its bounds 0.6 to 1.0"),
         ({"high": {"supertype_1/tolerance": 0.0}}, "must not be empty"),

@@ -123,6 +123,9 @@ def test_the_calibrator_waits_and_then_learns():
   weights = lambda state: state.calibrator.agent.params["network"]
   first, _ = compiled()(start(), KEY, GOALS)
   jax.tree.map(np.testing.assert_array_equal, weights(first), weights(start()))
+  kept = lambda state: (state.calibrator.optimiser, state.calibrator.kl_weight)
+  jax.tree.map(np.testing.assert_array_equal, kept(first), kept(start()))
+  assert first.calibrator.agent.returns.count == CONFIG.episodes and first.calibrator.step == 1
   second, _ = compiled()(first, KEY, GOALS)
   change = jax.tree.map(lambda x, y: np.abs(x - y).max(), weights(second), weights(first))
   assert max(jax.tree.leaves(change)) > 1e-3
