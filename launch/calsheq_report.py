@@ -81,6 +81,14 @@ def read(directories: Sequence[str | os.PathLike]) -> list[Result]:
           " out"
       ) from error
     found.append((directory, summary, writers.read(directory)))
+  for directory, summary, _ in found:
+    first = next(other for _, other, _ in found if other["experiment"] == summary["experiment"])
+    same = lambda run: (run["env_steps"], *(run["settings"][name] for name in ("env", "targets")))
+    if same(first) != same(summary):
+      raise UsageError(
+          f"{directory}: its environment, targets or number of environment steps are not those of"
+          f" another run of experiment {summary['experiment']}: compare runs that share them"
+      )
   kinds = [(summary["experiment"], summary["method"]) for _, summary, _ in found]
   results, spare = [], list(_OTHERS)
   for (directory, summary, rows), kind in zip(found, kinds):
@@ -241,40 +249,45 @@ def _short(name: str) -> str:
 
 def table(results: Sequence[Result]) -> str:
   """Markdown, a row a run: means over seeds, +- a standard deviation over them."""
-  supertype = results[0].summary["supertypes"][0]
+  who = results[0].summary["supertypes"][0].replace("_", " ")
   head = [
-      "experiment", "method", "runs", "env. steps, millions", "final reward, judged",
-      "env. steps to 0.9 of it, millions", "variation of the profile a stage",
-      f"lowest reward of {supertype.replace('_', ' ')}", "epsilon, lower bound", "distance",
-      "seconds",
+      "experiment", "method", "runs", "env. steps, millions", "final reward, of episodes",
+      "of their mean", "env. steps to 0.9 of it, millions", "the mean profile moves a stage",
+      "an episode's", f"reward of {who}, lowest", "final", "epsilon, % of the mean reward",
+      "distance", "seconds",
   ]
   lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
   for result in results:
     summary = result.summary
-    lowest = f"lowest/{summary['supertypes'][0]}/reward"
+    reward = f"{summary['supertypes'][0]}/reward"
     reached = [seed["steps_to_reach"] for seed in summary["seeds"]]
     cells = [
         result.experiment, result.label, str(result.seeds), f"{summary['env_steps'] / 1e6:.3g}",
-        _pair(summary, "reward", ".3f"), _steps(reached), _pair(summary, "variation", ".4f"),
-        _pair(summary, lowest, ".3g"), _pair(summary, "epsilon", ".3g"),
-        _pair(summary, "distance", ".4f"), f"{summary['seconds']:.0f}",
+        _pair(summary, "reward", ".3f"), _pair(summary, "reward_of_means", ".3f"),
+        _steps(reached), _pair(summary, "variation", ".4f"), _pair(summary, "increment", ".4f"),
+        _pair(summary, f"lowest/{reward}", ".3g"), _pair(summary, reward, ".3g"),
+        _pair(summary, "relative_epsilon", ".1f", 100), _pair(summary, "distance", ".4f"),
+        f"{summary['seconds']:.0f}",
     ]
     lines.append(f"| {' | '.join(cells)} |")
   lines += [
       "",
       "Means over runs, +- one standard deviation over them. The final reward and the way to it are"
-      " judged on held-out episodes, without the calibrator's exploration. Variation is in widths"
-      " of the box, a mean over its numbers; the lowest reward is that of the worst stage; epsilon"
-      " is what the best deviation found gains over the shared policy at the final profile;"
-      " distance is to the right profile where that is known, in widths of the box.",
+      " judged on held-out episodes, without the calibrator's exploration: the mean of what"
+      " episodes score, and what the mean of their outputs scores; 0.9 of the former is reached"
+      " where it is not lost again. Moves are in widths of the box, a mean over its numbers;"
+      " an episode's profile moves with the calibrator's exploration, too. The lowest reward is"
+      " that of the worst stage. Epsilon is what the best deviation found gains over the shared"
+      " policy at the final profile: a lower bound. Distance is to the right profile where that is"
+      " known, in widths of the box.",
   ]
   return "\n".join(lines) + "\n"
 
 
-def _pair(summary: Mapping[str, Any], name: str, form: str) -> str:
+def _pair(summary: Mapping[str, Any], name: str, form: str, times: float = 1) -> str:
   if name not in summary["mean"]:
     return ""
-  mean, deviation = summary["mean"][name], summary["sd"][name]
+  mean, deviation = times * summary["mean"][name], times * summary["sd"][name]
   return f"{mean:{form}}" + (f" +- {deviation:{form}}" if len(summary["seeds"]) > 1 else "")
 
 

@@ -12,8 +12,9 @@ SIGTERM and SIGINT save first. `python -m launch.calsheq_report` compares severa
 Metrics, means over seeds (..._sd: standard deviation over seeds; seed_0/...: of the first seed
 alone). Of a stage of training: train/reward, the calibrator's, and train/supertype_1/reward, an
 agent's; lowest/supertype_1/reward, the least of these since the row before; target/..., what each
-target is set on; profile/..., each number that is calibrated; variation, how far the profile has
-moved in a stage, in widths of its box. Without exploration, on held-out episodes: judged/reward
+target is set on; profile/..., each number that is calibrated; variation, how far the mean of the
+episodes' profiles has moved in a stage, in widths of its box; increment, how far those of single
+episodes have, exploration included. Without exploration, on held-out episodes: judged/reward
 (of episodes), judged/reward_of_means (of the mean over episodes), judged/target/.... At the end:
 eval/epsilon, what the best deviation found gains over the shared policy.
 """
@@ -97,12 +98,22 @@ class Run:
     """What makes a run that run, flat, for JSON."""
     own = {"experiment": self.experiment.name, "method": self.method}
     own |= {name: getattr(self, name) for name in ("seed", "seeds")}
-    own |= {"env": repr(self.experiment.env), "targets": repr(self.experiment.targets)}
+    own |= {"env": repr(self.experiment.env), "targets": [_plain(t) for t in self.problem.targets]}
+    space = self.problem.space
+    own |= {name: list(getattr(space, name)) for name in ("start", "names", "low", "high")}
     if self.searches:
       own |= {"stages": self.stages, "hold": self.hold}
     if self.experiment.hidden:
       own["hidden_updates"] = self.hidden_updates
     return own | _flat(json.loads(json.dumps(self.config.to_dict())))
+
+
+def _plain(target: calibrator.Target) -> dict[str, Any]:
+  """A target for JSON; a user's function by its name, for its address changes."""
+  fields = dataclasses.asdict(target) | {"index": list(target.index)}
+  function = target.function
+  named = getattr(function, "__qualname__", type(function).__name__)
+  return fields | {"function": None if function is None else named}
 
 
 def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -426,6 +437,7 @@ class _Searching:
       saved = saved._replace(points=points_told, scores=scores_told)
     # One move, then rest.
     metrics["variation"] = np.abs(points - before).mean(1) / 2 / run.hold
+    metrics["increment"] = metrics["variation"]
     metrics["last/profile"] = np.asarray(run.problem.space.numbers(jnp.asarray(points)))
     row = _row(run, metrics, _judged(run, self, saved, self._judge_keys))
     done += run.hold
@@ -443,7 +455,7 @@ def _judged(run: Run, move, saved: Saved, keys, times: int = 1) -> dict[str, np.
 
 
 # What is recorded of each seed.
-_OF_SEEDS = ("train/reward", "judged/reward", "variation")
+_OF_SEEDS = ("train/reward", "judged/reward", "variation", "increment")
 
 
 def _row(run: Run, metrics, judged) -> dict[str, float]:
@@ -453,6 +465,7 @@ def _row(run: Run, metrics, judged) -> dict[str, float]:
       "judged/reward": judged["reward"],
       "judged/reward_of_means": judged["reward_of_means"],
       "variation": metrics["variation"],
+      "increment": metrics["increment"],
   }
   for i, name in enumerate(problem.env.supertype_names):
     series[f"train/{name}/reward"] = metrics["supertype_rewards"][:, i]
@@ -471,8 +484,8 @@ def _row(run: Run, metrics, judged) -> dict[str, float]:
       row |= {f"seed_{i}/{name}": float(value) for i, value in enumerate(values)}
     elif name.startswith("profile/"):
       row[f"seed_0/{name}"] = float(values[0])
-  shown = ("spread", "increment")
-  row |= {name: float(metrics[name].mean()) for name in shown if name in metrics}
+  if "spread" in metrics:
+    row["spread"] = float(metrics["spread"].mean())
   learning = ("approx_kl", "kl_weight", "explained_variance", "entropy", "clip_frac")
   return row | {
       name: float(value.mean())
@@ -509,6 +522,8 @@ def _final(run: Run, move, saved: Saved, keys, mesh) -> dict[str, float]:
     numbers["epsilon"] = certificate.epsilon.mean
     numbers["epsilon_error"] = certificate.epsilon.error
     numbers["value"] = certificate.value.mean
+    if np.all(certificate.value.mean != 0):
+      numbers["relative_epsilon"] = certificate.epsilon.mean / np.abs(certificate.value.mean)
   report: dict[str, float] = {}
   for name, values in numbers.items():
     report |= writers.over_seeds(f"eval/{name}", values)
@@ -526,9 +541,9 @@ def summarised(run: Run, rows: list[Mapping[str, float]], report: Mapping[str, f
 
   Returns:
     settings; of each seed the final reward, values and profile, the environment steps until
-    judged/reward first was 0.9 of the final one (None: never in a row), the variation of the
-    profile a stage (a mean over all stages), the lowest reward of each supertype, and epsilon;
-    and means and standard deviations over seeds.
+    judged/reward was 0.9 of the final one, and stayed there (None: not in the last row), how far
+    the mean profile and each episode's moved a stage (means over all stages), the lowest reward of
+    each supertype, and epsilon; and means and standard deviations over seeds.
   """
   seeds = []
   for i in range(run.seeds):
@@ -536,19 +551,26 @@ def summarised(run: Run, rows: list[Mapping[str, float]], report: Mapping[str, f
     mine = {k.removeprefix(prefix): v for k, v in report.items() if k.startswith(prefix)}
     enough = _REACHED * mine["reward"]
     stages = np.diff([0, *(row["step"] for row in rows)])
-    variation = np.array([row[f"seed_{i}/variation"] for row in rows])
+    a_stage = lambda name: float(
+        np.array([row[f"seed_{i}/{name}"] for row in rows]) @ stages / stages.sum()
+    )
     lowest = {
         f"lowest/{name}/reward": min(row[f"seed_{i}/lowest/{name}/reward"] for row in rows)
         for name in run.problem.env.supertype_names
     }
-    reached = [row["env_steps"] for row in rows if row[f"seed_{i}/judged/reward"] >= enough]
+    reached = None
+    for row in reversed(rows):
+      if row[f"seed_{i}/judged/reward"] < enough:
+        break
+      reached = row["env_steps"]
     seeds.append(
         {"seed": run.seed + i}
         | mine
         | lowest
         | {
-            "steps_to_reach": reached[0] if reached else None,
-            "variation": float(variation @ stages / stages.sum()),
+            "steps_to_reach": reached,
+            "variation": a_stage("variation"),
+            "increment": a_stage("increment"),
         }
     )
   names = [k for k in seeds[0] if k != "seed" and all(seed[k] is not None for seed in seeds)]

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 
 import jax
@@ -88,9 +89,11 @@ def test_summary(runs):
   for i, seed in enumerate(summary["seeds"]):
     values = [row[f"seed_{i}/variation"] for row in rows]
     np.testing.assert_allclose(seed["variation"], np.mean(values))
-    reached = [r["env_steps"] for r in rows
-               if r[f"seed_{i}/judged/reward"] >= 0.9 * seed["reward"]]
-    assert seed["steps_to_reach"] == (reached[0] if reached else None)
+    values = [row[f"seed_{i}/increment"] for row in rows]
+    np.testing.assert_allclose(seed["increment"], np.mean(values))
+    enough = [r[f"seed_{i}/judged/reward"] >= 0.9 * seed["reward"] for r in rows]
+    kept = [r["env_steps"] for n, r in enumerate(rows) if all(enough[n:])]
+    assert seed["steps_to_reach"] == (kept[0] if kept else None)
     lowest = min(row[f"seed_{i}/lowest/supertype_1/reward"] for row in rows)
     assert seed["lowest/supertype_1/reward"] == lowest
     # The right profile is known here: the distance to it is in widths of the box.
@@ -173,6 +176,13 @@ def test_report_compares_runs(runs, tmp_path, capsys):
   assert calsheq_report.main(["calsheq_report", "--runs=/nowhere", f"--out={tmp_path}"]) == 2
   assert "/nowhere holds no finished run" in capsys.readouterr().err
   assert calsheq_report.main(["calsheq_report"]) == 2
+  other = tmp_path / "other"
+  shutil.copytree(runs / "random", other)
+  summary = json.loads((other / "summary.json").read_text())
+  (other / "summary.json").write_text(json.dumps(summary | {"env_steps": 1}))
+  line[1] = f"--runs={runs / 'calsheq'},{other}"
+  assert calsheq_report.main(line) == 2
+  assert "other: its environment, targets or number" in capsys.readouterr().err
 
 
 def test_two_runs_of_one_method_are_told_apart(runs):
