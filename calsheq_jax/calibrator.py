@@ -39,13 +39,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from calsheq_jax import distributions, ppo
+from calsheq_jax.policy import linear, torso
 from calsheq_jax.schedules import Schedule
 from calsheq_jax.types import Array, Decision, Params, Trajectory
 from envs.base import Box, Environment, Profile
 
 # g begins this far inside the box, where it can still be moved.
 _EDGE = 0.95
-_HIDDEN_GAIN = math.sqrt(2)
 _PLACE_GAIN = 0.01
 
 
@@ -357,18 +357,11 @@ class Increments:
 def _network(policy: Increments) -> hk.Transformed:
   """coordinates [*, d] -> g [*, d], value [*]."""
 
-  def linear(size, gain, name):
-    return hk.Linear(size, w_init=hk.initializers.Orthogonal(gain), name=name)
-
-  def torso(x, name):
-    for index, size in enumerate(policy.hidden):
-      x = jnp.tanh(linear(size, _HIDDEN_GAIN, f"{name}_{index}")(x))
-    return x
-
   def forward(x):
     start = np.arctanh(np.clip(np.array(policy.start, np.float32), -_EDGE, _EDGE))
-    moved = linear(policy.observation_size, _PLACE_GAIN, "place_head")(torso(x, "place"))
-    value = linear(1, 1.0, "value_head")(torso(x, "value"))
+    features = torso(x, policy.hidden, "place")
+    moved = linear(policy.observation_size, _PLACE_GAIN, "place_head")(features)
+    value = linear(1, 1.0, "value_head")(torso(x, policy.hidden, "value"))
     return jnp.tanh(start + moved), value[..., 0]
 
   return hk.without_apply_rng(hk.transform(forward))

@@ -85,22 +85,28 @@ def for_environment(env: Environment, config: Config = Config()) -> ActorCritic:
   return ActorCritic(env.observation_size, low, high, config)
 
 
+def linear(size: int, gain: float, name: str) -> hk.Linear:
+  """A layer of orthogonal weights, within a Haiku transform."""
+  return hk.Linear(size, w_init=hk.initializers.Orthogonal(gain), name=name)
+
+
+def torso(x: Array, hidden: tuple[int, ...], name: str) -> Array:
+  """tanh layers [*, in] -> [*, hidden[-1]], within a Haiku transform."""
+  for index, size in enumerate(hidden):
+    x = jnp.tanh(linear(size, _HIDDEN_GAIN, f"{name}_{index}")(x))
+  return x
+
+
 @functools.cache
 def _network(policy: ActorCritic) -> hk.Transformed:
   """observation [*, O] -> parameters [*, P], value [*]."""
   config = policy.config
 
-  def linear(size, gain, name):
-    return hk.Linear(size, w_init=hk.initializers.Orthogonal(gain), name=name)
-
-  def torso(x, name):
-    for index, size in enumerate(config.hidden):
-      x = jnp.tanh(linear(size, _HIDDEN_GAIN, f"{name}_{index}")(x))
-    return x
-
   def forward(observation):
-    features = torso(observation, "shared" if config.shared_torso else "policy")
-    value_features = features if config.shared_torso else torso(observation, "value")
+    features = torso(observation, config.hidden, "shared" if config.shared_torso else "policy")
+    value_features = features
+    if not config.shared_torso:
+      value_features = torso(observation, config.hidden, "value")
     action_size = len(policy.low)
     size = distributions.num_parameters(config.head, action_size)
     if config.head == "gaussian":

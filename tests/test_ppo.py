@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import toys
 
-from calsheq_jax import policy, ppo, rollout, self_play
+from calsheq_jax import calibrator, policy, ppo, rollout, self_play
 from calsheq_jax.types import Moments
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -417,7 +417,7 @@ def test_learner_alone_with_a_problem_of_one_step():
     seen = jax.random.uniform(see_key, (64, 2), minval=-1, maxval=1)
     decision = policy.decide(net, state.agent, act_key, seen)
     reward = -jnp.sum((decision.action - best(seen)) ** 2, -1)
-    trajectory = toys.one_step(decision, seen, reward)
+    trajectory = calibrator.one_step(decision, seen, reward)
     return ppo.update(state, learn_key, trajectory, net, config)
 
   @jax.jit
@@ -454,7 +454,7 @@ def test_bad_config(changes, match):
 DEVICES = """
 import functools, sys
 import jax, numpy as np
-from calsheq_jax import policy, ppo, rollout, self_play
+from calsheq_jax import calibrator, policy, ppo, rollout, self_play
 from launch.runtime import parallel
 import toys
 env = toys.Countdown()

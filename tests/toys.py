@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from calsheq_jax.types import Agent, Decision, Moments, Trajectory
+from calsheq_jax.types import Agent, Moments
 from envs.base import Box
 
 
@@ -79,24 +79,6 @@ def rules(length=6, cut=False, scale=1.0):
 
 def stacked(*profiles):
   return jax.tree.map(lambda *x: jnp.stack(x), *profiles)
-
-
-def one_step(decision: Decision, observation, reward) -> Trajectory:
-  """What a learner alone with a problem of one step brings: [1, b, ...]."""
-  extended = jax.tree.map(lambda x: x[None], decision)
-  yes = jnp.ones(reward[None].shape, bool)
-  return Trajectory(
-      observation=observation[None],
-      action=extended.action,
-      log_prob=extended.log_prob,
-      parameters=extended.parameters,
-      value=extended.value,
-      reward=reward[None],
-      done=yes,
-      truncated=~yes,
-      weight=yes.astype(reward.dtype),
-      last_value=jnp.zeros_like(reward),
-  )
 
 
 class Constant:
