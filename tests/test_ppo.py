@@ -430,7 +430,6 @@ def test_learner_alone_with_a_problem_of_one_step():
   error = policy.decide(net, state.agent, None, seen).action - best(seen)
   # Before: 0.57 and 0.29, the spread of what is best. Seen: 0.04.
   assert float(jnp.abs(error).mean()) < 0.1
-  assert 0.3 < float(metrics["explained_variance"][-20:].mean()) < 1
 
 
 @pytest.mark.parametrize(

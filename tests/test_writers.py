@@ -190,6 +190,11 @@ def test_a_line_that_is_not_whole_is_never_believed(tmp_path, name):
 VALUES = st.dictionaries(st.sampled_from("abc"), st.floats(), max_size=3)
 
 
+def text(rows):
+  """For comparing: NaN is not equal to itself, and the two files have names in other orders."""
+  return repr([sorted(row.items()) for row in rows])
+
+
 @SETTINGS
 @given(rows=st.lists(VALUES, min_size=1, max_size=6), data=st.data())
 def test_a_kill_at_any_byte_loses_at_most_the_last_row(tmp_path_factory, rows, data):
@@ -207,14 +212,14 @@ def test_a_kill_at_any_byte_loses_at_most_the_last_row(tmp_path_factory, rows, d
     cut = data.draw(st.integers(start, len(content)), path.name)
     path.write_bytes(content[:cut])
   survivors = metrics(writers.read(directory))
-  assert repr(survivors) in (repr(everything), repr(everything[:-1]))
+  assert text(survivors) in (text(everything), text(everything[:-1]))
 
   first_step = data.draw(st.integers(0, len(rows)), "first_step")
   with open_writer(directory, first_step=first_step, clock=clock) as writer:
     writer.write(len(rows), {"a": 1.0, "z": 2.0})
   final = metrics(writers.read(directory))
   kept = [row for row in survivors if row["step"] < first_step]
-  assert repr(final) == repr([*kept, {"step": len(rows), "a": 1.0, "z": 2.0}])
+  assert text(final) == text([*kept, {"step": len(rows), "a": 1.0, "z": 2.0}])
   assert_files_agree(directory)
 
 
