@@ -196,7 +196,11 @@ def test_one_step_problems():
   x, reward = jnp.zeros((4, 3)), jnp.arange(4.0)
   decision = decide(moves, state.agent, jax.random.key(0), x)
   mine = calibrator.one_step(decision, x, reward)
+  given = {**decision._asdict(), "observation": x, "reward": reward}
+  for name, value in given.items():
+    np.testing.assert_array_equal(getattr(mine, name), value[None])
   assert mine.done.all() and not mine.truncated.any() and (mine.weight == 1).all()
+  assert mine.last_value.shape == (4,) and not mine.last_value.any()
   # Nothing follows: advantages are rewards less values.
   got = ppo.advantages(
       mine.reward, mine.value, mine.last_value, mine.done, mine.truncated, 1.0, 0.95

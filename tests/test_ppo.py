@@ -425,7 +425,7 @@ def test_learner_alone_with_a_problem_of_one_step():
     state = ppo.init(key, net, config)
     return jax.lax.scan(lambda s, _: update(s, key), state, length=150)
 
-  state, metrics = train(jax.random.key(0))
+  state, _ = train(jax.random.key(0))
   seen = jax.random.uniform(jax.random.key(9), (200, 2), minval=-1, maxval=1)
   error = policy.decide(net, state.agent, None, seen).action - best(seen)
   # Before: 0.57 and 0.29, the spread of what is best. Seen: 0.04.
@@ -453,7 +453,7 @@ def test_bad_config(changes, match):
 DEVICES = """
 import functools, sys
 import jax, numpy as np
-from calsheq_jax import calibrator, policy, ppo, rollout, self_play
+from calsheq_jax import policy, ppo, rollout, self_play
 from launch.runtime import parallel
 import toys
 env = toys.Countdown()
