@@ -87,7 +87,15 @@ def for_environment(env: Environment, config: Config = Config()) -> ActorCritic:
 
 def linear(size: int, gain: float, name: str) -> hk.Linear:
   """A layer of orthogonal weights, within a Haiku transform."""
-  return hk.Linear(size, w_init=hk.initializers.Orthogonal(gain), name=name)
+
+  def orthogonal(shape, dtype):
+    # One factorisation at a time under vmap: batched LAPACK on CPU can wait for ever.
+    draw = jax.custom_batching.sequential_vmap(
+        lambda key: jax.nn.initializers.orthogonal(gain)(key, shape, dtype)
+    )
+    return draw(hk.next_rng_key())
+
+  return hk.Linear(size, w_init=orthogonal, name=name)
 
 
 def torso(x: Array, hidden: tuple[int, ...], name: str) -> Array:

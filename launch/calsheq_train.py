@@ -210,9 +210,7 @@ def _begin(run: Run, mesh, keys: Mapping[str, jax.Array], say) -> Saved:
   if run.experiment.answer is not None:
     known = problem.space.from_numbers(np.array(run.experiment.answer, np.float32))
     answer = jnp.broadcast_to(known, (seeds, size))
-  # Seed by seed: batched QR factorisations on a CPU can wait for ever in XLA's thread pool.
-  each = lambda make: jax.jit(lambda keys: jax.lax.map(make, keys))
-  fresh = each(lambda key: calsheq.init_shared(key, problem.env, config))
+  fresh = jax.jit(jax.vmap(lambda key: calsheq.init_shared(key, problem.env, config)))
   if run.experiment.hidden:
     say(f"training at the hidden profiles, {run.hidden_updates} updates")
     answer = jax.vmap(lambda key: experiments.hidden_coordinates(key, problem))(keys["hidden"])
@@ -228,7 +226,7 @@ def _begin(run: Run, mesh, keys: Mapping[str, jax.Array], say) -> Saved:
     # The same policy as that of calsheq's run with this seed.
     learners = fresh(jax.vmap(lambda key: jax.random.split(key)[0])(keys["init"]))
   else:
-    learners = each(lambda key: calsheq.init(key, problem, config))(keys["init"])
+    learners = jax.jit(jax.vmap(lambda key: calsheq.init(key, problem, config)))(keys["init"])
   return Saved(
       learners, goals, answer, answer_reward,
       held=jnp.zeros((seeds, size)),

@@ -188,9 +188,7 @@ def train(run: Run, *, check_stop=lambda: None, say=print) -> dict[str, float]:
   keys = jax.vmap(jax.random.key)(run.seed + jnp.arange(run.seeds))
   folded = lambda i: jax.vmap(lambda key: jax.random.fold_in(key, i))(keys)
   metadata = {"settings": run.settings()}
-  # Seed by seed: batched QR factorisations on a CPU can wait for ever in XLA's thread pool.
-  begin = jax.jit(lambda keys: jax.lax.map(lambda key: ppo.init(key, net, learning), keys))
-  states = begin(folded(0))
+  states = jax.jit(jax.vmap(lambda key: ppo.init(key, net, learning)))(folded(0))
   last = checkpoint.latest(run.out)
   if last is not None:
     old = checkpoint.load_metadata(last)["config"]["settings"]

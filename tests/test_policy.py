@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -65,6 +66,15 @@ def test_weights_start_orthogonal():
     np.testing.assert_allclose(w.T @ w, gain**2 * np.eye(w.shape[1]), atol=1e-5)
     np.testing.assert_array_equal(params[name]["b"], 0)
   np.testing.assert_allclose(np.linalg.norm(params["value_head"]["w"]), 1, rtol=1e-5)
+
+
+def test_init_of_many_is_init_of_each():
+  net = policy.ActorCritic(2, (0.0,), (1.0,), policy.Config(hidden=(4,)))
+  keys = jax.random.split(jax.random.key(0), 3)
+  for index, key in enumerate(keys):
+    chex.assert_trees_all_equal(
+        jax.tree.map(lambda x: x[index], jax.vmap(net.init)(keys)), net.init(key)
+    )
 
 
 def test_first_actions_are_about_the_middle_of_the_box():
