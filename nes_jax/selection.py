@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nes_jax import invariance
-from nes_jax.types import Array, Problem
+from nes_jax import deviation, invariance
+from nes_jax.types import Array, Concept, Problem
 
 # A target joint's zeros are read as 0+ (section 6 of the paper): relative entropy needs full
 # support, and this much mass is below what float32 certifies.
@@ -156,3 +156,17 @@ def problem(payoffs: Array, selection: Selection) -> tuple[Problem, Array]:
       ),
       normal.scale,
   )
+
+
+def on_face(problem: Problem, concept: Concept) -> Problem:
+  """The same problem, its target joint a zero wherever no equilibrium has mass (`deviation.face`).
+
+  With hard constraints that cannot all be met with room to spare, duals run off to infinity as
+  the joint comes near the face where equilibria are; once there, they need not. Unbatched.
+  """
+  if not math.isinf(problem.rho):
+    return problem
+  can = deviation.face(jax.lax.stop_gradient(problem.payoffs), problem.epsilon == 0, concept)
+  target = jnp.where(can, problem.target, 0)
+  target = jnp.maximum(target / target.sum(), TARGET_FLOOR)
+  return dataclasses.replace(problem, target=target / target.sum())

@@ -415,6 +415,8 @@ def _normalise(
   def one(payoffs, *values):
     chosen = Selection(rho=task.rho, epsilon_max=task.epsilon_max, **dict(zip(names, values)))
     problem, scale = selections.problem(payoffs, chosen)
+    if jnp.finfo(dtype).bits == 64:
+      problem = selections.on_face(problem, task.concept)
     return jax.tree.map(lambda x: x.astype(dtype), problem), scale
 
   in_axes = [0] + [getattr(task.axes, name) for name in names]

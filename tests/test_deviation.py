@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import optimize
 
 from nes_jax import deviation
 
@@ -170,6 +171,42 @@ def test_joint_gram(x64, shape):
   tensor = flat_gains(payoffs, "ce")
   expected = sum((m.T * t.ravel()) @ m for m, t in zip(tensor, weights, strict=True))
   np.testing.assert_allclose(matrix, expected, atol=1e-11)
+
+
+@pytest.mark.parametrize("concept", CONCEPTS)
+def test_face_holds_all_equilibria(x64, concept):
+  """No joint of a linear program over the polytope has mass where the face says there is none."""
+  face = jax.jit(deviation.face, static_argnums=2)
+  rng = np.random.default_rng(0)
+  forbidden = 0
+  for game in rng.integers(-2, 3, size=(12, 2, 3, 4)).astype(float):
+    left = np.array(face(game, np.array([True, True]), concept))
+    rows = np.concatenate(flat_gains(game, concept))
+    for a in np.flatnonzero(~left):
+      most = optimize.linprog(
+          -np.eye(left.size)[a], A_ub=rows, b_ub=np.zeros(len(rows)), A_eq=np.ones((1, left.size)),
+          b_eq=[1],
+      )
+      assert most.status == 0 and most.fun > -1e-9
+    forbidden += left.size - left.sum()
+  assert forbidden > 10
+
+
+def test_face_by_hand(x64):
+  both = jnp.array([True, True])
+  dilemma = jnp.array([[[3.0, 0], [5, 1]], [[3.0, 5], [0, 1]]])
+  for concept in CONCEPTS:  # to defect always gains
+    np.testing.assert_array_equal(deviation.face(dilemma, both, concept), [[0, 0], [0, 1]])
+  # Whom epsilon lets cooperate may.
+  one = deviation.face(dilemma, jnp.array([True, False]), "ce")
+  np.testing.assert_array_equal(one, [[0, 0], [1, 1]])
+  # Told to play 1, player 0 loses nothing by playing 0; that only player 1's third strategy, which is
+  # dominated, would make it gain.
+  weak = jnp.array([[[1.0, 2, 4], [1, 2, 3]], [[0.0, 0, -1], [0, 0, -1]]])
+  np.testing.assert_array_equal(deviation.face(weak, both, "ce"), [[1, 1, 0], [1, 1, 0]])
+  # What rounding leaves of equal payoffs forbids nothing.
+  equal = jnp.array([[[1.0, 2], [1 + 1e-15, 2 + 1e-15]], [[0.0, 0], [0, 0]]])
+  assert deviation.face(equal, both, "ce").all()
 
 
 @pytest.mark.parametrize("concept", CONCEPTS)

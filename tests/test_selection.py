@@ -126,3 +126,15 @@ def test_target_zeros_become_small(x64):
   assert (problem.target > 0).all()
   np.testing.assert_allclose(problem.target.sum(), 1)
   assert problem.target[1, 2] > 1 - 1e-10
+
+
+def test_on_face_keeps_the_targets_weights(x64):
+  dilemma = jnp.array([[[3.0, 0, 0], [5, 1, 1]], [[3.0, 5, 5], [0, 1, 1]]])
+  target = jnp.array([[0.6, 0.0, 0.1], [0.1, 0.05, 0.15]])
+  problem, _ = selection.problem(dilemma, Selection(target=target))
+  for concept in ("cce", "ce"):
+    on_face = selection.on_face(problem, concept)
+    np.testing.assert_allclose(on_face.target, [[0, 0, 0], [0, 0.25, 0.75]], atol=1e-11)
+    assert (on_face.target > 0).all()
+  soft, _ = selection.problem(dilemma, Selection(target=target, rho=1e4))
+  assert selection.on_face(soft, "cce") is soft

@@ -18,6 +18,7 @@ from test_deviation import flat_gains
 from test_metrics import loop_violations
 
 import nes_jax
+from nes_jax.games import gamut
 
 CONCEPTS = ["cce", "ce"]
 EXACT = {"precision": "float64"}
@@ -535,6 +536,16 @@ def test_nearly_degenerate_games(concept):
   games = random_games(1, 600, (2, 2, 2))[np.array([9, 255, 348, 500])]
   solution = nes_jax.solve(games, concept=concept, **EXACT)
   assert_solution(solution, games, concept)
+
+
+def test_travelers_whose_reward_is_next_to_nothing():
+  """To undercut gains 0.5 or 4e-4 and never loses: no joint meets all constraints strictly."""
+  games = gamut.travelers_payoffs(1.0007, (8, 8))
+  solution = nes_jax.solve(games, concept="ce", **EXACT)
+  assert solution.converged and solution.residual <= 1e-8
+  # Whoever claims more than the least knows that the other claims the least.
+  np.testing.assert_allclose(solution.joint[1:, 1:], 0, atol=1e-6)
+  assert solution.joint[0, 1] > 0.3
 
 
 def test_marked_rows_leave_others_alone():
