@@ -7,6 +7,7 @@ run in processes of their own and leave what they computed in an .npz.
 import functools
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from launch.runtime import checkpoint, parallel, progress, writers
+from launch.runtime import checkpoint, loop, parallel, progress, stopping, writers
 from launch.runtime.parallel import AXIS, REPLICATED, SHARDED
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -145,6 +146,22 @@ def as_one_of_two_hosts(out):
         jax.random.key_data(restored["keys"]), results["keys"]
     )
     assert len(list((out / "run").iterdir())) == 3 and len(writers.read(out / "run")) == 1
+
+  # One host is asked to stop; both do.
+  def check_stop():
+    if me == 1:
+      raise stopping.Stopped(signal.SIGTERM)
+
+  try:
+    loop.run(
+        np.zeros(1), out / "stopped", done=0, total=3,
+        advance=lambda state, done: (state + 1, done + 1, {}), evaluate=lambda state: {},
+        save_every=3, config={}, check_stop=check_stop,
+    )
+  except stopping.Stopped as stopped:
+    results["stopped"] = np.array(stopped.signum)
+    if parallel.is_main():
+      assert checkpoint.load_metadata(checkpoint.latest(out / "stopped"))["step"] == 1
   np.savez(out / f"host-{me}.npz", **results)
 
 
@@ -224,6 +241,7 @@ def test_two_hosts(tmp_path):
       "means": np.array([7.0, 7.0]),  # (0 + ... + 7) / 4 devices
       "rows": np.arange(8.0).reshape(8, 1),
       "keys": jax.random.key_data(jax.random.split(jax.random.key(3), 8)),
+      "stopped": np.array(signal.SIGTERM),
   }
   for me in range(2):
     with np.load(tmp_path / f"host-{me}.npz") as archive:

@@ -35,7 +35,7 @@ from nes_jax.examples import example_keys, example_slice
 
 __all__ = (
     "AXIS", "REPLICATED", "SHARDED", "describe", "example_keys", "example_slice", "gather",
-    "initialize", "is_main", "mesh", "per_device_batch", "replicate", "shard", "spmd",
+    "initialize", "is_main", "mesh", "most", "per_device_batch", "replicate", "shard", "spmd",
 )
 
 Tree = Any
@@ -116,6 +116,13 @@ def _integer(name: str, text: str) -> int:
 def is_main() -> bool:
   """Whether this is process 0, the one that writes files and to the console."""
   return jax.process_index() == 0
+
+
+def most(value: int) -> int:
+  """The largest of the processes' values; all call it together."""
+  if jax.process_count() == 1:
+    return value
+  return int(multihost_utils.process_allgather(np.array(value)).max())
 
 
 def describe() -> str:
