@@ -20,8 +20,8 @@ from nes_jax import layout
 from nes_jax.layout import Stages, inline, product, sum_axis, total
 from nes_jax.types import Array, Concept, Duals
 
-# Of `face`: gains within so many ulps of the largest payoff are 0, and only gains above what float32
-# can leave of equal payoffs of unit variance forbid a joint strategy.
+# Of `face`: gains within so many ulps of the largest payoff are 0, and only gains above what
+# float32 can leave of equal payoffs of unit variance forbid a joint strategy.
 _ROUNDING_ULPS = 64
 _FORBIDS = 1e-6
 
