@@ -200,8 +200,8 @@ def test_face_by_hand(x64):
   # Whom epsilon lets cooperate may.
   one = deviation.face(dilemma, jnp.array([True, False]), "ce")
   np.testing.assert_array_equal(one, [[0, 0], [1, 1]])
-  # Told to play 1, player 0 loses nothing by playing 0 and would gain where player 1 plays its third
-  # strategy, which is dominated.
+  # Told to play 1, player 0 loses nothing by playing 0 and would gain where player 1 plays its
+  # third strategy, which is dominated.
   weak = jnp.array([[[1.0, 2, 4], [1, 2, 3]], [[0.0, 0, -1], [0, 0, -1]]])
   np.testing.assert_array_equal(deviation.face(weak, both, "ce"), [[1, 1, 0], [1, 1, 0]])
   # What rounding leaves of equal payoffs forbids nothing.
