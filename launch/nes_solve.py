@@ -9,6 +9,9 @@ residual, converged, iterations, repeated, duals_0, ..., marginals_0, ... (`nes_
 `invalid` (payoffs that hold NaN or infinity; such answers are NaN), `names` (of the files of a
 directory), and `meta`, a JSON text with the options and versions.
 
+Several processes (--coordinator, --num_processes, --process_id) solve one part each at a time; they
+share the directory of --out, and process 0 puts the answers together.
+
 Answers are kept in OUT.parts until all are there. The same command, given again after a stop,
 continues. Exit code 0: every game has a row, converged or not, and the summary says which;
 1: the disk failed; 2: a flag or an input is wrong; 130 or 143: stopped by SIGINT or SIGTERM.
@@ -31,7 +34,8 @@ from absl import flags
 import jax
 import numpy as np
 
-from launch.runtime import progress, stopping, store
+from launch.runtime import parallel, program, progress, stopping, store
+from launch.runtime.program import UsageError
 import nes_jax
 from nes_jax import selection as selections
 from nes_jax.games import files
@@ -46,10 +50,6 @@ _ACCELERATOR_PART_WORK = 2**40
 # Entries of a target or welfare that are checked at a time.
 _CHECK_ENTRIES = 2**24
 _LISTED = 5
-
-
-class UsageError(ValueError):
-  """A flag or an input that cannot be used: which, what was wrong, and what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +157,10 @@ def run(
     schema = answer_schema(source.shape, config)
     parts = store.Parts(directory, schema, source.num_games, part_size)
     stack.enter_context(parts)
-    _open_store(config, parts, task, out, source.num_games)
+    parallel.by_main(
+        lambda: _open_store(config, parts, task, out, source.num_games),
+        UsageError("process 0 could not begin, and says why"),
+    )
 
     report = Report(source.num_games, source.shape)
     todo = []
@@ -169,14 +172,17 @@ def run(
       if parts.path(index).exists():
         say(f"{parts.path(index)} is damaged: solving it again")
       todo.append(index)
+    parallel.meet()  # what is there is the same for all before anything is added
     left = sum(parts.bounds[index][1] - parts.bounds[index][0] for index in todo)
     done = source.num_games - left
     if done:
       say(f"continuing at game {done} of {source.num_games}")
 
     with progress.bar(source.num_games, initial=done, unit="game") as bar:
-      for index in todo:
-        check_stop()
+      for index in _own(todo):
+        stopping.check_together(check_stop)
+        if index is None:
+          continue
         start, stop = parts.bounds[index]
         before = time.perf_counter(), clock.seconds()
         payoffs = source.read(start, stop)
@@ -189,16 +195,25 @@ def run(
         report.add(start, arrays)
         report.solved_here += stop - start
         bar.update(stop - start)
-    check_stop()
-    meta = json.dumps(store.read_manifest(directory))
-    extras = {"meta": np.array(meta)}
-    if source.names is not None:
-      extras["names"] = np.array(source.names)
-    parts.merge(out, extras, check_stop)
-    parts.remove()
+    stopping.check_together(check_stop)
+    if parallel.is_main():
+      for index in set(todo) - set(_own(todo)):
+        report.add(parts.bounds[index][0], parts.read(index))
+      meta = json.dumps(store.read_manifest(directory))
+      extras = {"meta": np.array(meta)}
+      if source.names is not None:
+        extras["names"] = np.array(source.names)
+      parts.merge(out, extras, check_stop)
+      parts.remove()
     report.compile_seconds = clock.seconds()
     report.seconds = time.perf_counter() - began
     return report, source.names
+
+
+def _own(todo: list[int]) -> list[int | None]:
+  """The parts of this process, in turn; None where others have one more."""
+  count = jax.process_count()
+  return (todo + [None] * (-len(todo) % count))[jax.process_index() :: count]
 
 
 def summary(report: Report, names: tuple[str, ...] | None = None) -> str:
@@ -529,7 +544,6 @@ def _solve_part(
 def _define_flags(values: flags.FlagValues) -> None:
   """On values of its own, so that programs of one process do not share flags."""
   own: dict[str, Any] = {"flag_values": values}
-  flags.DEFINE_bool("help", False, "show this", short_name="h", **own)
   flags.DEFINE_string("games", None, "FILE.npz, FILE.nfg, DIRECTORY or openspiel:GAME", **own)
   flags.DEFINE_string("out", None, "FILE.npz for the answers", **own)
   flags.DEFINE_enum("concept", "cce", CONCEPTS, "coarse correlated or correlated", **own)
@@ -556,22 +570,6 @@ def _define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_bool("overwrite", False, "replace --out if it exists", **own)
 
 
-def _parse(argv: list[str]) -> Config | None:
-  """None: help was wanted, and has been shown."""
-  values = flags.FlagValues()
-  _define_flags(values)
-  try:
-    rest = values(argv)[1:]
-  except flags.Error as error:
-    raise UsageError(f"{error}: see --help") from None
-  if values["help"].value:
-    print(f"{__doc__}\n{values.get_help(include_special_flags=False)}")
-    return None
-  if rest:
-    raise UsageError(f"unexpected argument {rest[0]!r}: flags are given as --name=value")
-  return Config(**{field.name: values[field.name].value for field in dataclasses.fields(Config)})
-
-
 def main(argv: list[str]) -> int:
   """The program; returns its exit code."""
 
@@ -580,10 +578,16 @@ def main(argv: list[str]) -> int:
 
   again = "the same command, given again, continues"
   try:
-    config = _parse(argv)
-    if config is None:
+    values = program.parse(argv, _define_flags)
+    if values.help:
+      print(f"{__doc__}\n{values.get_help(include_special_flags=False)}")
       return 0
+    config = Config(**{x.name: values[x.name].value for x in dataclasses.fields(Config)})
     check(config)
+    try:
+      parallel.initialize(values.coordinator, values.num_processes, values.process_id)
+    except ValueError as error:
+      raise UsageError(str(error)) from error
     print(progress.start_line("nes_solve"), file=sys.stderr, flush=True)
     signals = stopping.StopSignals(
         "finishing the part at work; send it again to leave at once", f"left at once; {again}"
@@ -599,7 +603,8 @@ def main(argv: list[str]) -> int:
   except OSError as error:
     say(f"{error}; make room or check the disk; {again}")
     return 1
-  print(summary(report, names))
+  if parallel.is_main():
+    print(summary(report, names))
   return 0
 
 

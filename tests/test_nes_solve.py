@@ -6,6 +6,7 @@ import os
 import pathlib
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -139,6 +140,28 @@ def test_continues_with_the_same_bytes(config):
   assert lines == ["continuing at game 32 of 40"]
   assert pathlib.Path(config.out).read_bytes() == whole
   assert not parts.exists()
+
+
+def test_two_hosts_write_the_same_answers(config, tmp_path):
+  """Three parts over two processes."""
+  assert nes_solve.main(argv(config)) == 0
+  out = str(tmp_path / "two.npz")
+  with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    port = free.getsockname()[1]
+  flags = [f"--coordinator=127.0.0.1:{port}", "--num_processes=2"]
+  command = [sys.executable, "-m", "launch.nes_solve", *argv(config, out=out)[1:], *flags]
+  both = [
+      subprocess.Popen(
+          [*command, f"--process_id={me}"], cwd=ROOT, stdout=subprocess.PIPE, text=True
+      )
+      for me in range(2)
+  ]
+  said = [process.communicate(timeout=300)[0] for process in both]
+  assert [process.returncode for process in both] == [0, 0]
+  assert f"{NUM} of 2 players" in said[0] and "players" not in said[1]
+  assert_same(load(config.out), load(out))
+  assert not list((tmp_path / "two.npz.parts").glob("part-*"))
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "other"])

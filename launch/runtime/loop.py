@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from launch.runtime import checkpoint, parallel, progress, stopping, writers
+from launch.runtime import checkpoint, progress, stopping, writers
 from launch.runtime.program import UsageError
 
 State = Any
@@ -101,23 +101,14 @@ def run(
         report = {}
         writer.write(done, row)
       bar.update(done - before)
-      stopped = _stopped(check_stop) if done < total else None
-      if stopped is not None:
-        if not due:
-          save()
-        raise stopped
+      if done < total:
+        try:
+          stopping.check_together(check_stop)
+        except stopping.Stopped:
+          if not due:
+            save()
+          raise
   return state, report
-
-
-def _stopped(check_stop: Callable[[], None]) -> stopping.Stopped | None:
-  """What stops the run: all its processes stop together if one of them is asked to."""
-  try:
-    check_stop()
-    mine = 0
-  except stopping.Stopped as stopped:
-    mine = stopped.signum
-  signum = parallel.most(mine)
-  return stopping.Stopped(signum) if signum else None
 
 
 def check_same(

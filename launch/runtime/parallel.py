@@ -34,8 +34,9 @@ from launch.runtime import progress
 from nes_jax.examples import example_keys, example_slice
 
 __all__ = (
-    "AXIS", "REPLICATED", "SHARDED", "describe", "example_keys", "example_slice", "gather",
-    "initialize", "is_main", "mesh", "most", "per_device_batch", "replicate", "shard", "spmd",
+    "AXIS", "REPLICATED", "SHARDED", "by_main", "describe", "example_keys", "example_slice",
+    "gather", "initialize", "is_main", "meet", "mesh", "most", "per_device_batch", "replicate",
+    "shard", "spmd",
 )
 
 Tree = Any
@@ -123,6 +124,28 @@ def most(value: int) -> int:
   if jax.process_count() == 1:
     return value
   return int(multihost_utils.process_allgather(np.array(value)).max())
+
+
+def meet() -> None:
+  """Waits until all processes are here."""
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices("meet")
+
+
+def by_main(work: Callable[[], None], failure: Exception) -> None:
+  """Process 0 does `work` while the others wait.
+
+  Raises:
+    What `work` raises, on process 0; then `failure` on all others.
+  """
+  error = None
+  if is_main():
+    try:
+      work()
+    except Exception as caught:
+      error = caught
+  if most(error is not None):
+    raise error or failure
 
 
 def describe() -> str:

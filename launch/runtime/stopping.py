@@ -1,7 +1,10 @@
 """SIGTERM and SIGINT: the program stops where it can be continued."""
 
+from collections.abc import Callable
 import os
 import signal
+
+from launch.runtime import parallel
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -53,3 +56,15 @@ class StopSignals:
     """Raises `Stopped` if a signal has come."""
     if self._signum is not None:
       raise Stopped(self._signum)
+
+
+def check_together(check_stop: Callable[[], None]) -> None:
+  """All processes of a run call it: raises `Stopped` on all if `check_stop` does on one."""
+  try:
+    check_stop()
+    mine = 0
+  except Stopped as stopped:
+    mine = stopped.signum
+  signum = parallel.most(mine)
+  if signum:
+    raise Stopped(signum)
