@@ -415,9 +415,10 @@ def _normalise(
   def one(payoffs, *values):
     chosen = Selection(rho=task.rho, epsilon_max=task.epsilon_max, **dict(zip(names, values)))
     problem, scale = selections.problem(payoffs, chosen)
+    problem = jax.tree.map(lambda x: x.astype(dtype), problem)
     if jnp.finfo(dtype).bits == 64:
       problem = selections.on_face(problem, task.concept)
-    return jax.tree.map(lambda x: x.astype(dtype), problem), scale
+    return problem, scale
 
   in_axes = [0] + [getattr(task.axes, name) for name in names]
   problem, scale = jax.vmap(one, in_axes, (batch_axis, 0))(payoffs, *arrays)
