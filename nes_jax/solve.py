@@ -49,7 +49,8 @@ def solve(
   Works under `jit`, `vmap` and `grad` (implicit function theorem, forward and backward). Called
   with concrete arrays it also checks its input before anything is compiled, goes through large
   batches in chunks that fit in memory, and solves again in float64 the games that float32 leaves
-  unconverged.
+  unconverged, and those that float64 leaves on the face where equilibria are (`deviation.face`):
+  their duals are those of the problem there.
 
   Args:
     payoffs: [N, A1, ..., AN] or [B, N, A1, ..., AN], any real scale and type; N >= 2.
@@ -375,6 +376,7 @@ class _Task(NamedTuple):
   axes: _Axes
   method: str = "exact"
   network_config: network.Config | None = None
+  on_face: bool = False  # whether the target is 0 where no equilibrium has mass
 
 
 class _Inputs(NamedTuple):
@@ -416,9 +418,7 @@ def _normalise(
     chosen = Selection(rho=task.rho, epsilon_max=task.epsilon_max, **dict(zip(names, values)))
     problem, scale = selections.problem(payoffs, chosen)
     problem = jax.tree.map(lambda x: x.astype(dtype), problem)
-    if jnp.finfo(dtype).bits == 64:
-      problem = selections.on_face(problem, task.concept)
-    return problem, scale
+    return selections.on_face(problem, task.concept) if task.on_face else problem, scale
 
   in_axes = [0] + [getattr(task.axes, name) for name in names]
   problem, scale = jax.vmap(one, in_axes, (batch_axis, 0))(payoffs, *arrays)
@@ -602,26 +602,56 @@ def _solve_concrete(inputs: _Inputs, task: _Task, dtype, tolerance: float | None
   # Normalise in the precision given, so that float64 payoffs with a large offset lose nothing.
   with _precision(_wider(inputs.payoffs.dtype, dtype)):
     solution = _solve_chunks(inputs, task, dtype)
-    # The residual of a marked game is NaN, of one that failed it is large or infinite.
-    left = np.asarray(solution.residual) > task.config.tolerance
-  if task.method != "neural" and jnp.finfo(dtype).bits < 64 and left.any():
-    solution = _repeat(inputs, task, tolerance, solution, np.flatnonzero(left))
+  if task.method != "neural":
+    solution = _repeat_failed(inputs, task, dtype, tolerance, solution)
   if jnp.finfo(dtype).bits == 64 and not jax.config.jax_enable_x64:
     return jax.tree.map(np.asarray, solution)  # JAX would narrow what is computed from its arrays
   return jax.tree.map(jnp.asarray, solution)
 
 
-def _repeat(inputs, task, tolerance, solution, left) -> Solution:
-  """Solves the games `left` in float64 and writes what converged into the float32 solution."""
+def _repeat_failed(inputs, task, dtype, tolerance, solution) -> Solution:
+  """Solves again in float64 what float32 has left, and then on its face what float64 has."""
   wide = jnp.dtype("float64")
-  overrides = {} if tolerance is None else {"tolerance": tolerance}
-  config = exact.Config.default(task.concept, wide, task.rho, **overrides)
+  # The residual of a marked game is NaN, of one that failed it is large or infinite.
+  failed = lambda solution: np.flatnonzero(
+      ~np.asarray(solution.converged) & ~np.isnan(solution.residual)
+  )
+  task = task._replace(method="exact", network_config=None)
+  left = failed(solution)
+  if len(left) and dtype != wide:
+    overrides = {} if tolerance is None else {"tolerance": tolerance}
+    config = exact.Config.default(task.concept, wide, task.rho, **overrides)
+    task = task._replace(config=config)
+    solution = _repeat(inputs, task, solution, left)
+    left = failed(solution)
+  if len(left) and math.isinf(task.rho):
+    with _precision(wide):
+      part = _take(inputs, task.axes, _filled(left))._replace(duals=None, variables=None)
+      left = left[np.asarray(_has_smaller_face(part, task))[: len(left)]]
+    if len(left):
+      solution = _repeat(inputs, task._replace(on_face=True), solution, left)
+  return solution
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _has_smaller_face(inputs: _Inputs, task: _Task) -> Array:
+  """[B]: whether some joint strategy has no mass in any equilibrium."""
+  problem, _, _ = _normalise(inputs, task, jnp.dtype("float64"), 0)
+  face = lambda problem: deviation.face(problem.payoffs, problem.epsilon == 0, task.concept)
+  return ~jax.vmap(lambda problem: face(problem).all())(problem)
+
+
+def _filled(left: np.ndarray) -> np.ndarray:
+  """Filled up to a power of two, so that few programs serve any number of games."""
+  return np.resize(left, 1 << (len(left) - 1).bit_length())
+
+
+def _repeat(inputs, task, solution, left) -> Solution:
+  """Solves the games `left` in float64 and writes them into the solution."""
+  wide = jnp.dtype("float64")
   with _precision(wide):
-    # Filled up to a power of two, so that few programs serve any number of games.
-    filled = np.resize(left, 1 << (len(left) - 1).bit_length())
-    part = _take(inputs, task.axes, filled)._replace(duals=None, variables=None)
-    task = task._replace(method="exact", network_config=None)
-    again = jax.tree.map(np.asarray, _solve_chunks(part, task._replace(config=config), wide))
+    part = _take(inputs, task.axes, _filled(left))._replace(duals=None, variables=None)
+    again = jax.tree.map(np.asarray, _solve_chunks(part, task, wide))
 
   merged = _replace_games(solution, left, again)
   merged.repeated[left] = True

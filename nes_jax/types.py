@@ -53,4 +53,4 @@ class Solution(NamedTuple):
   duals: Duals  # per player [B, Ap] (CCE) or [B, Ap, Ap] (CE), one over payoff units
   marginals: tuple[Array, ...]  # per player [B, Ap]
   iterations: Array  # [B] int32 interior-point steps taken
-  repeated: Array  # [B] bool: float32 did not converge and float64 was used
+  repeated: Array  # [B] bool: did not converge at first, and was solved again in float64
