@@ -32,6 +32,9 @@ from calsheq_jax.policy import normalised, return_scale
 from calsheq_jax.rollout import keys_of
 from calsheq_jax.types import Agent, Array, Moments, Params, Policy, Trajectory
 
+# Steps in a row that are skipped when they are not finite: all. Who trains sees their count.
+_SKIPPED = 2**31 - 1
+
 # Steps that running moments remember: beyond, older ones fade.
 _MEMORY = 1e6
 
@@ -123,10 +126,11 @@ def from_agent(agent: Agent, config: Config) -> State:
 
 
 def _optimiser(config: Config) -> optax.GradientTransformation:
-  return optax.chain(
+  chain = optax.chain(
       optax.clip_by_global_norm(config.gradient_clip),
       optax.adam(config.learning_rate, eps=1e-5),
   )
+  return optax.apply_if_finite(chain, _SKIPPED)
 
 
 # Advantages.
@@ -192,12 +196,17 @@ def moments(x: Array, weight: Array, axis_name: str | None = None) -> Moments:
 
 
 def merged(old: Moments, new: Moments) -> Moments:
-  """The moments of both together (Chan et al. 1983); at most a million steps are remembered."""
-  total = jnp.maximum(old.count + new.count, 1)
-  part = new.count / total
+  """The moments of both together (Chan et al. 1983); at most a million steps are remembered.
+
+  New ones that are not finite leave the old ones as they are.
+  """
+  sound = jnp.isfinite(new.mean).all() & jnp.isfinite(new.variance).all()
+  new = jax.tree.map(lambda x: jnp.where(sound, x, 0), new)
+  count = old.count + new.count
+  part = new.count / jnp.maximum(count, 1)
   shift = new.mean - old.mean
   variance = (1 - part) * old.variance + part * new.variance + part * (1 - part) * shift**2
-  return Moments(jnp.minimum(total, _MEMORY), old.mean + part * shift, variance)
+  return Moments(jnp.minimum(count, _MEMORY), old.mean + part * shift, variance)
 
 
 # Learning.
@@ -215,6 +224,9 @@ def update(
 ) -> tuple[State, dict[str, Array]]:
   """Learns from one batch of episodes, played by state.agent.
 
+  A minibatch whose loss or gradient is not finite is skipped, and counted in the optimiser's state
+  (`optax.apply_if_finite`); normalisers leave out what is not finite.
+
   Args:
     state: from `init`, or an update before.
     key: of this update, the same on all devices.
@@ -226,7 +238,7 @@ def update(
     axis_name: of the devices that share the batch; None: there is one.
 
   Returns:
-    The new state, and metrics over the whole batch, []:
+    The new state, and metrics over the whole batch, [], but for what was skipped:
       loss/policy, loss/value   of the last pass
       approx_kl                 nats, exact for the states seen: KL(before || now), a mean over the
                                 last pass, each minibatch before its own step
@@ -275,16 +287,18 @@ def update(
 
   def minibatch(carry, samples):
     params, optimiser_state = carry
-    gradient, report = jax.grad(_loss, has_aux=True)(
+    (loss, report), gradient = jax.value_and_grad(_loss, has_aux=True)(
         params, samples, policy, config, state.kl_weight, exploration, axis_name
     )
     if axis_name is not None:
       largest = jax.lax.pmax(report["first_ratio"], axis_name)
-      gradient, report = jax.lax.pmean((gradient, report), axis_name)
+      loss, gradient, report = jax.lax.pmean((loss, gradient, report), axis_name)
       report["first_ratio"] = largest
     report["gradient_norm"] = optax.global_norm(gradient)
+    gradient = jax.tree.map(lambda x: jnp.where(jnp.isfinite(loss), x, jnp.nan), gradient)
     step, optimiser_state = optimiser.update(gradient, optimiser_state, params)
     step = jax.tree.map(lambda x: learning_rate * x, step)
+    report = jax.tree.map(lambda x: jnp.where(optimiser_state.last_finite, x, jnp.nan), report)
     return (optax.apply_updates(params, step), optimiser_state), report
 
   def epoch(carry, index):
@@ -295,7 +309,7 @@ def update(
   (params, optimiser_state), reports = jax.lax.scan(
       epoch, (agent.params, state.optimiser), jnp.arange(config.epochs)
   )
-  metrics = {name: x[-1].mean() for name, x in reports.items()}
+  metrics = {name: jnp.nanmean(x[-1]) for name, x in reports.items()}
   metrics["first_ratio"] = reports["first_ratio"][0, 0]
   metrics["explained_variance"] = 1 - unexplained / jnp.maximum(seen.variance, 1e-12)
   metrics["kl_weight"] = state.kl_weight

@@ -67,6 +67,7 @@ class Run:
   hold: int = 10  # stages for which a searcher's profile is held
   hidden_updates: int = 200  # of the shared policy at a hidden profile
   report_every: int = 10  # stages between rows of metrics
+  patience: int = loop.PATIENCE
   save_every: int = 50  # stages between checkpoints
   judge_episodes: int = 64  # held out, for each row; four times as many at the end
   certify: bool = True  # whether deviations are tried at the end
@@ -319,6 +320,7 @@ def train(run: Run, *, check_stop=lambda: None, say=print) -> dict[str, float]:
       save_every=run.save_every,
       config=metadata,
       keep=run.keep,
+      patience=run.patience,
       advice="start anew with a lower --shared_rate or --calibrator_rate",
       shown=["train/reward", "judged/reward", "variation"],
       tensorboard=run.tensorboard,
@@ -617,6 +619,7 @@ _RUN_FLAGS = {
     "hold": "stages for which a searcher's profile is held",
     "hidden_updates": "of the shared policy at a hidden profile",
     "report_every": "stages between rows of metrics",
+    "patience": loop.PATIENCE_MEANS,
     "save_every": "stages between checkpoints",
     "judge_episodes": "held out, for each row; four times as many at the end",
     "response_updates": "of a deviator, at the end",
@@ -700,7 +703,7 @@ def _run(v: flags.FlagValues) -> Run:
   if v.seed < 0:
     raise UsageError(f"--seed={v.seed} must be at least 0")
   program.at_least_one(
-      v, "seeds", "stages", "hold", "hidden_updates", "report_every", "save_every",
+      v, "seeds", "stages", "hold", "hidden_updates", "report_every", "patience", "save_every",
       "judge_episodes", "response_updates", "response_episodes", "keep",
   )
   try:

@@ -58,6 +58,7 @@ class Run:
   last_rate: float = 0.3  # learning rate at the end, of that at the start; linear in between
   last_exploration: float = 0.0  # the same for the weight of the entropy
   report_every: int = 10  # updates between rows of metrics
+  patience: int = loop.PATIENCE
   save_every: int = 100  # updates between evaluations and checkpoints
   certify_every: int = 200  # updates between certificates; there is one at the end
   response_updates: int = 240  # of a deviator
@@ -255,6 +256,7 @@ def train(run: Run, *, check_stop=lambda: None, say=print) -> dict[str, float]:
       save_every=run.save_every,
       config=metadata,
       keep=run.keep,
+      patience=run.patience,
       metric="eval/relative_epsilon",
       shown=[f"train/{name}/reward" for name in groups] + ["eval/relative_epsilon"],
       tensorboard=run.tensorboard,
@@ -409,6 +411,7 @@ _RUN_FLAGS = {
     "last_rate": "learning rate at the end, of that at the start",
     "last_exploration": "weight of the entropy at the end, of that at the start",
     "report_every": "updates between rows of metrics",
+    "patience": loop.PATIENCE_MEANS,
     "save_every": "updates between evaluations and checkpoints",
     "certify_every": "updates between certificates",
     "response_updates": "of a deviator",
@@ -443,7 +446,7 @@ def _run(v: flags.FlagValues) -> Run:
   except ValueError as error:
     raise UsageError(str(error)) from error
   program.at_least_one(
-      v, "seeds", "updates", "episodes", "report_every", "save_every", "certify_every",
+      v, "seeds", "updates", "episodes", "report_every", "patience", "save_every", "certify_every",
       "response_updates", "response_episodes", "keep",
   )
   for often, seldom in (("report_every", "save_every"), ("save_every", "certify_every")):

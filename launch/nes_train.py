@@ -50,6 +50,7 @@ class Run:
   out: pathlib.Path
   seed: int = 0
   report_every: int = 100  # updates between rows of metrics
+  patience: int = loop.PATIENCE
   save_every: int = 1000  # updates between evaluations and checkpoints
   keep: int = 3
   eval_shapes: tuple[tuple[int, ...], ...] = ()  # none: those of the training
@@ -199,6 +200,7 @@ def train(run: Run, *, check_stop=lambda: None, say=print) -> dict[str, float]:
       config=metadata,
       keep=run.keep,
       metric="eval/solver_gap",
+      patience=run.patience,
       tensorboard=run.tensorboard,
       check_stop=check_stop,
   )
@@ -360,6 +362,7 @@ def _define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_string("norm", net.norm, "of layers: batch, rms or none", **own)
   flags.DEFINE_integer("report_every", 100, "updates between rows of metrics", **own)
   flags.DEFINE_integer("save_every", 1000, "updates between evaluations and checkpoints", **own)
+  flags.DEFINE_integer("patience", loop.PATIENCE, loop.PATIENCE_MEANS, **own)
   flags.DEFINE_integer("keep", 3, "checkpoints kept, beside the best", **own)
   flags.DEFINE_list("eval_shapes", [], "of held-out games; none: those of --shapes", **own)
   flags.DEFINE_integer("eval_games", 512, "held-out games of each shape", **own)
@@ -414,12 +417,13 @@ def _run(v: flags.FlagValues) -> Run:
   except ValueError as error:
     raise UsageError(str(error)) from error
   start = None if v.start is None else _start(v.start, training)
-  program.at_least_one(v, "report_every", "save_every", "keep", "eval_games")
+  program.at_least_one(v, "report_every", "save_every", "patience", "keep", "eval_games")
   return Run(
       training=training,
       out=pathlib.Path(v.out),
       seed=v.seed,
       report_every=v.report_every,
+      patience=v.patience,
       save_every=v.save_every,
       keep=v.keep,
       eval_shapes=tuple(map(_shape, v.eval_shapes)),

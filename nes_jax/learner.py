@@ -40,6 +40,9 @@ _PAPER_FACTORS = ((0.01, 1.0), (0.1, 0.6), (0.4, 0.3), (0.7, 0.1), (1.0, 0.06))
 # Adam's share of the learning rate, for what Muon leaves to it: scales and offsets.
 _MUON_ADAM = 0.1
 
+# Updates in a row that are skipped when they are not finite: all. Who trains sees their count.
+_SKIPPED = 2**31 - 1
+
 # Of the cosine schedule.
 _WARM_UP = 0.02
 
@@ -272,12 +275,13 @@ def _optimiser(config: Config) -> optax.GradientTransformation:
     )
   else:
     steps = optax.adam(schedule)
-  return optax.chain(
+  chain = optax.chain(
       optax.adaptive_grad_clip(config.clipping),
       # A loss, as in the paper: it goes through the optimiser.
       optax.add_decayed_weights(config.weight_decay),
       steps,
   )
+  return optax.apply_if_finite(chain, _SKIPPED)
 
 
 def loss(
@@ -318,6 +322,9 @@ def update(
 ) -> tuple[State, dict[str, Array]]:
   """One step on fresh games of one shape.
 
+  Where the loss or its gradient is not finite, parameters stay as they are, the next update draws
+  other games, and the optimiser's state counts it (`optax.apply_if_finite`).
+
   Args:
     state: from `init`, or an update before.
     key: of the whole run; the state's step makes the key of this update from it.
@@ -326,7 +333,8 @@ def update(
     axis_name: of the devices that share the batch; None: there is one.
 
   Returns:
-    The new state, and metrics: "loss", "gap", "gradient" (its norm), means over all games.
+    The new state, and metrics: "loss", "gap", "gradient" (its norm), means over all games; NaN of
+    an update that was skipped.
   """
   keys = example_keys(jax.random.fold_in(key, state.step), config.batches[index], axis_name)
   problem = sample(keys, config.selection, config.shapes[index], config.rho, config.norm)
@@ -338,7 +346,9 @@ def update(
   if axis_name is not None:
     gradient, report = jax.lax.pmean((gradient, report), axis_name)
   report["gradient"] = optax.global_norm(gradient)
+  gradient = jax.tree.map(lambda x: jnp.where(jnp.isfinite(report["loss"]), x, jnp.nan), gradient)
   step, optimiser = _optimiser(config).update(gradient, state.optimiser, state.params)
+  report = jax.tree.map(lambda x: jnp.where(optimiser.last_finite, x, jnp.nan), report)
   return State(optax.apply_updates(state.params, step), optimiser, state.step + 1), report
 
 
@@ -348,7 +358,8 @@ def cycles(
   """`count` rounds of one update for each shape, in one scan.
 
   Returns:
-    The new state, and for each shape, named as "8x8", its metrics averaged over the rounds.
+    The new state, and for each shape, named as "8x8", its metrics averaged over the rounds that
+    were not skipped.
   """
   names = list(map(shape_name, config.shapes))
 
@@ -359,7 +370,7 @@ def cycles(
     return state, reports
 
   state, reports = jax.lax.scan(cycle, state, length=count)
-  return state, jax.tree.map(lambda x: x.mean(0), reports)
+  return state, jax.tree.map(lambda x: jnp.nanmean(x, 0), reports)
 
 
 # Evaluation.

@@ -189,6 +189,67 @@ def test_duals_that_are_all_zero_come_back():
   assert float(duals[0].max()) > 0.05
 
 
+@pytest.mark.parametrize("what", ["games", "loss"])
+def test_an_update_that_is_not_finite_is_skipped_and_counted(monkeypatch, what):
+  config, key = small(), jax.random.key(1)
+  before = learner.init(jax.random.key(0), config)
+  whole_loss, whole_sample = learner.loss, learner.sample
+
+  def sample(*args):
+    problem = whole_sample(*args)
+    return dataclasses.replace(problem, payoffs=problem.payoffs.at[3].set(jnp.nan))
+
+  def loss(*args):
+    value, report = whole_loss(*args)
+    return value + jnp.inf, report  # the gradient is as it was
+
+  with monkeypatch.context() as patched:
+    patched.setattr(learner, *{"games": ("sample", sample), "loss": ("loss", loss)}[what])
+    skipped, report = learner.update(before, key, config)
+  assert all(np.isnan(x) for x in report.values())
+  chex.assert_trees_all_equal(skipped.params, before.params)
+  chex.assert_trees_all_equal(skipped.optimiser.inner_state, before.optimiser.inner_state)
+  assert int(skipped.step) == 1
+  assert int(skipped.optimiser.notfinite_count) == int(skipped.optimiser.total_notfinite) == 1
+  # The next update draws its own games, and learns from them as if nothing had been.
+  after, report = learner.update(skipped, key, config)
+  same, _ = learner.update(before._replace(step=jnp.int32(1)), key, config)
+  assert all(np.isfinite(x) for x in report.values())
+  chex.assert_trees_all_equal(after.params, same.params)
+  assert int(after.optimiser.notfinite_count) == 0 and int(after.optimiser.total_notfinite) == 1
+
+
+def test_metrics_are_of_updates_that_were_not_skipped(monkeypatch):
+  config = small()
+  finite = {name: jnp.float32(2) for name in ("loss", "gap", "gradient")}
+
+  def update(state, key, config, index, axis_name):
+    # Every second cycle of a shape is skipped.
+    report = jax.tree.map(lambda x: jnp.where(state.step % 4 < 2, x, jnp.nan), finite)
+    return state._replace(step=state.step + 1), report
+
+  monkeypatch.setattr(learner, "update", update)
+  state = learner.init(jax.random.key(0), config)
+  _, reports = learner.cycles(state, jax.random.key(1), config, 4)
+  assert {float(x) for report in reports.values() for x in report.values()} == {2.0}
+
+
+def test_a_run_that_diverges_stops_with_a_state_that_is_finite(tmp_path, capsys):
+  flags = ["--shapes=2x2", "--batch=8", "--updates=60", "--report_every=10", "--eval_games=8",
+           "--payoff_channels=4", "--dual_channel=4", "--dual_channels=4"]
+  code = nes_train.main(["nes_train", *flags, f"--out={tmp_path}", "--learning_rate=1e30",
+                         "--schedule=cosine", "--patience=15"])
+  assert code == 2
+  assert "at update 20 the last 1" in capsys.readouterr().err
+  last = checkpoint.latest(tmp_path)
+  assert checkpoint.load_metadata(last)["step"] == 20
+  run = nes_train.run_of(["nes_train", *flags, f"--out={tmp_path}"])
+  like = jax.eval_shape(lambda key: learner.init(key, run.training), jax.random.key(0))
+  state = checkpoint.restore(last, like)
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
+  assert [row["skipped"] for row in writers.read(tmp_path)][0] in range(5, 10)
+
+
 def test_moments_are_of_a_shape():
   """Inference on games of a shape comes to what training on a large batch of them does."""
   config = small()

@@ -1,9 +1,12 @@
 """launch.runtime.loop: what is left when a run ends before its time."""
 
 import signal
+from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from launch.runtime import checkpoint, loop, stopping, writers
@@ -90,6 +93,40 @@ def test_a_stop_after_the_last_update_is_too_late(tmp_path, whole):
 
   _, report = run(tmp_path, check_stop=stop)
   assert report == {"eval/state": 6.0} and rows(tmp_path) == whole
+
+
+class Counted(NamedTuple):
+  """A state with the counts of a learner that skips."""
+
+  optimiser: optax.OptState
+  step: jax.Array
+
+
+def counted(directory, finite, **changes):
+  """Six updates, of which finite[i] or not."""
+  optimiser = optax.apply_if_finite(optax.sgd(1.0), 10**6)
+  params = jnp.zeros(2)
+
+  def advance(state, done):
+    gradient = jnp.full(2, 1.0 if finite[done] else np.nan)
+    _, new = optimiser.update(gradient, state.optimiser, params)
+    return Counted(new, state.step + 1), done + 1, {"train/loss": gradient[0]}
+
+  options = {"done": 0, "total": 6, "advance": advance, "save_every": 3, "config": {}} | changes
+  start = Counted(optimiser.init(params), jnp.zeros((), jnp.int32))
+  return loop.run(start, directory, evaluate=lambda state: {}, **options)
+
+
+def test_skipped_steps_are_counted_and_the_run_goes_on(tmp_path):
+  counted(tmp_path, [True, False, False, True, False, True], patience=3)
+  assert [row["skipped"] for row in rows(tmp_path)] == [0, 1, 2, 2, 3, 3]
+
+
+def test_too_many_skipped_steps_in_a_row_end_the_run_and_are_saved(tmp_path):
+  with pytest.raises(FloatingPointError, match="at update 5 the last 3 steps .* start anew"):
+    counted(tmp_path, [True, True, False, False, False, True], patience=3)
+  assert checkpoint.load_metadata(checkpoint.latest(tmp_path))["step"] == 5
+  assert [row["skipped"] for row in rows(tmp_path)] == [0, 0, 1, 2]
 
 
 def test_what_is_no_number_ends_the_run_before_it_is_saved(tmp_path):

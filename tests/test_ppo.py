@@ -360,6 +360,35 @@ def test_normalisers(fresh, played):
   chex.assert_trees_all_equal(state.agent.observations, fresh.agent.observations)
 
 
+def test_what_is_not_finite_is_skipped_and_counted(fresh, played):
+  wild = played._replace(reward=played.reward.at[0, 0, 0].set(jnp.inf))
+  skipped, metrics = learn(fresh, jax.random.key(2), wild, 1.0)
+  chex.assert_trees_all_equal(skipped.agent.params, fresh.agent.params)
+  chex.assert_trees_all_equal(skipped.agent.returns, fresh.agent.returns)
+  chex.assert_trees_all_equal(skipped.optimiser.inner_state, fresh.optimiser.inner_state)
+  assert float(skipped.kl_weight) == float(fresh.kl_weight) and int(skipped.step) == 1
+  steps = CONFIG.epochs * CONFIG.minibatches
+  assert int(skipped.optimiser.notfinite_count) == int(skipped.optimiser.total_notfinite) == steps
+  assert np.isnan(metrics["loss/policy"])
+  # What was seen was finite, and is remembered.
+  assert float(skipped.agent.observations.count) == 144
+  after, metrics = learn(skipped, jax.random.key(2), played, 1.0)
+  assert all(np.isfinite(x) for x in metrics.values())
+  assert int(after.optimiser.notfinite_count) == 0
+  assert int(after.optimiser.total_notfinite) == steps
+
+
+def test_one_minibatch_that_is_not_finite_leaves_the_others(fresh, played):
+  """An action with no density under the new policy spoils the minibatches that have it."""
+  wild = played._replace(log_prob=played.log_prob.at[0, 0, 0].set(-jnp.inf))
+  state, metrics = learn(fresh, jax.random.key(2), wild, 1.0)
+  assert int(state.optimiser.total_notfinite) == CONFIG.epochs
+  assert np.isfinite(metrics["loss/policy"]) and np.isfinite(metrics["approx_kl"])
+  moved = jax.tree.map(lambda x, y: np.any(x != y), state.agent.params, fresh.agent.params)
+  assert any(jax.tree.leaves(moved))
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
+
+
 def test_steps_after_the_end_do_not_count(fresh):
   """The same episodes, but for what comes after their end: the same update."""
   profiles = rollout.repeated(toys.rules(4), 8)

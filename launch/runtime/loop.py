@@ -1,16 +1,26 @@
-"""The loop of training programs: chunks of updates, metrics, evaluations, checkpoints, stops."""
+"""The loop of training programs: chunks of updates, metrics, evaluations, checkpoints, stops.
+
+Learners skip steps that are not finite, and count them in their state by `optax.apply_if_finite`.
+The loop reads these counts: "skipped" of every row is the number of steps since the run's
+beginning; after `patience` in a row it stops. What is saved then is the last good state.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 import os
 from typing import Any
 
 import numpy as np
+import optax
 
 from launch.runtime import checkpoint, progress, stopping, writers
 from launch.runtime.program import UsageError
 
 State = Any
 Row = dict[str, float]
+
+PATIENCE = 100
+PATIENCE_MEANS = "steps in a row that may be skipped for not being finite"
+SKIPPED = "skipped"
 
 
 def run(
@@ -25,6 +35,7 @@ def run(
     config: Mapping[str, Any],
     keep: int = 3,
     metric: str | None = None,
+    patience: int = PATIENCE,
     advice: str = "start anew, in another --out, with a lower --learning_rate",
     shown: Sequence[str] | None = None,
     tensorboard: bool = False,
@@ -43,6 +54,7 @@ def run(
     config: goes into them.
     keep: how many stay, beside the best.
     metric: of the evaluation; lower is better; None: none is the best.
+    patience: steps in a row that may be skipped, looked at after every `advance`.
     advice: what to do about a metric that is no number.
     shown: metrics of the console's line; None: all.
     tensorboard: whether to write its events.
@@ -52,7 +64,8 @@ def run(
     The state, and the last evaluation.
 
   Raises:
-    FloatingPointError: a metric that is not finite; the last checkpoint is from before.
+    FloatingPointError: a metric that is not finite though no step was skipped, the last checkpoint
+      is from before; or too many steps were skipped, the state is saved.
     stopping.Stopped: from check_stop; the state is saved.
   """
   report: Row = {}
@@ -87,13 +100,23 @@ def run(
   ):
     if pending is not None:
       judge(pending)
+    skipped, _ = _skipped(state)
     while done < total:
-      before = done
+      before, skipped_before = done, skipped
       state, done, metrics = advance(state, done)
       row = {name: float(value) for name, value in metrics.items()}
+      skipped, in_a_row = _skipped(state)
+      if in_a_row >= patience:
+        report = {}
+        save()
+        raise FloatingPointError(
+            f"at update {done} the last {in_a_row} steps were skipped, as their loss or gradient"
+            f" was not finite; the state before them is saved: {advice}"
+        )
       bad = [name for name, value in row.items() if not np.isfinite(value)]
-      if bad:
+      if bad and skipped == skipped_before:
         raise FloatingPointError(f"{bad[0]} is {row[bad[0]]} at update {done}: {advice}")
+      row[SKIPPED] = skipped
       due = done >= total or done // save_every > before // save_every
       if due:
         judge(row)
@@ -109,6 +132,13 @@ def run(
             save()
           raise
   return state, report
+
+
+def _skipped(state: State) -> tuple[int, int]:
+  """Steps that were not finite: all, and the longest row that has not ended."""
+  counts = lambda name: [np.asarray(x) for _, x in optax.tree.get_all_with_path(state, name)]
+  total, in_a_row = counts("total_notfinite"), counts("notfinite_count")
+  return sum(int(x.sum()) for x in total), max((int(x.max()) for x in in_a_row), default=0)
 
 
 def check_same(
