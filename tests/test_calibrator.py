@@ -181,7 +181,7 @@ def test_exploration_shrinks_to_its_least():
         ({"pull": 0.0}, "pull=0.0 must lie"),
         ({"hidden": (0,)}, "hidden=.0,.: sizes"),
         ({"exploration": 3.0}, "initial_scale=3.0 must lie"),
-        ({"least_exploration": 0.5}, "least_exploration=0.5 is above exploration=0.2"),
+        ({"least_exploration": 0.5}, "least_exploration=0.5 is above exploration=0.3"),
         ({"learning": ppo.Config()}, "normalise_observations must be False"),
     ],
 )
