@@ -309,7 +309,7 @@ def card(name: str, config: learner.Config, facts: dict[str, Any]) -> str:
       ),
       f"- Optimiser `{config.optimiser}`, learning rate {config.learning_rate}, schedule"
       f" `{config.schedule}`, clipping {config.clipping}, weight decay {config.weight_decay},"
-      f" rho {config.rho:g}, bend {config.bend:g}.",
+      f" rho {config.rho:g}, bend {config.bend:g}, moments of the `{config.moments}`.",
       f"- {facts['hardware']}; " + ", ".join(f"{k} {v}" for k, v in facts["versions"].items()),
       f"- {facts['date']}; `{facts['command']}`",
       "",
@@ -349,6 +349,7 @@ def _define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_float("clipping", default.clipping, "of gradients, adaptive", **own)
   flags.DEFINE_float("weight_decay", default.weight_decay, "a loss", **own)
   flags.DEFINE_float("rho", default.rho, "in place of an infinite one", **own)
+  flags.DEFINE_enum("moments", default.moments, learner.MOMENTS, "batches normalise by", **own)
   flags.DEFINE_float("bend", default.bend, "losses of a game above it count by logarithm", **own)
   spheres = (*nes_jax.invariance.NORMS, learner.UNIFORM)
   flags.DEFINE_enum("sphere", default.norm, spheres, "games' norm, or plain uniform games", **own)
@@ -412,6 +413,7 @@ def _run(v: flags.FlagValues) -> Run:
         weight_decay=v.weight_decay,
         rho=v.rho,
         bend=v.bend,
+        moments=v.moments,
         norm=v.sphere,
     )
   except ValueError as error:

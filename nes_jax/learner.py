@@ -31,6 +31,7 @@ ALL_INPUTS = "epsilon_max_welfare_min_relative_entropy"
 SELECTIONS: tuple[str, ...] = selections.NAMES + (ALL_INPUTS,)
 SCHEDULES: tuple[str, ...] = ("paper", "cosine")
 OPTIMISERS: tuple[str, ...] = ("adam", "muon")
+MOMENTS: tuple[str, ...] = ("batch", "inference")
 # In place of a sphere's norm: the paper's ablation of invariant preprocessing.
 UNIFORM = "uniform"
 
@@ -77,6 +78,10 @@ class Config:
   clipping: float = 1e-3  # adaptive gradient clipping
   weight_decay: float = 1e-7
   rho: float = 1e5  # in place of an infinite one: keeps the loss bounded below
+  # What batch normalisation normalises by in training: the batch's moments, or those of inference
+  # (`measure`), held for a call of `cycles`: what is trained is then what ships, which rare games
+  # with large activations can make another function. For networks that are trained already.
+  moments: str = "batch"  # one of MOMENTS
   bend: float = math.inf  # above it a game's loss counts by its logarithm: tames wild games
   # Of the sphere that games are drawn from; UNIFORM: payoffs are U(-sqrt 3, sqrt 3), of unit
   # variance in the mean, and go in as drawn, neither centred nor scaled.
@@ -90,6 +95,7 @@ class Config:
         ("selection", SELECTIONS),
         ("optimiser", OPTIMISERS),
         ("schedule", SCHEDULES),
+        ("moments", MOMENTS),
         ("norm", (*NORMS, UNIFORM)),
     ):
       if getattr(self, field) not in allowed:
@@ -105,6 +111,8 @@ class Config:
           f"selection {self.selection!r} varies {sorted(needed)}, and the network sees only"
           f" {list(self.network.inputs)}: network.Config(inputs={sorted(needed)})"
       )
+    if self.moments == "inference" and self.network.norm != "batch":
+      raise ValueError(f"moments='inference': norm {self.network.norm!r} has none; norm='batch' has")
     if not self.bend > 0:
       raise ValueError(f"bend={self.bend} must be positive; infinity leaves the loss as it is")
     for field in ("updates", "learning_rate", "clipping", "rho"):
@@ -290,17 +298,22 @@ def loss(
     problem: Problem,
     axis_name: str | None = None,
     bend: float = math.inf,
+    moments: hk.State | None = None,
 ) -> tuple[Array, dict[str, Array]]:
   """Mean over games of the loss (7), each divided by max(1, mu) as in `metrics.residual`.
 
   A game's loss x above `bend` counts as bend (1 + log(x / bend)), which moves no game's minimum:
   duals that are large and wrong, which a CE's may be, would drown all other games.
 
+  Batches are normalised by `moments`, or by their own.
+
   Returns:
     The loss, and metrics: the mean (C)CE gap in normalised units.
   """
-  variables = network.Variables(params, {})
-  duals, _ = network.apply(variables, config, problem, is_training=True, axis_name=axis_name)
+  variables = network.Variables(params, {} if moments is None else moments)
+  duals, _ = network.apply(
+      variables, config, problem, is_training=moments is None, axis_name=axis_name
+  )
 
   def one(problem, duals):
     value = dual.loss(problem, duals, config.concept)
@@ -318,7 +331,12 @@ def loss(
 
 
 def update(
-    state: State, key: Array, config: Config, index: int = 0, axis_name: str | None = None
+    state: State,
+    key: Array,
+    config: Config,
+    index: int = 0,
+    axis_name: str | None = None,
+    moments: hk.State | None = None,
 ) -> tuple[State, dict[str, Array]]:
   """One step on fresh games of one shape.
 
@@ -331,6 +349,7 @@ def update(
     config: static under jit.
     index: which of config.shapes; static.
     axis_name: of the devices that share the batch; None: there is one.
+    moments: to normalise by; None: those of the batch.
 
   Returns:
     The new state, and metrics: "loss", "gap", "gradient" (its norm), means over all games; NaN of
@@ -340,7 +359,7 @@ def update(
   problem = sample(keys, config.selection, config.shapes[index], config.rho, config.norm)
   differentiate = jax.value_and_grad(loss, has_aux=True)
   (value, extra), gradient = differentiate(
-      state.params, config.network, problem, axis_name, config.bend
+      state.params, config.network, problem, axis_name, config.bend, moments
   )
   report = {"loss": value, **extra}
   if axis_name is not None:
@@ -362,11 +381,16 @@ def cycles(
     were not skipped.
   """
   names = list(map(shape_name, config.shapes))
+  moments = dict.fromkeys(names)
+  if config.moments == "inference":
+    moments = {
+        name: measure(state.params, config, shape) for name, shape in zip(names, config.shapes)
+    }
 
   def cycle(state, _):
     reports = {}
     for index, name in enumerate(names):
-      state, reports[name] = update(state, key, config, index, axis_name)
+      state, reports[name] = update(state, key, config, index, axis_name, moments[name])
     return state, reports
 
   state, reports = jax.lax.scan(cycle, state, length=count)

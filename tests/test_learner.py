@@ -223,7 +223,7 @@ def test_metrics_are_of_updates_that_were_not_skipped(monkeypatch):
   config = small()
   finite = {name: jnp.float32(2) for name in ("loss", "gap", "gradient")}
 
-  def update(state, key, config, index, axis_name):
+  def update(state, key, config, index, axis_name, moments):
     # Every second cycle of a shape is skipped.
     report = jax.tree.map(lambda x: jnp.where(state.step % 4 < 2, x, jnp.nan), finite)
     return state._replace(step=state.step + 1), report
@@ -248,6 +248,28 @@ def test_a_run_that_diverges_stops_with_a_state_that_is_finite(tmp_path, capsys)
   state = checkpoint.restore(last, like)
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
   assert [row["skipped"] for row in writers.read(tmp_path)][0] in range(5, 10)
+
+
+def test_training_on_the_moments_of_inference_trains_what_ships():
+  """The loss in training is that of inference; updates learn."""
+  config = small(shapes=((3, 3),), batches=(64,), updates=100, learning_rate=3e-3,
+                 schedule="cosine")
+  normed = dataclasses.replace(config.network, norm="batch")
+  config = dataclasses.replace(config, network=normed, moments="inference")
+  state = learner.init(jax.random.key(0), config)
+  key = jax.random.key(1)
+  ready = learner.inference(state.params, config, (3, 3))
+  problem = learner.sample(
+      example_keys(jax.random.fold_in(key, 0), 64), "max_entropy", (3, 3), config.rho
+  )
+  seen = learner.evaluate(ready, config.network, problem, problem.target)
+  step = jax.jit(learner.cycles, static_argnums=(2, 3))
+  once, report = step(state, key, config, 1)
+  np.testing.assert_allclose(report["3x3"]["loss"], seen["loss"].mean(), rtol=1e-4)
+  np.testing.assert_allclose(report["3x3"]["gap"], seen["gap"].mean(), rtol=1e-4)
+  for _ in range(5):
+    state, after = step(state, key, config, 20)
+  assert float(after["3x3"]["loss"]) < float(report["3x3"]["loss"]) - 0.05
 
 
 def test_moments_are_of_a_shape():
@@ -287,12 +309,14 @@ def test_moments_are_of_a_shape():
         ({"updates": 0}, "updates=0 must be positive"),
         ({"rho": math.inf}, "rho=inf must be positive and finite"),
         ({"bend": 0.0}, "bend=0.0 must be positive"),
+        ({"moments": "mine"}, "moments='mine' is not one of batch, inference"),
+        ({"network": network.Config("cce", norm="rms"), "moments": "inference"}, "'rms' has none"),
     ],
 )
 def test_bad_config(changes, match):
-  settings = {"shapes": ((3, 3), (2, 4)), "batches": (4, 4)}
+  settings = {"network": network.Config("cce"), "shapes": ((3, 3), (2, 4)), "batches": (4, 4)}
   with pytest.raises(ValueError, match=match):
-    learner.Config(network.Config("cce"), **{**settings, **changes})
+    learner.Config(**{**settings, **changes})
 
 
 def test_network_must_see_what_varies():
