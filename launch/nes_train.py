@@ -309,7 +309,7 @@ def card(name: str, config: learner.Config, facts: dict[str, Any]) -> str:
       ),
       f"- Optimiser `{config.optimiser}`, learning rate {config.learning_rate}, schedule"
       f" `{config.schedule}`, clipping {config.clipping}, weight decay {config.weight_decay},"
-      f" rho {config.rho:g}, bend {config.bend:g}, moments of the `{config.moments}`.",
+      f" rho {config.rho:g}, bend {config.bend:g}, moments `{config.moments}`.",
       f"- {facts['hardware']}; " + ", ".join(f"{k} {v}" for k, v in facts["versions"].items()),
       f"- {facts['date']}; `{facts['command']}`",
       "",

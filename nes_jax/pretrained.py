@@ -11,7 +11,6 @@ import json
 import os
 import pathlib
 from typing import Any, NamedTuple
-import zipfile
 
 import haiku as hk
 import jax
@@ -84,7 +83,7 @@ def _shipped(name: str) -> Pretrained:
 
 def _read(path: pathlib.Path) -> Pretrained:
   try:
-    with np.load(path) as archive:
+    with open(path, "rb") as file, np.load(file) as archive:
       card = json.loads(str(archive["card"]))
       if card["format"] != FORMAT:
         raise ValueError(f"format {card['format']}, and this version reads {FORMAT}")
@@ -101,7 +100,9 @@ def _read(path: pathlib.Path) -> Pretrained:
         if kind != "card":
           module, leaf = rest.rsplit("/", 1)
           modules.setdefault(module, {})[leaf] = jnp.asarray(archive[key])
-  except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+  except FileNotFoundError:
+    raise
+  except Exception as error:  # NumPy, zlib and JSON raise whatever damage makes them
     raise ValueError(
         f"{path}: not a network of nes_jax.pretrained.save ({error}); give a .npz file written by"
         " it or by launch.nes_train --export"

@@ -25,7 +25,6 @@ import re
 from typing import Any
 import warnings
 import zipfile
-import zlib
 
 import jax
 import jax.numpy as jnp
@@ -41,18 +40,6 @@ Tree = Any
 
 _NAME = re.compile(r"checkpoint-(\d{12,})\.npz")
 _IN_SCHEMA = (bool, int, str)  # kinds that need no array
-# What a damaged file makes NumPy, zipfile and json raise.
-_DAMAGE = (
-    ArithmeticError,
-    EOFError,
-    LookupError,
-    NotImplementedError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 class CheckpointError(ValueError):
@@ -324,7 +311,7 @@ def _opened(path: Path):
     if error.filename is not None:
       raise
     raise _damaged(path, error) from error
-  except _DAMAGE as error:
+  except Exception as error:  # NumPy, zipfile, zlib, tokenize and json raise what damage makes them
     raise _damaged(path, error) from error
 
 

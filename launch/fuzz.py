@@ -1,0 +1,215 @@
+"""Feeds damaged files to every reader, and checks that each answers or raises its documented error.
+
+  python -m launch.fuzz --seconds=120
+
+Files that are right, one or more of each kind, are cut, flipped, repeated and stretched at random,
+as bytes and, for archives, also within their members, whose checksums are then right again. Exits
+with 1 at the first reader that raises something else or takes too long, and keeps that file.
+"""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import io
+import pathlib
+import random
+import sys
+import time
+import zipfile
+
+from absl import flags
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from launch.runtime import checkpoint, program
+from launch.runtime.program import UsageError
+from nes_jax import learner, network, pretrained
+from nes_jax.games import files
+
+# Seconds that reading one small file may take.
+_SLOW = 30.0
+# What numbers in text become.
+_NUMBERS = (b"-1", b"0", b"1e400", b"99999999999999999999", b"1/0", b"nan", b"0x1f", b"2147483648")
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+  """A kind of file."""
+
+  suffix: str
+  valid: tuple[bytes, ...]
+  read: Callable[[pathlib.Path], object]
+  documented: type[Exception]
+
+
+def kinds(directory: pathlib.Path) -> dict[str, Kind]:
+  """All kinds, with files to begin from, which are written into the directory."""
+  rng = np.random.default_rng(0)
+
+  def written(suffix: str, *writers: Callable[[pathlib.Path], None]) -> tuple[bytes, ...]:
+    contents = []
+    for write in writers:
+      path = directory / f"valid{suffix}"
+      write(path)
+      contents.append(path.read_bytes())
+      path.unlink()
+    return tuple(contents)
+
+  config = learner.Config(
+      network.Config("cce", payoff_channels=(2,), dual_channel=2, dual_channels=(2,)),
+      shapes=((2, 2),),
+      batches=(4,),
+  )
+  params = jax.jit(learner.init, static_argnums=1)(jax.random.key(0), config).params
+  state = {"params": jnp.arange(6.0).reshape(2, 3), "key": jax.random.key(0), "step": 3}
+
+  def saved(path: pathlib.Path) -> None:
+    checkpoint.save(directory / "saved", state, step=7, config={"a": [1, 2.5]}).rename(path)
+
+  def restored(path: pathlib.Path) -> None:
+    checkpoint.load_metadata(path)
+    checkpoint.restore(path, state)
+
+  outcomes = b'NFG 1 R "" { "a" "b" } { { "1" "2" } { "x" } } "" { { "" 1, 2 } { "" 3.5, 1/2 } } 1 2'
+  return {
+      "games.npz": Kind(
+          ".npz",
+          written(
+              ".npz",
+              lambda path: files.write_npz(path, rng.normal(size=(5, 2, 3, 4))),
+              lambda path: np.savez_compressed(path, payoffs=rng.integers(-9, 9, (2, 2, 2, 2))),
+          ),
+          files.read,
+          files.GameFileError,
+      ),
+      "games.nfg": Kind(
+          ".nfg",
+          written(".nfg", lambda path: files.write_nfg(path, rng.normal(size=(3, 2, 2, 2)), "t"))
+          + (outcomes,),
+          files.read,
+          files.GameFileError,
+      ),
+      "checkpoint": Kind(".npz", written(".npz", saved), restored, checkpoint.CheckpointError),
+      "network": Kind(
+          ".npz",
+          written(".npz", lambda path: pretrained.save(path, params, config, {"date": "today"})),
+          pretrained.load,
+          ValueError,
+      ),
+  }
+
+
+def damaged(content: bytes, rng: random.Random) -> bytes:
+  """A few random changes of a file's bytes."""
+  data = bytearray(content)
+  for _ in range(rng.choice((1, 1, 2, 8))):
+    at = rng.randrange(len(data) + 1)
+    end = min(len(data), at + rng.choice((1, 2, 8, 100)))
+    change = rng.randrange(6)
+    if change == 0:
+      data[at:end] = rng.randbytes(end - at)
+    elif change == 1:
+      del data[at:end]
+    elif change == 2:
+      data[at:at] = data[at:end] * rng.choice((1, 2, 50))
+    elif change == 3:
+      data[at:at] = rng.choice(_NUMBERS)
+    elif change == 4 and at < len(data):
+      data[at] ^= 1 << rng.randrange(8)
+    elif change == 5:
+      del data[at:]
+  return bytes(data)
+
+
+def damaged_within(content: bytes, rng: random.Random) -> bytes:
+  """An archive one member of which is damaged, gone, renamed or there twice."""
+  with zipfile.ZipFile(io.BytesIO(content)) as archive:
+    members = [(info.filename, archive.read(info)) for info in archive.infolist()]
+  which = rng.randrange(len(members))
+  name, data = members[which]
+  members[which : which + 1] = rng.choice((
+      [(name, damaged(data, rng))],
+      [(name, damaged(data[:128], rng) + data[128:])],  # NumPy's header
+      [],
+      [(damaged(name.encode(), rng).decode("latin1").replace("\0", "") or "x", data)],
+      [(name, members[rng.randrange(len(members))][1])],
+  ))
+  result = io.BytesIO()
+  with zipfile.ZipFile(result, "w", rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))) as out:
+    for name, data in members:
+      out.writestr(name, data)
+  return result.getvalue()
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A run of this program."""
+
+  out: pathlib.Path
+  seconds: float = 120.0
+  seed: int = 0
+
+
+def fuzz(run: Run, *, check_stop=lambda: None, say=print) -> dict[str, float]:
+  """Reads damaged files until the time is over.
+
+  Returns:
+    How many files were read, and which part of them was refused.
+
+  Raises:
+    RuntimeError: a reader failed; the file that it failed on is named.
+  """
+  run.out.mkdir(parents=True, exist_ok=True)
+  rng = random.Random(run.seed)
+  known = kinds(run.out)
+  read = dict.fromkeys(known, 0)
+  refused = dict.fromkeys(known, 0)
+  end = time.monotonic() + run.seconds
+  while time.monotonic() < end:
+    check_stop()
+    for name, kind in known.items():
+      content = rng.choice(kind.valid)
+      archive = kind.suffix == ".npz" and rng.random() < 0.5
+      path = run.out / f"damaged{kind.suffix}"
+      path.write_bytes((damaged_within if archive else damaged)(content, rng))
+      began = time.monotonic()
+      try:
+        kind.read(path)
+      except kind.documented:
+        refused[name] += 1
+      except Exception as error:
+        raise RuntimeError(f"{name}: {type(error).__name__}: {error}; {path}") from error
+      if time.monotonic() - began > _SLOW:
+        raise RuntimeError(f"{name}: took {time.monotonic() - began:.0f} s; {path}")
+      read[name] += 1
+      path.unlink()
+  say(", ".join(f"{name}: {refused[name]} of {read[name]} refused" for name in known))
+  return {"files": sum(read.values()), "refused": sum(refused.values()) / sum(read.values())}
+
+
+def _define_flags(values: flags.FlagValues) -> None:
+  own = {"flag_values": values}
+  flags.DEFINE_float("seconds", Run.seconds, "how long", **own)
+  flags.DEFINE_integer("seed", Run.seed, "of the damage", **own)
+  flags.DEFINE_string("out", "out/fuzz", "directory for files", **own)
+
+
+def _run(v: flags.FlagValues) -> Run:
+  if not v.seconds > 0:
+    raise UsageError(f"--seconds={v.seconds} must be positive")
+  return Run(pathlib.Path(v.out), v.seconds, v.seed)
+
+
+def main(argv: Sequence[str]) -> int:
+  """The program; returns its exit code."""
+  try:
+    return program.main(
+        argv, name="fuzz", doc=__doc__, define=_define_flags, prepare=_run, work=fuzz
+    )
+  except RuntimeError as error:
+    print(f"fuzz: {error}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+  sys.exit(main(sys.argv))
