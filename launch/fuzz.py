@@ -70,7 +70,9 @@ def kinds(directory: pathlib.Path) -> dict[str, Kind]:
     checkpoint.load_metadata(path)
     checkpoint.restore(path, state)
 
-  outcomes = b'NFG 1 R "" { "a" "b" } { { "1" "2" } { "x" } } "" { { "" 1, 2 } { "" 3.5, 1/2 } } 1 2'
+  outcomes = (
+      b'NFG 1 R "" { "a" "b" } { { "1" "2" } { "x" } } "" { { "" 1, 2 } { "" 3.5, 1/2 } } 1 2'
+  )
   return {
       "games.npz": Kind(
           ".npz",

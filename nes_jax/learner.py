@@ -112,7 +112,7 @@ class Config:
           f" {list(self.network.inputs)}: network.Config(inputs={sorted(needed)})"
       )
     if self.moments == "inference" and self.network.norm != "batch":
-      raise ValueError(f"moments='inference': norm {self.network.norm!r} has none; give norm='batch'")
+      raise ValueError(f"moments='inference': norm {self.network.norm!r} has none: take 'batch'")
     if not self.bend > 0:
       raise ValueError(f"bend={self.bend} must be positive; infinity leaves the loss as it is")
     for field in ("updates", "learning_rate", "clipping", "rho"):
