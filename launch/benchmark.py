@@ -34,6 +34,8 @@ Suite `neural`: fresh parameters, uniform games of the L2 sphere. Columns:
   activations_kb              written by a pass a game, at least
 
 Suite `market`: env steps and updates a second; see `launch.benchmark_market`.
+
+Suite `devices`: updates and stages on 1, 2, 4, 8 devices; see `launch.benchmark_devices`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -56,7 +58,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from launch import benchmark_market
+from launch import benchmark_devices, benchmark_market
 from launch.runtime import reference
 from launch.runtime.timing import seconds
 import nes_jax
@@ -298,12 +300,15 @@ SUITES: Mapping[str, tuple[Sequence[Any], Callable[..., Row]]] = {
     "exact": (EXACT, exact_row),
     "neural": (NEURAL, neural_row),
     "market": (benchmark_market.ENTRIES, benchmark_market.row),
+    "devices": (benchmark_devices.ENTRIES, benchmark_devices.row),
 }
 
 
 def measure(suite: str, only: Sequence[str], quick: bool) -> tuple[list[Row], Row]:
   """-> rows of a suite, and facts to note beside them."""
   known, row = SUITES[suite]
+  if suite == "devices":
+    known = tuple(filter(benchmark_devices.possible, known))
   entries = [e for e in known if not only or e.name in only]
   if not entries:
     listing = ", ".join(e.name for e in known)
@@ -398,6 +403,8 @@ def main(argv: Sequence[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments {argv[1:]}")
   values = flags.FLAGS
+  if values.suite == "devices":
+    jax.config.update("jax_num_cpu_devices", max(benchmark_devices.DEVICES))
   try:
     run(values.suite, values.out, only=values.only, quick=values.quick)
   except (ImportError, ValueError) as error:
