@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -338,6 +339,7 @@ import functools, sys
 import jax, numpy as np
 from launch.runtime import parallel
 from nes_jax import learner, network
+parallel.initialize()
 net = network.Config("cce", payoff_channels=(6,), dual_channel=8, dual_channels=(6,))
 config = learner.Config(net, shapes=((3, 3), (2, 4)), batches=(16, 8), updates=10)
 state = jax.jit(learner.init, static_argnums=1)(jax.random.key(0), config)
@@ -355,28 +357,49 @@ state, key = parallel.replicate((state, jax.random.key(1)), mesh)
 slope = parallel.spmd(gradient, mesh, (R, R), R)(state, key)
 step = functools.partial(learner.cycles, config=config, count=2, axis_name=parallel.AXIS)
 state, reports = parallel.spmd(step, mesh, (R, R), R)(state, key)
-leaves = jax.tree.leaves((slope, state.params, reports))
-np.savez(sys.argv[1], *[np.asarray(x) for x in leaves])
+leaves = jax.tree.leaves(parallel.gather((slope, state.params, reports)))
+if parallel.is_main():
+  np.savez(sys.argv[1], *leaves)
 """
 
 
+def updated(out, processes, devices):
+  """What some steps of training leave, on so many processes of so many devices each."""
+  with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    address = f"127.0.0.1:{free.getsockname()[1]}"
+  hosts = [
+      {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(processes),
+       "JAX_PROCESS_ID": str(me)}
+      for me in range(processes)
+  ]
+  environment = {
+      **os.environ,
+      "JAX_NUM_CPU_DEVICES": str(devices),
+      "JAX_PLATFORMS": "cpu",
+      "XLA_FLAGS": "--xla_backend_optimization_level=0",  # compiles sooner
+  }
+  command = [sys.executable, "-c", DEVICES, str(out), str(processes * devices)]
+  running = [
+      subprocess.Popen(command, cwd=ROOT, env=environment | host if processes > 1 else environment)
+      for host in hosts
+  ]
+  try:
+    assert [process.wait(300) for process in running] == [0] * processes
+  finally:
+    for process in running:
+      process.kill()
+  with np.load(out) as archive:
+    return [archive[name] for name in archive.files]
+
+
 @pytest.mark.slow
-def test_update_is_the_same_on_1_2_and_8_devices(tmp_path):
+def test_update_is_the_same_on_any_number_of_devices_and_hosts(tmp_path):
   results = []
-  for count in (1, 2, 8):
-    out = tmp_path / f"{count}.npz"
-    environment = {
-        **os.environ,
-        "JAX_NUM_CPU_DEVICES": str(count),
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",  # compiles sooner
-    }
-    command = [sys.executable, "-c", DEVICES, str(out), str(count)]
-    subprocess.run(command, check=True, cwd=ROOT, env=environment)
-    with np.load(out) as archive:
-      results.append([archive[name] for name in archive.files])
+  for processes, devices in ((1, 1), (1, 4), (1, 8), (2, 2)):
+    results.append(updated(tmp_path / f"{processes}x{devices}.npz", processes, devices))
   for other in results[1:]:
-    for one, two in zip(results[0], other):
+    for one, two in zip(results[0], other, strict=True):
       np.testing.assert_allclose(one, two, rtol=1e-3, atol=2e-5)
 
 
