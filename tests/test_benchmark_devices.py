@@ -2,7 +2,7 @@
 
 import pytest
 
-from launch import benchmark, benchmark_devices
+from launch import benchmark
 
 
 @pytest.mark.slow
