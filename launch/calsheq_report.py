@@ -158,8 +158,8 @@ def _finish(fig: figure.Figure, group: Sequence[Result], title: str, path) -> No
   fig.text(s=title, fontsize=SIZE, weight="bold", y=1 - 0.08 * inch, **place)
   fig.text(s=_runs(group), fontsize=SIZE - 2, y=1 - 0.34 * inch, **place)
   fig.legend(
-      handles=lines, fontsize=SIZE - 2, frameon=False, ncols=min(len(lines), 4),
-      loc="upper left", bbox_to_anchor=(0.0, 1 - 0.5 * inch), borderaxespad=0,
+      handles=lines, fontsize=SIZE - 2, frameon=False, ncols=len(lines), columnspacing=1.2,
+      handlelength=1.4, loc="upper left", bbox_to_anchor=(0.0, 1 - 0.5 * inch), borderaxespad=0,
   )
   fig.tight_layout(rect=(0, 0, 1, 1 - 0.75 * inch), w_pad=1.0, h_pad=1.0)
   fig.savefig(path, dpi=DPI, facecolor="white")
@@ -173,7 +173,7 @@ def draw_rewards(path: str | os.PathLike, by_experiment: Mapping[str, Sequence[R
   everything = [result for group in by_experiment.values() for result in group]
   supertypes = everything[0].summary["supertypes"]
   count = len(by_experiment)
-  fig = figure.Figure(figsize=(max(6.0, 3.4 * count), 2.4 * (1 + len(supertypes)) + 0.8))
+  fig = figure.Figure(figsize=(max(6.6, 3.4 * count), 2.4 * (1 + len(supertypes)) + 0.8))
   panels = fig.subplots(1 + len(supertypes), count, squeeze=False, sharex="col")
   for column, (name, group) in zip(panels.T, by_experiment.items()):
     for result in group:
