@@ -45,9 +45,8 @@ from calsheq_jax.schedules import Schedule
 from calsheq_jax.types import Array, Decision, Params, Trajectory
 from envs.base import Box, Environment, Profile
 
-# Half-width of the box that g maps into, and how far inside it begins, where it can still be moved.
+# Half-width of the box that g maps into.
 _REACH = 1.5
-_EDGE = 0.95
 _PLACE_GAIN = 0.01
 
 
@@ -360,7 +359,7 @@ def _network(policy: Increments) -> hk.Transformed:
   """coordinates [*, d] -> g [*, d], value [*]."""
 
   def forward(x):
-    start = np.arctanh(np.clip(np.array(policy.start, np.float32) / _REACH, -_EDGE, _EDGE))
+    start = np.arctanh(np.array(policy.start, np.float32) / _REACH)
     features = torso(x, policy.hidden, "place")
     moved = linear(policy.observation_size, _PLACE_GAIN, "place_head")(features)
     value = linear(1, 1.0, "value_head")(torso(x, policy.hidden, "value"))

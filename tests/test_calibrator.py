@@ -137,19 +137,18 @@ def policy_and_params(**changes):
   return moves, moves.init(jax.random.key(0))
 
 
-def test_mean_increments_pull_towards_a_place_in_the_box():
+def test_mean_increments_pull_towards_a_place_that_may_lie_beyond_the_walls():
   moves, params = policy_and_params(pull=0.3)
   x = jax.random.uniform(jax.random.key(1), (50, 3), minval=-1, maxval=1)
-  # At the start g is about the start, drawn in where that is on the edge.
+  # At the start g is about the start, on a wall or not.
   place = moves.place(params, x)
-  np.testing.assert_allclose(place, np.tile([-0.95, 0, 0.5], (50, 1)), atol=0.03)
+  np.testing.assert_allclose(place, np.tile([-1, 0, 0.5], (50, 1)), atol=0.05)
   mean = moves.distribution(moves.apply(params, x)[0]).mean()
   np.testing.assert_allclose(mean, 0.3 * (place - x), atol=1e-6)
-  # However large the network's numbers, nothing leads out of the box.
+  # However large the network's numbers, the place is near the box; walls are reached.
   wild = jax.tree.map(lambda w: 1e3 * (w + 0.1), params)
-  assert jnp.abs(moves.place(wild, x)).max() <= 1
-  mean = moves.distribution(moves.apply(wild, x)[0]).mean()
-  assert jnp.abs(x + mean).max() <= 1 + 1e-6
+  place = jnp.abs(moves.place(wild, x))
+  assert 1.2 < place.max() <= 1.5
 
 
 @pytest.mark.parametrize("scale", [0.02, 0.5])
