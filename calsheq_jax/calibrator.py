@@ -294,7 +294,7 @@ class Config:
   hidden: tuple[int, ...] = (64, 64)  # sizes of the tanh layers
   pull: float = 0.3  # part of the way to g that the mean increment goes, in (0, 1]
   exploration: float = 0.3  # s.d. of increments at the start, in half-widths of the box
-  exploration_rate: Schedule = Schedule(1.0, 100)  # which that falls with
+  exploration_rate: Schedule = Schedule(2.0, 200)  # which that falls with
   least_exploration: float = 0.02  # but not below
   learning: ppo.Config = dataclasses.field(default_factory=_learning)
 

@@ -65,7 +65,7 @@ class Run:
   seeds: int = 3
   stages: int = 400
   hold: int = 10  # stages for which a searcher's profile is held
-  hidden_updates: int = 200  # of the shared policy at a hidden profile
+  hidden_updates: int = 400  # of the shared policy at a hidden profile
   report_every: int = 10  # stages between rows of metrics
   patience: int = loop.PATIENCE
   save_every: int = 50  # stages between checkpoints
