@@ -44,7 +44,7 @@ from calsheq_jax import (
 )
 from calsheq_jax.experiments import Experiment
 from calsheq_jax.schedules import Schedule
-from launch.runtime import checkpoint, loop, parallel, program, writers
+from launch.runtime import checkpoint, loop, parallel, program, stopping, writers
 from launch.runtime.program import UsageError
 
 METHODS: tuple[str, ...] = ("calsheq", *searchers.METHODS)
@@ -202,7 +202,7 @@ def _certifier(problem, config, updates, episodes, judge_episodes, mesh):
 # Beginning and going on.
 
 
-def _begin(run: Run, mesh, keys: Mapping[str, jax.Array], say) -> Saved:
+def _begin(run: Run, mesh, keys: Mapping[str, jax.Array], check_stop, say) -> Saved:
   """New learners, and targets from a hidden profile where the experiment wants them."""
   problem, config = run.problem, run.config
   size, seeds = problem.space.size, run.seeds
@@ -217,7 +217,10 @@ def _begin(run: Run, mesh, keys: Mapping[str, jax.Array], say) -> Saved:
     answer = jax.vmap(lambda key: experiments.hidden_coordinates(key, problem))(keys["hidden"])
     there = parallel.replicate((keys["hidden_stages"], answer, goals), mesh)
     shared = parallel.replicate(fresh(keys["hidden_init"]), mesh)
-    shared, _ = _trial(problem, config, run.hidden_updates, mesh)(shared, *there)
+    for done in range(0, run.hidden_updates, run.hold):
+      stopping.check_together(check_stop)
+      count = min(run.hold, run.hidden_updates - done)
+      shared, _ = _trial(problem, config, count, mesh)(shared, *there)
     judge = _judge(problem, config, 4 * run.judge_episodes)
     agent = parallel.gather(shared.agent)
     goals = judge(agent, keys["targets"], answer, goals)["values"]
@@ -278,7 +281,7 @@ def train(run: Run, *, check_stop=lambda: None, say=print) -> dict[str, float]:
   metadata = {"settings": run.settings()}
   last = checkpoint.latest(run.out)
   if last is None:
-    saved = _begin(run, mesh, keys, say)
+    saved = _begin(run, mesh, keys, check_stop, say)
     done = 0
   else:
     old = checkpoint.load_metadata(last)
