@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from launch.runtime import checkpoint, program
-from launch.runtime.program import UsageError
+from launch.runtime.program import Failed, UsageError
 from nes_jax import learner, network, pretrained
 from nes_jax.games import files
 
@@ -159,7 +159,7 @@ def fuzz(run: Run, *, check_stop=lambda: None, say=print) -> dict[str, float]:
     How many files were read, and which part of them was refused.
 
   Raises:
-    RuntimeError: a reader failed; the file that it failed on is named.
+    Failed: a reader failed; the file that it failed on is named.
   """
   run.out.mkdir(parents=True, exist_ok=True)
   rng = random.Random(run.seed)
@@ -180,9 +180,9 @@ def fuzz(run: Run, *, check_stop=lambda: None, say=print) -> dict[str, float]:
       except kind.documented:
         refused[name] += 1
       except Exception as error:
-        raise RuntimeError(f"{name}: {type(error).__name__}: {error}; {path}") from error
+        raise Failed(f"{name}: {type(error).__name__}: {error}; {path}") from error
       if time.monotonic() - began > _SLOW:
-        raise RuntimeError(f"{name}: took {time.monotonic() - began:.0f} s; {path}")
+        raise Failed(f"{name}: took {time.monotonic() - began:.0f} s; {path}")
       read[name] += 1
       path.unlink()
   say(", ".join(f"{name}: {refused[name]} of {read[name]} refused" for name in known))
@@ -204,13 +204,9 @@ def _run(v: flags.FlagValues) -> Run:
 
 def main(argv: Sequence[str]) -> int:
   """The program; returns its exit code."""
-  try:
-    return program.main(
-        argv, name="fuzz", doc=__doc__, define=_define_flags, prepare=_run, work=fuzz
-    )
-  except RuntimeError as error:
-    print(f"fuzz: {error}", file=sys.stderr)
-    return 1
+  return program.main(
+      argv, name="fuzz", doc=__doc__, define=_define_flags, prepare=_run, work=fuzz
+  )
 
 
 if __name__ == "__main__":

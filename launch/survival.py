@@ -22,7 +22,7 @@ from absl import flags
 import numpy as np
 
 from launch.runtime import checkpoint, program
-from launch.runtime.program import UsageError
+from launch.runtime.program import Failed, UsageError
 from nes_jax.games import files
 
 # Small jobs that save often.
@@ -117,7 +117,7 @@ def survive(run: Run, *, check_stop=lambda: None, say=print) -> dict[str, float]
 
   Raises:
     UsageError: the directory is not empty.
-    RuntimeError: a start that was not killed failed, or a job differs; the log is named.
+    Failed: a start that was not killed failed, or a job differs; the log is named.
   """
   job = run.job
   if job.out.exists() and any(job.out.iterdir()):
@@ -138,7 +138,7 @@ def survive(run: Run, *, check_stop=lambda: None, say=print) -> dict[str, float]
       process.wait()
       return False
     if code:
-      raise RuntimeError(f"{job.program} exited with {code} after {kills} kills: see {path}")
+      raise Failed(f"{job.program} exited with {code} after {kills} kills: see {path}")
     return True
 
   kills, jobs, different = 0, 0, 0
@@ -165,7 +165,7 @@ def survive(run: Run, *, check_stop=lambda: None, say=print) -> dict[str, float]
       if not names:
         job.remove(name)
   if different:
-    raise RuntimeError(f"{different} of {jobs} jobs differ from the uninterrupted one: see {path}")
+    raise Failed(f"{different} of {jobs} jobs differ from the uninterrupted one: see {path}")
   return {"kills": kills, "jobs": jobs, "different": different}
 
 
@@ -186,13 +186,9 @@ def _run(v: flags.FlagValues) -> Run:
 
 def main(argv: Sequence[str]) -> int:
   """The program; returns its exit code."""
-  try:
-    return program.main(
-        argv, name="survival", doc=__doc__, define=_define_flags, prepare=_run, work=survive
-    )
-  except RuntimeError as error:
-    print(f"survival: {error}", file=sys.stderr)
-    return 1
+  return program.main(
+      argv, name="survival", doc=__doc__, define=_define_flags, prepare=_run, work=survive
+  )
 
 
 if __name__ == "__main__":

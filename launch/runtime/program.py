@@ -24,6 +24,10 @@ class UsageError(ValueError):
   """A flag is wrong; the message says which, and what to do."""
 
 
+class Failed(RuntimeError):
+  """What a program is there to show is not so; the message says where."""
+
+
 def parse(argv: Sequence[str], define: Callable[[flags.FlagValues], None]) -> flags.FlagValues:
   """Reads a command line.
 
@@ -76,7 +80,7 @@ def main(
     work: Callable[..., Mapping[str, float]],
 ) -> int:
   """Runs a program; returns its exit code: 2 where the user can do something about it, 1 for the
-  disk. Other errors are the program's and keep their traceback.
+  disk and for `Failed`. Other errors are the program's and keep their traceback.
 
   Args:
     argv: the program's name first.
@@ -114,6 +118,9 @@ def main(
     return stopped.exit_code
   except (UsageError, checkpoint.CheckpointError, ImportError, FloatingPointError) as error:
     return blame(error)
+  except Failed as error:
+    say(str(error))
+    return 1
   except OSError as error:
     say(f"{error}; make room or check the disk; {AGAIN}")
     return 1
