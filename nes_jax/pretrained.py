@@ -7,6 +7,7 @@ under "card". Beside it lies the card for people, `.md`.
 
 from collections.abc import Mapping
 import functools
+import io
 import json
 import os
 import pathlib
@@ -63,7 +64,7 @@ def load(name: str | os.PathLike) -> Pretrained:
 
   Raises:
     ValueError: there is none of that name, or the file is damaged or no network.
-    FileNotFoundError: there is no such file.
+    OSError: there is no such file, or it cannot be read.
   """
   name = os.fspath(name)
   if name.endswith(".npz"):
@@ -82,8 +83,9 @@ def _shipped(name: str) -> Pretrained:
 
 
 def _read(path: pathlib.Path) -> Pretrained:
+  content = io.BytesIO(path.read_bytes())
   try:
-    with open(path, "rb") as file, np.load(file) as archive:
+    with np.load(content) as archive:
       card = json.loads(str(archive["card"]))
       if card["format"] != FORMAT:
         raise ValueError(f"format {card['format']}, and this version reads {FORMAT}")
@@ -100,8 +102,6 @@ def _read(path: pathlib.Path) -> Pretrained:
         if kind != "card":
           module, leaf = rest.rsplit("/", 1)
           modules.setdefault(module, {})[leaf] = jnp.asarray(archive[key])
-  except FileNotFoundError:
-    raise
   except Exception as error:  # NumPy, zlib and JSON raise whatever damage makes them
     raise ValueError(
         f"{path}: not a network of nes_jax.pretrained.save ({error}); give a .npz file written by"
