@@ -1,6 +1,7 @@
 """Settings and fixtures of the whole suite. x64 stays off: a test that needs it asks for `x64`."""
 
 import os
+import socket
 import tempfile
 
 import jax
@@ -41,6 +42,14 @@ def x64():
     from jax.experimental import enable_x64 as enable
   with enable(True):
     yield
+
+
+@pytest.fixture
+def coordinator():
+  """HOST:PORT at which processes of one test can meet."""
+  with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    return f"127.0.0.1:{free.getsockname()[1]}"
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -7,7 +7,6 @@ import os
 import pathlib
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -363,13 +362,10 @@ if parallel.is_main():
 """
 
 
-def updated(out, processes, devices):
+def updated(out, processes, devices, coordinator):
   """What some steps of training leave, on so many processes of so many devices each."""
-  with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    address = f"127.0.0.1:{free.getsockname()[1]}"
   hosts = [
-      {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(processes),
+      {"JAX_COORDINATOR_ADDRESS": coordinator, "JAX_NUM_PROCESSES": str(processes),
        "JAX_PROCESS_ID": str(me)}
       for me in range(processes)
   ]
@@ -394,10 +390,11 @@ def updated(out, processes, devices):
 
 
 @pytest.mark.slow
-def test_update_is_the_same_on_any_number_of_devices_and_hosts(tmp_path):
+def test_update_is_the_same_on_any_number_of_devices_and_hosts(tmp_path, coordinator):
   results = []
   for processes, devices in ((1, 1), (1, 4), (1, 8), (2, 2)):
-    results.append(updated(tmp_path / f"{processes}x{devices}.npz", processes, devices))
+    out = tmp_path / f"{processes}x{devices}.npz"
+    results.append(updated(out, processes, devices, coordinator))
   for other in results[1:]:
     for one, two in zip(results[0], other, strict=True):
       np.testing.assert_allclose(one, two, rtol=1e-3, atol=2e-5)

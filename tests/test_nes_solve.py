@@ -6,7 +6,6 @@ import os
 import pathlib
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -142,14 +141,11 @@ def test_continues_with_the_same_bytes(config):
   assert not parts.exists()
 
 
-def test_two_hosts_write_the_same_answers(config, tmp_path):
+def test_two_hosts_write_the_same_answers(config, tmp_path, coordinator):
   """Three parts over two processes."""
   assert nes_solve.main(argv(config)) == 0
   out = str(tmp_path / "two.npz")
-  with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    port = free.getsockname()[1]
-  flags = [f"--coordinator=127.0.0.1:{port}", "--num_processes=2"]
+  flags = [f"--coordinator={coordinator}", "--num_processes=2"]
   command = [sys.executable, "-m", "launch.nes_solve", *argv(config, out=out)[1:], *flags]
   both = [
       subprocess.Popen(

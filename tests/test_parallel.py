@@ -8,7 +8,6 @@ import functools
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 
@@ -226,12 +225,9 @@ def test_shard_keeps_the_rows_in_order(eight, count):
   )
 
 
-def test_two_hosts(tmp_path):
-  with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    address = f"127.0.0.1:{free.getsockname()[1]}"
+def test_two_hosts(tmp_path, coordinator):
   common = {
-      "JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_NUM_CPU_DEVICES": "2"
+      "JAX_COORDINATOR_ADDRESS": coordinator, "JAX_NUM_PROCESSES": "2", "JAX_NUM_CPU_DEVICES": "2"
   }
   finish(*(
       start(as_one_of_two_hosts, tmp_path, JAX_PROCESS_ID=str(me), **common) for me in range(2)
