@@ -91,7 +91,7 @@ def row(entry: Entry, rate: float, *, quick: bool = False) -> dict[str, Any]:
   batch = 8 * DEVICES[-1] if quick else entry.batch
   calls = 1 if quick else _CALLS
   step = _step_seconds(entry.work, entry.devices, batch, calls)
-  one = step if entry.devices == 1 else _step_seconds(entry.work, 1, batch, calls)
+  one = _step_seconds(entry.work, 1, batch, calls)
   alone = _alone_seconds(entry, batch, calls)
   return {
       "work": entry.work,
