@@ -67,6 +67,23 @@ def test_a_kill_in_an_evaluation_loses_nothing(tmp_path, whole, at):
   assert int(state[0]) == 6 and report == {"eval/state": 6.0}
 
 
+@pytest.mark.parametrize("at", [3, 6])
+def test_a_kill_after_an_evaluation_repeats_its_row(tmp_path, monkeypatch, whole, at):
+  save = checkpoint.save
+
+  def killed(*args, **kwargs):
+    if kwargs["step"] == at and kwargs["config"]["pending"] is None:
+      raise Killed
+    save(*args, **kwargs)
+
+  with monkeypatch.context() as patch, pytest.raises(Killed):
+    patch.setattr(checkpoint, "save", killed)
+    run(tmp_path)
+  assert len(rows(tmp_path)) == at
+  run(tmp_path)
+  assert rows(tmp_path) == whole
+
+
 @pytest.mark.parametrize("at", [1, 3, 5])
 def test_a_stop_saves(tmp_path, whole, at):
   calls = []

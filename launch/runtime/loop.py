@@ -70,7 +70,7 @@ def run(
   """
   report: Row = {}
   last = checkpoint.latest(directory) if done else None
-  # Of a run that was killed while it evaluated: the metrics of the chunk before.
+  # Of a run that was killed between the two saves about an evaluation: the metrics of its chunk.
   pending = None if last is None else checkpoint.load_metadata(last)["config"].get("pending")
 
   def save(pending: Row | None = None) -> None:
@@ -92,9 +92,10 @@ def run(
     writer.write(done, row | report)
     save()
 
+  first_step = done + (pending is None)  # a pending row is written anew
   with (
       writers.Writer(
-          directory, first_step=done + 1, shown=shown, tensorboard=tensorboard
+          directory, first_step=first_step, shown=shown, tensorboard=tensorboard
       ) as writer,
       progress.bar(total, initial=done, unit="update") as bar,
   ):
