@@ -9,8 +9,8 @@ residual, converged, iterations, repeated, duals_0, ..., marginals_0, ... (`nes_
 `invalid` (payoffs that hold NaN or infinity; such answers are NaN), `names` (of the files of a
 directory), and `meta`, a JSON text with the options and versions.
 
-Several processes (--coordinator, --num_processes, --process_id) solve one part each at a time; they
-share the directory of --out, and process 0 puts the answers together.
+Every device solves one part at a time. Several processes (--coordinator, --num_processes,
+--process_id) share the directory of --out, and process 0 puts the answers together.
 
 Answers are kept in OUT.parts until all are there. The same command, given again after a stop,
 continues. Exit code 0: every game has a row, converged or not, and the summary says which;
@@ -18,6 +18,7 @@ continues. Exit code 0: every game has a row, converged or not, and the summary 
 """
 
 from collections.abc import Callable, Mapping
+import concurrent.futures
 import contextlib
 import dataclasses
 import json
@@ -42,8 +43,10 @@ from nes_jax.games import files
 from nes_jax.types import CONCEPTS, METHODS
 
 # A part that the user does not size: so many games, bytes of payoffs and answers, and floating
-# point operations of a Newton step; the last is seconds of work.
+# point operations of a Newton step; the last is seconds of work. Every device gets one, if they
+# have some games each.
 _MAX_PART = 65536
+_WORTH_A_DEVICE = 1024
 _PART_BYTES = 2**28
 _PART_WORK = {"cpu": 2**33}
 _ACCELERATOR_PART_WORK = 2**40
@@ -92,9 +95,10 @@ class Report:
   iterations_max: int = 0
   solved_here: int = 0  # games solved by this run
   seconds: float = 0.0  # of this run, all told
-  solve_seconds: float = 0.0  # of these, in `solve`, with compilation
   compile_seconds: float = 0.0  # of these, compiling
   first_compile_seconds: float = 0.0  # of these, for the first part
+  steady_games: int = 0  # of parts for which nothing was compiled
+  steady_seconds: float = 0.0  # in `solve`, for these
 
   def add(self, start: int, arrays: Mapping[str, np.ndarray]) -> None:
     """Counts a part whose first game is number `start`."""
@@ -178,26 +182,37 @@ def run(
     if done:
       say(f"continuing at game {done} of {source.num_games}")
 
+    def solve_on(device: jax.Device, start: int, payoffs: np.ndarray) -> dict[str, np.ndarray]:
+      with jax.default_device(device):
+        return _solve_part(config, inputs, payoffs, start, part_size, solve)
+
+    devices = jax.local_devices()
+    mine = parallel.own(todo)
+    pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(len(devices)))
     with progress.bar(source.num_games, initial=done, unit="game") as bar:
-      for index in _own(todo):
+      while mine:
         stopping.check_together(check_stop)
-        if index is None:
-          continue
-        start, stop = parts.bounds[index]
-        before = time.perf_counter(), clock.seconds()
-        payoffs = source.read(start, stop)
-        reading = time.perf_counter() - before[0]
-        arrays = _solve_part(config, inputs, payoffs, start, part_size, solve)
-        report.solve_seconds += time.perf_counter() - before[0] - reading
+        turn = [index for index in mine[: len(devices)] if index is not None]
+        mine = mine[len(devices) :]
+        starts = [parts.bounds[index][0] for index in turn]
+        payoffs = [source.read(*parts.bounds[index]) for index in turn]
+        began_turn, compiled = time.perf_counter(), clock.seconds()
+        answers = list(pool.map(solve_on, devices, starts, payoffs))
+        taken, compiled = time.perf_counter() - began_turn, clock.seconds() - compiled
+        games = sum(map(len, payoffs))
         if not report.solved_here:
-          report.first_compile_seconds = clock.seconds() - before[1]
-        parts.write(index, arrays)
-        report.add(start, arrays)
-        report.solved_here += stop - start
-        bar.update(stop - start)
+          report.first_compile_seconds = compiled
+        if not compiled:
+          report.steady_games += games
+          report.steady_seconds += taken
+        for index, start, arrays in zip(turn, starts, answers):
+          parts.write(index, arrays)
+          report.add(start, arrays)
+        report.solved_here += games
+        bar.update(games)
     stopping.check_together(check_stop)
     if parallel.is_main():
-      for index in set(todo) - set(_own(todo)):
+      for index in set(todo) - set(parallel.own(todo)):
         report.add(parts.bounds[index][0], parts.read(index))
       meta = json.dumps(store.read_manifest(directory))
       extras = {"meta": np.array(meta)}
@@ -210,12 +225,6 @@ def run(
     return report, source.names
 
 
-def _own(todo: list[int]) -> list[int | None]:
-  """The parts of this process, in turn; None where others have one more."""
-  count = jax.process_count()
-  return (todo + [None] * (-len(todo) % count))[jax.process_index() :: count]
-
-
 def summary(report: Report, names: tuple[str, ...] | None = None) -> str:
   """The report as a table of lines."""
 
@@ -226,7 +235,6 @@ def summary(report: Report, names: tuple[str, ...] | None = None) -> str:
 
   counts = "x".join(map(str, report.shape[1:]))
   valid = report.num_games - report.invalid
-  running = report.solve_seconds - report.compile_seconds
   rows = [
       ("games", f"{report.num_games} of {report.shape[0]} players, {counts} strategies"),
       ("converged", f"{report.converged}"),
@@ -253,18 +261,15 @@ def summary(report: Report, names: tuple[str, ...] | None = None) -> str:
   rows.append(("seconds", f"{report.seconds:.2f}"))
   if report.solved_here:
     here = "" if report.solved_here == report.num_games else f" ({report.solved_here} in this run)"
+    rate = f"{report.solved_here / report.seconds:.4g} in all{here}"
+    if report.steady_games:
+      rate += f", {report.steady_games / report.steady_seconds:.4g} where nothing was compiled"
     rows += [
         (
             "  compiling",
             f"{report.compile_seconds:.2f}, the first part's {report.first_compile_seconds:.2f}",
         ),
-        ("  solving", f"{max(running, 0):.2f}"),
-        (
-            "games a second",
-            f"{report.solved_here / max(running, 1e-9):.4g} solving,"
-            f" {report.solved_here / max(report.seconds - report.compile_seconds, 1e-9):.4g} with"
-            f" reading and writing; compilation left out{here}",
-        ),
+        ("games a second", rate),
     ]
   width = max(len(name) for name, _ in rows) + 2
   lines = [f"{name:<{width}}{value}" for name, value in rows]
@@ -408,7 +413,10 @@ def _part_size(config: Config, source: files.Source, directory: pathlib.Path) ->
       _PART_BYTES // (8 * math.prod(source.shape) + store.row_bytes(schema)),
       work // newton**3,
   )
-  num_parts = math.ceil(source.num_games / max(most, 1))
+  num_parts = max(
+      math.ceil(source.num_games / max(most, 1)),
+      min(jax.device_count(), math.ceil(source.num_games / _WORTH_A_DEVICE)),
+  )
   return math.ceil(source.num_games / num_parts)
 
 

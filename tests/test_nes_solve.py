@@ -142,14 +142,16 @@ def test_continues_with_the_same_bytes(config):
 
 
 def test_two_hosts_write_the_same_answers(config, tmp_path, coordinator):
-  """Three parts over two processes."""
+  """Three parts over two processes of two devices each."""
   assert nes_solve.main(argv(config)) == 0
   out = str(tmp_path / "two.npz")
   flags = [f"--coordinator={coordinator}", "--num_processes=2"]
   command = [sys.executable, "-m", "launch.nes_solve", *argv(config, out=out)[1:], *flags]
+  devices = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
   both = [
       subprocess.Popen(
-          [*command, f"--process_id={me}"], cwd=ROOT, stdout=subprocess.PIPE, text=True
+          [*command, f"--process_id={me}"], cwd=ROOT, env=devices, stdout=subprocess.PIPE,
+          text=True,
       )
       for me in range(2)
   ]
@@ -408,6 +410,21 @@ def test_default_parts_fit(shape, concept, tmp_path):
   # Parts of almost equal size: filling up the last one costs next to nothing.
   parts = -(-1_000_003 // size)
   assert parts * size - 1_000_003 < parts
+
+
+@pytest.mark.parametrize("games, parts", [(100_000, 8), (3000, 3), (10, 1)])
+def test_every_device_has_a_part_that_is_worth_it(monkeypatch, tmp_path, games, parts):
+  monkeypatch.setattr(nes_solve.jax, "device_count", lambda: 8)
+  source = files.Source(games, (2, 2, 2))
+  size = nes_solve._part_size(nes_solve.Config(games="", out=""), source, tmp_path)
+  assert -(-games // size) == parts
+
+
+def test_the_rate_counts_what_was_not_compiled():
+  report = nes_solve.Report(10, (2, 4, 4), solved_here=10, seconds=5.0)
+  assert "games a second       2 in all\n" in nes_solve.summary(report) + "\n"
+  report = dataclasses.replace(report, steady_games=4, steady_seconds=0.5)
+  assert "2 in all, 8 where nothing was compiled" in nes_solve.summary(report)
 
 
 def test_compile_clock_counts_overlapping_spans_once():

@@ -282,6 +282,17 @@ def test_what_does_not_divide_is_refused_with_its_numbers():
     parallel.shard({"x": 1.0}, mesh)
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_every_item_is_one_process_s_own(monkeypatch, count):
+  monkeypatch.setattr(parallel.jax, "process_count", lambda: count)
+  shares = []
+  for me in range(count):
+    monkeypatch.setattr(parallel.jax, "process_index", lambda me=me: me)
+    shares.append(parallel.own("abcd"))
+  assert {len(share) for share in shares} == {-(-4 // count)}
+  assert sorted(x for share in shares for x in share if x) == list("abcd")
+
+
 def test_describe_is_the_start_line_without_a_program():
   assert progress.start_line("p") == f"p: {parallel.describe()}"
   assert jax.__version__ in parallel.describe() and "\n" not in parallel.describe()

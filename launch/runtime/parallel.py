@@ -35,8 +35,8 @@ from nes_jax.examples import example_keys, example_slice
 
 __all__ = (
     "AXIS", "REPLICATED", "SHARDED", "by_main", "describe", "example_keys", "example_slice",
-    "gather", "initialize", "is_main", "meet", "mesh", "most", "per_device_batch", "replicate",
-    "shard", "spmd",
+    "gather", "initialize", "is_main", "meet", "mesh", "most", "own", "per_device_batch",
+    "replicate", "shard", "spmd",
 )
 
 Tree = Any
@@ -130,6 +130,16 @@ def meet() -> None:
   """Waits until all processes are here."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices("meet")
+
+
+def own(items: Sequence[Any]) -> list[Any]:
+  """Every so-manieth of the items, those that are for this process to work on.
+
+  All processes get lists of one length, so that they can meet at every item: None fills them up.
+  """
+  count = jax.process_count()
+  padded = [*items, *[None] * (-len(items) % count)]
+  return padded[jax.process_index() :: count]
 
 
 def by_main(work: Callable[[], None], failure: Exception) -> None:
