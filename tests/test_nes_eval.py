@@ -4,6 +4,9 @@ import csv
 import dataclasses
 import functools
 import pathlib
+import signal
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -22,18 +25,16 @@ from launch.evaluation import (
     scaling,
 )
 from launch.evaluation.settings import QUICK, Settings
+from launch.runtime import stopping
 import nes_jax
 from nes_jax import learner, metrics, network, pretrained
 from nes_jax.games import spheres
 
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 TINY = dataclasses.replace(
     QUICK, games=6, reference_games=2, table_games=6, table_reference_games=2, sizes=(3,),
     updates=4, points=2, curve_games=8,
 )
-
-
-class Stop(Exception):
-  """A signal came."""
 
 
 def refuse(*_, **__):
@@ -44,14 +45,13 @@ def refuse(*_, **__):
 
 
 def test_parts_are_computed_once_a_key(tmp_path):
-  done = []
-  store = parts.Parts(tmp_path, done=lambda name, seconds: done.append(name))
+  store = parts.Parts(tmp_path)
   first = store.get("one", {"a": 1}, lambda: {"x": np.arange(3), "y": 2.5})
   np.testing.assert_array_equal(first["x"], [0, 1, 2])
   again = parts.Parts(tmp_path).get("one", {"a": 1}, refuse)
   assert again.keys() == {"x", "y"} and again["y"] == 2.5
   other = store.get("one", {"a": 2}, lambda: {"x": np.zeros(1)})
-  assert list(other["x"]) == [0] and done == ["one", "one"]
+  assert list(other["x"]) == [0]
   assert len(list(tmp_path.glob("*.npz"))) == 2
 
 
@@ -61,21 +61,6 @@ def test_damaged_parts_are_computed_again(tmp_path):
   (path,) = tmp_path.glob("*.npz")
   path.write_bytes(path.read_bytes()[:-20])
   assert store.get("one", {}, lambda: {"x": np.ones(1)})["x"] == 1
-
-
-def test_a_stop_keeps_what_is_done(tmp_path):
-  stopping = []
-
-  def check():
-    if stopping:
-      raise Stop
-
-  store = parts.Parts(tmp_path, check_stop=check)
-  store.get("one", {}, lambda: {"x": 1})
-  stopping.append(True)
-  assert store.get("one", {}, refuse)["x"] == 1
-  with pytest.raises(Stop):
-    store.get("two", {}, refuse)
 
 
 def test_keys_see_code_and_networks():
@@ -127,7 +112,7 @@ def test_classes_and_tables(small_classes, tmp_path, monkeypatch):
   pytest.importorskip("cvxpy")
   monkeypatch.setattr(classes, "CONCEPTS", ("cce",))
   store = parts.Parts(tmp_path)
-  rows, (failures,) = classes.run(store, TINY, lambda: None)
+  rows, (failures,) = classes.summary(store, TINY)
   found = {(row.name, row.method): row for row in rows}
   assert set(found) == {(n, m) for n in classes.CLASSES for m in classes.METHODS}
   for row in rows:
@@ -145,20 +130,20 @@ def test_classes_and_tables(small_classes, tmp_path, monkeypatch):
   assert failures.worst_residual < 1e-8
 
   trained = pretrained.load("me_cce_2p")
-  (row,) = scaling.table(store, TINY, lambda shape: trained, lambda: None)
+  row = scaling.row(store, TINY, 3, trained)
   assert row.size == "3x3" and row.network == "me_cce_2p" and row.failed == 0
   assert row.network_solver_gap < row.uniform_solver_gap and row.ecos_solved == 1
-  (bare,) = scaling.table(store, TINY, lambda shape: None, lambda: None)
+  bare = scaling.row(store, TINY, 3, None)
   assert bare.network_gap is None and bare.uniform_gap == row.uniform_gap
 
   monkeypatch.setattr(nes_jax, "solve", refuse)
-  again = classes.run(parts.Parts(tmp_path), TINY, lambda: None)
+  again = classes.summary(parts.Parts(tmp_path), TINY)
   assert str(again) == str((rows, [failures]))  # NaN is not equal to itself
   # A new network makes its own results anew, and no others.
   changed = trained._replace(params=jax.tree.map(lambda x: x * 1.01, trained.params))
   monkeypatch.setattr(measure, "network_for", lambda *_: changed)
   with pytest.raises(AssertionError, match="computed again"):
-    classes.run(parts.Parts(tmp_path), TINY, lambda: None)
+    classes.evaluate(parts.Parts(tmp_path), "L1 invariant", TINY)
 
 
 def test_without_ecos(monkeypatch, tmp_path):
@@ -348,25 +333,68 @@ def test_the_network_of_table_2(tmp_path, monkeypatch):
   monkeypatch.setattr(pretrained, "names", lambda: ["a", "b"])
   monkeypatch.setattr(pretrained, "load", lambda name: {"a": one, "b": fits}[name])
   monkeypatch.setattr(curves, "train", refuse)
-  assert nes_eval.square_network(tmp_path, TINY, lambda: None) is fits
+  assert nes_eval.square_network(tmp_path, TINY) is fits
   monkeypatch.setattr(pretrained, "names", lambda: ["a"])
   with pytest.raises(AssertionError, match="computed again"):
-    nes_eval.square_network(tmp_path, TINY, lambda: None)
+    nes_eval.square_network(tmp_path, TINY)
 
 
 @pytest.mark.slow
-def test_small_run(small_classes, tmp_path, monkeypatch):
-  """Two sections from end to end, then again from what is stored."""
+def test_small_run(small_classes, tmp_path, monkeypatch, capsys):
+  """Two sections from end to end, stopped once, then again from what is stored."""
   (config, seed), *_ = curves.trainings(TINY)
   same = [curves.Curve(panel, "ME", config) for panel in curves.PANELS]
   monkeypatch.setattr(curves, "curves", lambda _: same)
-  run = lambda: nes_eval.run(
-      tmp_path, TINY, ("figure4", "figure3"), command="python -m launch.nes_eval"
-  )
-  path = run()
-  text = path.read_text()
+  run = nes_eval.Run(tmp_path, TINY, ("figure4", "figure3"), "python -m launch.nes_eval")
+  calls = []
+
+  def stop():
+    calls.append(1)
+    if len(calls) == 2:
+      raise stopping.Stopped(signal.SIGTERM)
+
+  with pytest.raises(stopping.Stopped):
+    nes_eval.evaluate(run, check_stop=stop)
+  stored = len(list(tmp_path.glob("parts/*")))
+  assert stored > 0 and not list(tmp_path.glob("report*"))
+  nes_eval.evaluate(run)
+  text = (tmp_path / "report.md").read_text()
+  assert text in capsys.readouterr().out
   assert "`python -m launch.nes_eval`" in text and "figures mean little" in text
   assert "Figure 4" in text and "Figure 3" in text and "Figure 1" not in text
+  assert len(list(tmp_path.glob("parts/*"))) > stored
   monkeypatch.setattr(nes_jax, "solve", refuse)
   monkeypatch.setattr(curves.nes_train, "train", refuse)
-  assert run().read_text() == text
+  nes_eval.evaluate(run)
+  assert (tmp_path / "report.md").read_text() == text
+
+
+def test_two_hosts_share_the_work(tmp_path, coordinator):
+  """Tables of two sizes: each process solves the games of one. Without networks, to compile less."""
+  code = (
+      "import sys; from launch import nes_eval; nes_eval.measure.network_for = lambda *_: None;"
+      "nes_eval.square_network = lambda *_: None; sys.exit(nes_eval.main(sys.argv))"
+  )
+  flags = ["--quick", "--only=tables", "--sizes=2,3", "--table_games=4", f"--out={tmp_path}"]
+  flags += [f"--coordinator={coordinator}", "--num_processes=2"]
+  command = [sys.executable, "-c", code, *flags]
+  both = [
+      subprocess.Popen(
+          [*command, f"--process_id={me}"], cwd=ROOT, stdout=subprocess.PIPE, text=True
+      )
+      for me in range(2)
+  ]
+  said = [process.communicate(timeout=300)[0] for process in both]
+  assert [process.returncode for process in both] == [0, 0]
+  assert "Table 1" in said[0] and "report" not in said[1]
+  assert {row["size"] for row in read(tmp_path / "table1.csv")} == {"2x2", "3x3"}
+  assert len(list(tmp_path.glob("parts/truth-*"))) == 2
+
+
+@pytest.mark.parametrize(
+    "flag, message",
+    [("--games=0", "games is 0"), ("--sizes=8,x", "integers"), ("--only=x", "should be one of")],
+)
+def test_bad_flags(flag, message, capsys):
+  assert nes_eval.main(["nes_eval", flag]) == 2
+  assert message in capsys.readouterr().err

@@ -1,6 +1,6 @@
 """Figure 4: games of 25 classes, two players, 8x8."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 import concurrent.futures
 import os
 from typing import Any, NamedTuple
@@ -61,7 +61,13 @@ def draw(store: parts.Parts, name: str, settings: Settings) -> tuple[np.ndarray,
   return store.get(f"games-{name.replace(' ', '-')}", key, compute)["payoffs"], key
 
 
-def evaluate(
+def evaluate(store: parts.Parts, name: str, settings: Settings) -> None:
+  """Stores all that is wanted of a class."""
+  for concept in CONCEPTS:
+    measured(store, name, concept, settings)
+
+
+def measured(
     store: parts.Parts, name: str, concept: str, settings: Settings
 ) -> tuple[list[Row], np.ndarray, parts.Arrays]:
   """One class and concept.
@@ -101,23 +107,23 @@ def evaluate(
   return rows, truth["residual"], exact
 
 
-def run(
-    store: parts.Parts, settings: Settings, advance: Callable[[], None]
-) -> tuple[list[Row], list[Failures]]:
-  """All classes and concepts; `advance` is called after each of them."""
-  # Most of the time that drawing takes is compilation.
+def draw_all(store: parts.Parts, names: Sequence[str], settings: Settings) -> None:
+  """Draws the games of several classes at once: most of the time that takes is compilation."""
   with concurrent.futures.ThreadPoolExecutor(min(os.cpu_count() or 1, 4)) as pool:
-    list(pool.map(lambda name: draw(store, name, settings), CLASSES))
+    list(pool.map(lambda name: draw(store, name, settings), names))
+
+
+def summary(store: parts.Parts, settings: Settings) -> tuple[list[Row], list[Failures]]:
+  """Of all classes and concepts."""
   rows, failures = [], []
   for concept in CONCEPTS:
     residuals, repeated, converged = [], [], []
     for name in CLASSES:
-      more, residual, exact = evaluate(store, name, concept, settings)
+      more, residual, exact = measured(store, name, concept, settings)
       rows += more
       residuals.append(residual)
       repeated.append(exact["repeated"])
       converged.append(exact["converged"])
-      advance()
     residual = np.concatenate(residuals)
     repeated, converged = np.concatenate(repeated), np.concatenate(converged)
     failures.append(

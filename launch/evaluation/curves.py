@@ -16,7 +16,7 @@ import numpy as np
 
 from launch import nes_train
 from launch.evaluation.settings import Settings
-from launch.runtime import checkpoint, writers
+from launch.runtime import checkpoint, parallel, writers
 from nes_jax import learner, network, pretrained, selection
 from nes_jax.learner import shape_name
 from nes_jax.network import pooling
@@ -141,7 +141,10 @@ def train(
     check_stop: Callable[[], None] = lambda: None,
     say: Callable[[str], None] = lambda line: None,
 ) -> None:
-  """Trains to the end, from where an earlier run stopped; returns at once if it is there."""
+  """Trains to the end, from where an earlier run stopped; returns at once if it is there.
+
+  All processes call it together, and share the work.
+  """
   out = directory(root, config, seed, settings)
   if _evaluations(out, config)[0][-1:] == [config.updates]:
     return
@@ -151,6 +154,7 @@ def train(
       eval_games=settings.curve_games,
   )
   nes_train.train(run, check_stop=check_stop, say=lambda line: say(f"{out.name}: {line}"))
+  parallel.meet()  # what process 0 has written is there for all
 
 
 def _evaluations(out: pathlib.Path, config: learner.Config) -> tuple[list[int], ...]:

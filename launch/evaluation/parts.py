@@ -9,7 +9,6 @@ import functools
 import hashlib
 import json
 import pathlib
-import time
 from typing import Any
 import zipfile
 import zlib
@@ -32,22 +31,9 @@ _LEARNED = ("network", "learner.py", "pretrained.py")
 class Parts:
   """The parts in one directory."""
 
-  def __init__(
-      self,
-      directory: pathlib.Path,
-      *,
-      check_stop: Callable[[], None] = lambda: None,
-      done: Callable[[str, float], None] = lambda name, seconds: None,
-  ):
-    """Makes the directory.
-
-    Args:
-      directory: of the files.
-      check_stop: called before a part is computed; may raise to stop.
-      done: called with the name of a part that was computed, and the seconds that it took.
-    """
+  def __init__(self, directory: pathlib.Path):
+    """Makes the directory."""
     self.directory = directory
-    self._check_stop, self._done = check_stop, done
     directory.mkdir(parents=True, exist_ok=True)
 
   def get(
@@ -65,12 +51,9 @@ class Parts:
     found = _read(path, text)
     if found is not None:
       return found
-    self._check_stop()
-    start = time.perf_counter()
     arrays = {k: np.asarray(v) for k, v in compute().items()}
     with replacing(path) as file:
       np.savez_compressed(file, key=np.array(text), **arrays)
-    self._done(name, time.perf_counter() - start)
     return arrays
 
 

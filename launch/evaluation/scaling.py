@@ -1,6 +1,5 @@
 """Tables 1 and 2: maximum-entropy CCE of two-player games of growing size."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -32,17 +31,10 @@ class Row(NamedTuple):
   exact_us: float
 
 
-def table(
-    store: parts.Parts,
-    settings: Settings,
-    choose: Callable[[tuple[int, ...]], pretrained.Pretrained | None],
-    advance: Callable[[], None],
-) -> list[Row]:
-  """A row for each of `settings.sizes`, of the network that `choose` gives for a shape."""
-  return [_row(store, settings, size, choose((size, size)), advance) for size in settings.sizes]
-
-
-def _row(store, settings, size, trained, advance) -> Row:
+def row(
+    store: parts.Parts, settings: Settings, size: int, trained: pretrained.Pretrained | None
+) -> Row:
+  """Games of `size` strategies a player, and what a network makes of them."""
   shape = (size, size)
   key = {"shape": shape, "games": settings.table_games, "seed": settings.seed}
   key |= {"sources": parts.sources()}
@@ -66,7 +58,6 @@ def _row(store, settings, size, trained, advance) -> Row:
     few = slice(0, settings.table_reference_games)
     solved = measure.ecos(store, name, payoffs[few], "cce", joint[few], key)
   uniform = measure.uniform(payoffs, "cce", joint)
-  advance()
   mean = lambda found, what: None if found is None else float(found[what].mean())
   return Row(
       size=name,
