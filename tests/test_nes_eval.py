@@ -370,7 +370,7 @@ def test_small_run(small_classes, tmp_path, monkeypatch, capsys):
 
 
 def test_two_hosts_share_the_work(tmp_path, coordinator):
-  """Tables of two sizes: each process solves the games of one. Without networks, to compile less."""
+  """Tables of two sizes: each process solves the games of one, without networks."""
   code = (
       "import sys; from launch import nes_eval; nes_eval.measure.network_for = lambda *_: None;"
       "nes_eval.square_network = lambda *_: None; sys.exit(nes_eval.main(sys.argv))"
