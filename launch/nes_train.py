@@ -289,6 +289,7 @@ def _what_counts(argv: list[str]) -> list[str]:
 def card(name: str, config: learner.Config, facts: dict[str, Any]) -> str:
   """The card of a network, for people: Markdown."""
   net = config.network
+  newton = f", {net.newton} conjugate gradients before each" if net.newton else ""
   shapes = ", ".join(f"{shape_name(s)} ({b})" for s, b in zip(config.shapes, config.batches))
   lines = [
       f"# {name}",
@@ -297,8 +298,8 @@ def card(name: str, config: learner.Config, facts: dict[str, Any]) -> str:
       f" `{config.selection}`; inputs: payoffs{''.join(f', {x}' for x in net.inputs)}.",
       "",
       f"- {facts['parameters']} parameters: payoff layers {list(net.payoff_channels)}, duals"
-      f" {net.dual_channel}, dual layers {list(net.dual_channels)}, {net.rounds} rounds; norm"
-      f" `{net.norm}`, payoffs centred over `{net.centre}`.",
+      f" {net.dual_channel}, dual layers {list(net.dual_channels)}, {net.rounds} rounds"
+      f"{newton}; norm `{net.norm}`, payoffs centred over `{net.centre}`.",
       f"- Trained for {facts['updates']} updates on {facts['games']} games in"
       f" {facts['seconds'] / 60:.0f} minutes; shapes (batch): {shapes}.",
       *(
@@ -358,6 +359,7 @@ def _define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_integer("dual_channel", net.dual_channel, "of the layer into the duals", **own)
   flags.DEFINE_list("dual_channels", list(map(str, net.dual_channels)), "a dual layer", **own)
   flags.DEFINE_integer("rounds", net.rounds, "of descent after the dual layers", **own)
+  flags.DEFINE_integer("newton", net.newton, "conjugate gradients before a round", **own)
   flags.DEFINE_enum("activation", net.activation, ("relu", "none"), "none: linear", **own)
   flags.DEFINE_enum("centre", net.centre, ("own", "mean"), "what payoffs are centred over", **own)
   flags.DEFINE_string("norm", net.norm, "of layers: batch, rms or none", **own)
@@ -400,6 +402,7 @@ def _run(v: flags.FlagValues) -> Run:
             centre=v.centre,
             activation=v.activation,
             rounds=v.rounds,
+            newton=v.newton,
             norm=v.norm,
         ),
         selection=v.selection,
@@ -442,7 +445,8 @@ def _start(name: str, training: learner.Config) -> pretrained.Pretrained:
     start = pretrained.load(name)
   except (ValueError, OSError) as error:
     raise UsageError(f"--start={name}: {error}") from error
-  if start.config != training.network:
+  # Newton steps have no parameters.
+  if dataclasses.replace(start.config, newton=training.network.newton) != training.network:
     wanted, has = training.network.to_dict(), start.config.to_dict()
     different = [f"{k} {has[k]} there, {wanted[k]} here" for k in wanted if has[k] != wanted[k]]
     raise UsageError(f"--start={name} is another network: {'; '.join(different)}")

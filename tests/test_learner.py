@@ -474,6 +474,14 @@ def test_run_starts_from_a_network(trained, tmp_path):
   assert f"Before that, {old.facts['updates']} updates" in (tmp_path / "on.md").read_text()
 
 
+def test_a_start_may_lack_newton_steps():
+  """They have no parameters."""
+  config = pretrained.load("me_cce_2p").config
+  flags = ["--start=me_cce_2p", f"--rounds={config.rounds}", f"--newton={config.newton + 1}"]
+  run = nes_train.run_of(["nes_train", "--out=x", *flags])
+  assert run.training.network.newton == config.newton + 1 and run.start.name == "me_cce_2p"
+
+
 @pytest.mark.parametrize(
     "flags, message",
     [

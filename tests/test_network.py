@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nes_jax import dual, network, selection
-from nes_jax.network import layers, model, pooling
+from nes_jax import dual, learner, network, selection
+from nes_jax.network import descent, layers, model, pooling
 
 CONCEPTS = ["cce", "ce"]
 INPUTS = ("target", "epsilon", "welfare")
@@ -179,7 +179,7 @@ def test_equivariance_of_rms():
     "shape, players, concept", [((3, 3), (1, 0), "ce"), ((2, 3, 2), (2, 1, 0), "cce")]
 )
 def test_equivariance_of_rounds(shape, players, concept):
-  check_equivariance(concept, {"rounds": 2}, shape, players, modes=(False,))
+  check_equivariance(concept, {"rounds": 2, "newton": 3}, shape, players, modes=(False,))
 
 
 def test_every_pool_is_equivariant():
@@ -510,15 +510,15 @@ def test_a_round_sees_the_slope(concept):
   blocks = tuple(jnp.asarray(rng.uniform(size=(BATCH,) + (s,) * axes), jnp.float32) for s in (2, 3))
 
   def loss(blocks):
-    duals = model._in_units(blocks, inputs.scale)
+    duals = descent.in_units(blocks, inputs.scale)
     one = lambda problem, duals: dual.loss(problem, duals, concept)
     return jnp.sum(jax.vmap(one)(problem, duals) / jnp.maximum(problem.welfare_weight, 1))
 
-  seen = compiled(model._descent_features, static_argnums=3)(
-      tuple(x[..., None] for x in blocks), inputs, problem, concept
+  seen = compiled(descent.features, static_argnums=3)(
+      tuple(x[..., None] for x in blocks), inputs.scale, problem, concept
   )
   slopes = compiled(jax.grad(loss))(blocks)
-  joint = joints(problem, model._in_units(blocks, inputs.scale), concept)
+  joint = joints(problem, descent.in_units(blocks, inputs.scale), concept)
   weight = np.maximum(problem.welfare_weight, 1)
   for p, (block, slope, features) in enumerate(zip(blocks, slopes, seen, strict=True)):
     expected = np.zeros((BATCH,) + block.shape[1:])
@@ -536,6 +536,60 @@ def test_a_round_sees_the_slope(concept):
     np.testing.assert_allclose(-features[..., 1], slope * off, rtol=1e-3, atol=1e-4)
     step = np.sinh(-np.asarray(features[..., 2])) * (curvature + 1e-9)
     np.testing.assert_allclose(step, slope * off, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("concept", CONCEPTS)
+def test_the_newton_step(x64, concept):
+  """Enough conjugate gradients: the step that solves the dense system, as far as it may go."""
+  shape, axes = (2, 3), 1 if concept == "cce" else 2
+  problem = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), make(shape))
+  scale = np.random.default_rng(1).uniform(0.5, 2, (BATCH, 2))
+  rng = np.random.default_rng(0)
+  # Of several sizes, small ones for steps that go all the way.
+  size = (10.0 ** -np.arange(BATCH)).reshape((BATCH,) + (1,) * axes)
+  own = tuple(size * rng.exponential(size=(BATCH,) + (s,) * axes) for s in shape)
+  own[0][0, 0] = 0.0  # taken for a little above
+  found = compiled(descent.newton, static_argnums=(3, 4))(
+      tuple(x[..., None] for x in own), scale, problem, concept, 200
+  )
+  counted = np.concatenate([
+      (np.ones(s) if concept == "cce" else 1 - np.eye(s)).ravel() > 0 for s in shape
+  ])
+  full = []
+  for g in range(BATCH):
+    game = jax.tree.map(lambda x: x[g], problem)
+    units = np.concatenate([np.full(x[g].size, c) for x, c in zip(own, scale[g])])
+    alpha = np.maximum(np.concatenate([x[g].ravel() for x in own]), 3e-4) * units
+
+    def loss(vector):
+      parts = jnp.split(jnp.where(counted, vector, 0), [own[0][g].size])
+      duals = tuple(x.reshape(y[g].shape) for x, y in zip(parts, own))
+      return dual.loss(game, duals, concept)
+
+    barrier = 1e-3 * max(1, float(game.welfare_weight))
+    matrix = np.asarray(jax.hessian(loss)(alpha)) + np.diag(barrier / alpha**2)
+    right = counted * (barrier / alpha - np.asarray(jax.grad(loss)(alpha)))
+    step = np.linalg.solve(matrix, right)
+    length = 0.9 / max(0.9, *(-step / alpha))
+    full.append(length == 1)
+    ahead = np.concatenate([np.asarray(x[g]).ravel() for x in found])
+    np.testing.assert_allclose(ahead, (alpha + length * step) / units, rtol=1e-4, atol=1e-6)
+    assert (ahead > 0).all()
+  assert 0 < sum(full) < BATCH
+
+
+def test_newton_steps_lower_the_loss_and_have_no_parameters():
+  keys = jax.random.split(jax.random.key(0), 64)
+  problem = learner.sample(keys, "max_entropy", (4, 4), 1e8)
+  config = network.Config("ce", **SMALL, rounds=2, newton=8)
+  variables = init(jax.random.key(0), config, problem)
+
+  def mean(config):
+    duals, _ = network.apply(variables, config, problem, is_training=True)
+    one = lambda problem, duals: dual.loss(problem, duals, "ce")
+    return float(jnp.mean(jax.vmap(one)(problem, duals)))
+
+  assert mean(config) < mean(dataclasses.replace(config, newton=0)) - 0.1
 
 
 # Output
@@ -654,6 +708,8 @@ def test_config_round_trip():
         ({"centre": "none"}, "centre='none'"),
         ({"norm": "layer"}, "norm='layer'"),
         ({"rounds": -1}, "rounds=-1 is not an integer of at least 0"),
+        ({"rounds": 1, "newton": 0.5}, "newton=0.5 is not an integer of at least 0"),
+        ({"newton": 4}, "newton=4 is of every round, and rounds=0"),
         ({"payoff_channels": (32, 0)}, "payoff_channels"),
         ({"dual_channel": 1.5}, "dual_channel=1.5"),
         ({"payoff_pools": ("self/own/mean",)}, "lacks 'self'"),

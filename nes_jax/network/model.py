@@ -14,8 +14,8 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from nes_jax import deviation, dual, invariance
-from nes_jax.network import layers, pooling
+from nes_jax import deviation, invariance
+from nes_jax.network import descent, layers, pooling
 from nes_jax.selection import LARGE_WELFARE_WEIGHT
 from nes_jax.types import CONCEPTS, Array, Concept, Duals, Problem
 
@@ -32,9 +32,6 @@ LAST_SPREAD = 0.1
 # Payoffs of the games that go through the network at a time on a CPU (`infer`).
 CPU_ENTRIES = 2**15
 
-# Of the dual loss, in the network's units.
-_CURVATURE_FLOOR = 1e-9
-
 # Own-centred payoffs of less than this many ulps, where payoffs have unit variance, are rounding.
 _CONSTANT_ULPS = 8
 
@@ -49,6 +46,7 @@ class Config:
   dual_channel: int = 64  # of the layer from payoffs to duals
   dual_channels: tuple[int, ...] = (32, 32)  # of the dual layers before the last, which has one
   rounds: int = 0  # of descent: the duals so far and their gradient (11) go through a layer more
+  newton: int = 0  # conjugate gradients of a Newton step before every round; 0: no such step
   centre: str = "own"  # what is subtracted from payoffs: "own" mean over own strategies, or "mean"
   activation: str = "relu"  # of all layers but the last; "none": for a linear network
   norm: str = "batch"  # of layers.NORMS
@@ -91,8 +89,12 @@ class Config:
       for size in value if isinstance(value, tuple) else (value,):
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
           raise ValueError(f"{field}={value!r}: channels are integers of at least 1")
-    if isinstance(self.rounds, bool) or not isinstance(self.rounds, int) or self.rounds < 0:
-      raise ValueError(f"rounds={self.rounds!r} is not an integer of at least 0")
+    for field in ("rounds", "newton"):
+      value = getattr(self, field)
+      if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"{field}={value!r} is not an integer of at least 0")
+    if self.newton and not self.rounds:
+      raise ValueError(f"newton={self.newton} is of every round, and rounds=0")
 
   def to_dict(self) -> dict[str, Any]:
     """Plain lists, strings and numbers, for JSON."""
@@ -241,8 +243,14 @@ def _network(config: Config) -> hk.TransformedWithState:
       blocks = dual_layer(blocks, channels, f"duals_{index}")
     raw = last_layer(blocks, "last", LAST_START, LAST_SPREAD)
     for index in range(config.rounds):
+      if config.newton:
+        # Its step is a constant to differentiation: gradients go past it.
+        held = jax.lax.stop_gradient(raw)
+        duals = activate(layers.softplus, held)
+        ahead = descent.newton(duals, inputs.scale, problem, config.concept, config.newton)
+        raw = tuple(x + layers.inverse_softplus(y) - z for x, y, z in zip(raw, ahead, held))
       duals = activate(layers.softplus, raw)
-      seen = _descent_features(duals, inputs, problem, config.concept)
+      seen = descent.features(duals, inputs.scale, problem, config.concept)
       blocks = tuple(jnp.concatenate(parts, axis=-1) for parts in zip(blocks, seen))
       blocks = dual_layer(blocks, config.dual_channels[-1], f"round_{index}")
       change = last_layer(blocks, f"change_{index}", 0.0, LAST_SPREAD)
@@ -250,50 +258,6 @@ def _network(config: Config) -> hk.TransformedWithState:
     return tuple(x[..., 0] for x in activate(layers.softplus, raw))
 
   return hk.transform_with_state(forward)
-
-
-def _descent_features(
-    duals: Duals, inputs: Features, problem: Problem, concept: Concept
-) -> tuple[Array, ...]:
-  """What a round sees of the duals so far, in the network's own units.
-
-  That is log(1 + duals); minus the loss's derivative by them, eq. (11), where the loss is divided
-  by max(1, mu) as in training; and the step that makes it vanish if no other dual moves and the
-  derivative is linear, as its inverse hyperbolic sine. What is seldom recommended has a small
-  derivative, and a step that is not small.
-
-  Args:
-    duals: the network's, per player [B, Ap, 1] (CCE) or [B, Ap, Ap, 1] (CE).
-    inputs: of the network.
-    problem: arrays with a leading batch axis.
-    concept: "cce" or "ce".
-
-  Returns:
-    Per player [B, Ap, 3] or [B, Ap, Ap, 3].
-  """
-  own = tuple(x[..., 0] for x in duals)
-
-  def derivatives(problem: Problem, duals: Duals) -> tuple[Duals, Duals]:
-    joint = dual.joint(problem, duals, concept)
-    squares = deviation.squares(problem.payoffs, jax.lax.stop_gradient(joint), concept)
-    return dual.gradient(problem, duals, concept), squares
-
-  slack, squares = jax.vmap(derivatives)(problem, _in_units(own, inputs.scale))
-  weight = jnp.maximum(problem.welfare_weight, 1)[:, None]
-  slope = _in_units(slack, inputs.scale / weight)
-  curvature = _in_units(squares, inputs.scale**2 / weight)
-  return tuple(
-      jnp.stack([jnp.log1p(x), -y, -jnp.arcsinh(y / (z + _CURVATURE_FLOOR))], -1).astype(x.dtype)
-      for x, y, z in zip(own, slope, curvature)
-  )
-
-
-def _in_units(blocks: Duals, scale: Array) -> Duals:
-  """Multiplies the blocks of player p by scale[:, p]: scale [B, N]."""
-  return tuple(
-      x.astype(scale.dtype) * scale[:, p].reshape((-1,) + (1,) * (x.ndim - 1))
-      for p, x in enumerate(blocks)
-  )
 
 
 def init(key: Array, config: Config, problem: Problem) -> Variables:
@@ -335,7 +299,7 @@ def apply(
   blocks, state = _network(config).apply(
       variables.params, variables.state, None, inputs, problem, is_training, axis_name
   )
-  return _in_units(blocks, inputs.scale), state
+  return descent.in_units(blocks, inputs.scale), state
 
 
 def infer(
