@@ -17,7 +17,7 @@ continues. Exit code 0: every game has a row, converged or not, and the summary 
 1: the disk failed; 2: a flag or an input is wrong; 130 or 143: stopped by SIGINT or SIGTERM.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -578,42 +578,32 @@ def _define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_bool("overwrite", False, "replace --out if it exists", **own)
 
 
-def main(argv: list[str]) -> int:
-  """The program; returns its exit code."""
+def _config(values: flags.FlagValues) -> Config:
+  config = Config(**{x.name: values[x.name].value for x in dataclasses.fields(Config)})
+  check(config)
+  return config
 
-  def say(line: str) -> None:
-    print(f"nes_solve: {line}", file=sys.stderr, flush=True)
 
-  again = "the same command, given again, continues"
-  try:
-    values = program.parse(argv, _define_flags)
-    if values.help:
-      print(f"{__doc__}\n{values.get_help(include_special_flags=False)}")
-      return 0
-    config = Config(**{x.name: values[x.name].value for x in dataclasses.fields(Config)})
-    check(config)
-    try:
-      parallel.initialize(values.coordinator, values.num_processes, values.process_id)
-    except ValueError as error:
-      raise UsageError(str(error)) from error
-    print(progress.start_line("nes_solve"), file=sys.stderr, flush=True)
-    signals = stopping.StopSignals(
-        "finishing the part at work; send it again to leave at once", f"left at once; {again}"
-    )
-    with signals:
-      report, names = run(config, check_stop=signals.check, say=say)
-  except (UsageError, files.GameFileError, store.StoreError) as error:
-    say(" ".join(str(error).split()))
-    return 2
-  except stopping.Stopped as stopped:
-    say(f"stopped by {stopped}; {again}")
-    return stopped.exit_code
-  except OSError as error:
-    say(f"{error}; make room or check the disk; {again}")
-    return 1
+def _work(
+    config: Config, *, check_stop: Callable[[], None], say: Callable[[str], None]
+) -> Mapping[str, float]:
+  report, names = run(config, check_stop=check_stop, say=say)
   if parallel.is_main():
     print(summary(report, names))
-  return 0
+  return {}
+
+
+def main(argv: Sequence[str]) -> int:
+  """The program; returns its exit code."""
+  return program.main(
+      argv,
+      name="nes_solve",
+      doc=__doc__,
+      define=_define_flags,
+      prepare=_config,
+      work=_work,
+      faults=(files.GameFileError, store.StoreError),
+  )
 
 
 if __name__ == "__main__":

@@ -387,7 +387,7 @@ def test_sigterm_stops_where_it_continues(config):
   process.send_signal(signal.SIGTERM)
   _, error = process.communicate(timeout=120)
   assert process.returncode == 143, error
-  assert "SIGTERM: finishing the part" in error and "given again, continues" in error
+  assert "SIGTERM: saving; send it again" in error and "given again, continues" in error
   done = len(list(marker.parent.glob("part-*")))
   assert 1 <= done < 100 and not list(marker.parent.glob(".*.tmp"))
   counting = Counting()

@@ -1,4 +1,4 @@
-"""What training programs have in common: flags, exit codes, several hosts, stops.
+"""What programs have in common: flags, exit codes, several hosts, stops.
 
 A program has its own flags and a piece of work:
 
@@ -78,6 +78,7 @@ def main(
     define: Callable[[flags.FlagValues], None],
     prepare: Callable[[flags.FlagValues], Any],
     work: Callable[..., Mapping[str, float]],
+    faults: tuple[type[Exception], ...] = (),
 ) -> int:
   """Runs a program; returns its exit code: 2 where the user can do something about it, 1 for the
   disk and for `Failed`. Other errors are the program's and keep their traceback.
@@ -89,6 +90,7 @@ def main(
     define: as in `parse`.
     prepare: flags -> what to do; before JAX starts.
     work: (what to do, check_stop=, say=) -> what to print at the end, a line each.
+    faults: errors of `work`, beside those of every program, about which the user can do something.
   """
 
   def say(line: str) -> None:
@@ -116,7 +118,9 @@ def main(
   except stopping.Stopped as stopped:
     say(f"stopped by {stopped}, saved; {AGAIN}")
     return stopped.exit_code
-  except (UsageError, checkpoint.CheckpointError, ImportError, FloatingPointError) as error:
+  except (
+      UsageError, checkpoint.CheckpointError, ImportError, FloatingPointError, *faults
+  ) as error:
     return blame(error)
   except Failed as error:
     say(str(error))
