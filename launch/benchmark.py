@@ -23,8 +23,9 @@ CVXPY problem with their default tolerances, on the first games of the same batc
 
 Suite `neural`: fresh parameters, uniform games of the L2 sphere. Columns:
 
-  size, concept, rounds       what went through: without rounds of descent the paper's network,
-                              with them one like those that ship
+  size, concept               what went through
+  rounds, newton              of descent, and conjugate gradients before each: 0 is the paper's
+                              network; some is one like those that ship
   batch                       games of a pass
   infer_us, infer_floor_us    a pass a game, and flops / measured rate
   exact_us                    `nes_jax.solve` with the exact engine on the same games
@@ -208,16 +209,18 @@ class NeuralEntry:
   batch: int
   train_batch: int
   rounds: int = 0  # of descent
+  newton: int = 0  # conjugate gradients before each
 
   size = Entry.size
 
   @property
   def name(self) -> str:
-    return f"{self.concept}:{self.size}" + f":{self.rounds}" * (self.rounds > 0)
+    extras = [str(x) for x in (self.rounds, self.newton) if x]
+    return ":".join([self.concept, self.size, *extras])
 
   @property
   def network(self) -> network.Config:
-    return network.Config(self.concept, rounds=self.rounds)
+    return network.Config(self.concept, rounds=self.rounds, newton=self.newton)
 
 
 NEURAL = (
@@ -229,6 +232,7 @@ NEURAL = (
     NeuralEntry("cce", (8, 8), 4096, 256, rounds=4),
     NeuralEntry("cce", (16, 16), 1024, 64, rounds=4),
     NeuralEntry("ce", (8, 8), 4096, 128, rounds=6),
+    NeuralEntry("ce", (8, 8), 4096, 128, rounds=6, newton=8),
 )
 
 
@@ -238,7 +242,8 @@ def network_work(config: network.Config, shape: Sequence[int]) -> tuple[float, f
   Each payoff layer multiplies a player's own activations and the sum over players, of |A| entries;
   each dual layer its identity (CE: and transpose), of Ap or Ap^2 entries. A round has a dual layer
   and makes the joint, its gains and their squares, a multiplication and an addition a payoff each
-  (CE: and alternative). Pools are small.
+  (CE: and alternative); so does a Newton step, and every conjugate gradient another two products.
+  Pools are small.
   """
   size, n = math.prod(shape), len(shape)
   widths = (1 + len(config.inputs), *config.payoff_channels)
@@ -252,7 +257,8 @@ def network_work(config: network.Config, shape: Sequence[int]) -> tuple[float, f
   last = config.dual_channels[-1]
   gains = sum(size * (1 if config.concept == "cce" else count) for count in shape)
   products = copies * entries * ((last + 3) * last + last)
-  flops += config.rounds * 2 * (3 * gains + products)
+  steps = 3 + 2 * config.newton if config.newton else 0
+  flops += config.rounds * 2 * ((3 + steps) * gains + products)
   written += config.rounds * entries * (last + 1)
   return float(flops), float(written)
 
@@ -283,6 +289,7 @@ def neural_row(entry: NeuralEntry, rate: float, *, quick: bool = False) -> Row:
       "size": entry.size,
       "concept": entry.concept,
       "rounds": entry.rounds,
+      "newton": entry.newton,
       "batch": batch,
       "infer_us": passing,
       "infer_floor_us": flops / rate * 1e6,

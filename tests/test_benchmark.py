@@ -86,3 +86,6 @@ def test_network_work_by_hand():
   # Of a round: three passes over 2 players' 8 payoffs, layers 7 + 3 -> 7 -> 1 of 6 entries.
   assert more - flops == 2 * 2 * (3 * 2 * 8 + 6 * (10 * 7 + 7))
   assert wider - written == 2 * 6 * (7 + 1)
+  # Of its Newton step: three passes, and two for each of four conjugate gradients.
+  most, _ = benchmark.network_work(dataclasses.replace(rounds, newton=4), (2, 4))
+  assert most - more == 2 * 2 * (3 + 2 * 4) * 2 * 8
