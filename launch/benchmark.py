@@ -24,8 +24,8 @@ CVXPY problem with their default tolerances, on the first games of the same batc
 Suite `neural`: fresh parameters, uniform games of the L2 sphere. Columns:
 
   size, concept               what went through
-  rounds, newton              of descent, and conjugate gradients before each: 0 is the paper's
-                              network; some is one like those that ship
+  rounds, newton              of descent, and Newton steps after them: none is the paper's network,
+                              some is one like those that ship
   batch                       games of a pass
   infer_us, infer_floor_us    a pass a game, and flops / measured rate
   exact_us                    `nes_jax.solve` with the exact engine on the same games
@@ -65,6 +65,7 @@ from launch.runtime.timing import seconds
 import nes_jax
 from nes_jax import learner, network
 from nes_jax.games import spheres
+from nes_jax.network import descent
 
 Row = dict[str, Any]
 
@@ -209,7 +210,7 @@ class NeuralEntry:
   batch: int
   train_batch: int
   rounds: int = 0  # of descent
-  newton: int = 0  # conjugate gradients before each
+  newton: int = 0  # steps after them
 
   size = Entry.size
 
@@ -229,9 +230,8 @@ NEURAL = (
     NeuralEntry("cce", (16, 16), 1024, 64),
     NeuralEntry("cce", (32, 32), 256, 16),
     NeuralEntry("ce", (8, 8), 4096, 128),
-    NeuralEntry("cce", (8, 8), 4096, 256, rounds=4),
-    NeuralEntry("cce", (16, 16), 1024, 64, rounds=4),
-    NeuralEntry("ce", (8, 8), 4096, 128, rounds=6),
+    NeuralEntry("cce", (8, 8), 4096, 256, rounds=4, newton=4),
+    NeuralEntry("cce", (16, 16), 1024, 64, rounds=4, newton=4),
     NeuralEntry("ce", (8, 8), 4096, 128, rounds=6, newton=8),
 )
 
@@ -242,8 +242,8 @@ def network_work(config: network.Config, shape: Sequence[int]) -> tuple[float, f
   Each payoff layer multiplies a player's own activations and the sum over players, of |A| entries;
   each dual layer its identity (CE: and transpose), of Ap or Ap^2 entries. A round has a dual layer
   and makes the joint, its gains and their squares, a multiplication and an addition a payoff each
-  (CE: and alternative); so does a Newton step, and every conjugate gradient another two products.
-  Pools are small.
+  (CE: and alternative); so does a Newton step, which then has two such products for each of its
+  conjugate gradients and one for each length that it tries. Pools are small.
   """
   size, n = math.prod(shape), len(shape)
   widths = (1 + len(config.inputs), *config.payoff_channels)
@@ -257,8 +257,8 @@ def network_work(config: network.Config, shape: Sequence[int]) -> tuple[float, f
   last = config.dual_channels[-1]
   gains = sum(size * (1 if config.concept == "cce" else count) for count in shape)
   products = copies * entries * ((last + 3) * last + last)
-  steps = 3 + 2 * config.newton if config.newton else 0
-  flops += config.rounds * 2 * ((3 + steps) * gains + products)
+  flops += config.rounds * 2 * (3 * gains + products)
+  flops += config.newton * 2 * gains * (3 + 2 * descent.CONJUGATE + len(descent.LENGTHS))
   written += config.rounds * entries * (last + 1)
   return float(flops), float(written)
 
@@ -285,6 +285,8 @@ def neural_row(entry: NeuralEntry, rate: float, *, quick: bool = False) -> Row:
       lambda: nes_jax.solve(payoffs, concept=entry.concept, precision="float32", batched=True)
   )
   flops, written = network_work(config.network, entry.shape)
+  # Training goes without Newton steps.
+  trained, _ = network_work(dataclasses.replace(config.network, newton=0), entry.shape)
   return {
       "size": entry.size,
       "concept": entry.concept,
@@ -297,7 +299,7 @@ def neural_row(entry: NeuralEntry, rate: float, *, quick: bool = False) -> Row:
       "train_batch": train_batch,
       "train_us": training,
       "games_second": 1e6 / training,
-      "train_floor_us": 3 * flops / rate * 1e6,
+      "train_floor_us": 3 * trained / rate * 1e6,
       "activations_kb": written * 4 / 1e3,
   }
 

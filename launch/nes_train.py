@@ -97,15 +97,17 @@ def held_out(config: learner.Config, shape: tuple[int, ...], games: int) -> Held
   problem = jax.jit(learner.sample, static_argnums=(1, 2, 3, 4))(
       keys, config.selection, shape, config.rho, norm
   )
+  selection = asked(config, problem)
   solution = nes_jax.solve(
       np.asarray(problem.payoffs),
       concept=config.network.concept,
-      selection=asked(config, problem),
+      selection=selection,
       method="exact",
       precision="float64",
       tolerance=_REFERENCE_TOLERANCE,
       batched=True,
   )
+  problem = dataclasses.replace(problem, rho=selection.rho)
   good = np.asarray(solution.converged)
   take = lambda x: jnp.asarray(np.asarray(x)[good])
   return HeldOut(jax.tree.map(take, problem), take(np.asarray(solution.joint, np.float32)))
@@ -289,7 +291,7 @@ def _what_counts(argv: list[str]) -> list[str]:
 def card(name: str, config: learner.Config, facts: dict[str, Any]) -> str:
   """The card of a network, for people: Markdown."""
   net = config.network
-  newton = f", {net.newton} conjugate gradients before each" if net.newton else ""
+  newton = f", then {net.newton} Newton steps" if net.newton else ""
   shapes = ", ".join(f"{shape_name(s)} ({b})" for s, b in zip(config.shapes, config.batches))
   lines = [
       f"# {name}",
@@ -359,7 +361,7 @@ def _define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_integer("dual_channel", net.dual_channel, "of the layer into the duals", **own)
   flags.DEFINE_list("dual_channels", list(map(str, net.dual_channels)), "a dual layer", **own)
   flags.DEFINE_integer("rounds", net.rounds, "of descent after the dual layers", **own)
-  flags.DEFINE_integer("newton", net.newton, "conjugate gradients before a round", **own)
+  flags.DEFINE_integer("newton", net.newton, "Newton steps in the end, at inference", **own)
   flags.DEFINE_enum("activation", net.activation, ("relu", "none"), "none: linear", **own)
   flags.DEFINE_enum("centre", net.centre, ("own", "mean"), "what payoffs are centred over", **own)
   flags.DEFINE_string("norm", net.norm, "of layers: batch, rms or none", **own)
@@ -445,7 +447,7 @@ def _start(name: str, training: learner.Config) -> pretrained.Pretrained:
     start = pretrained.load(name)
   except (ValueError, OSError) as error:
     raise UsageError(f"--start={name}: {error}") from error
-  # Newton steps have no parameters.
+  # Newton steps have no parameters, and training goes without.
   if dataclasses.replace(start.config, newton=training.network.newton) != training.network:
     wanted, has = training.network.to_dict(), start.config.to_dict()
     different = [f"{k} {has[k]} there, {wanted[k]} here" for k in wanted if has[k] != wanted[k]]

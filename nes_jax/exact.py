@@ -74,7 +74,7 @@ class Config:
         tolerance=1e-4 if single else 1e-8,
         margin=0.8 if single else 0.4,
         max_iterations=_MAX_ITERATIONS[concept] if single else 200,
-        warm_start=1e-3 if concept == "cce" else 1e-2,
+        warm_start=3e-4 if concept == "cce" else 3e-5,
         **(
             dict(start_dual=0.1, start_bound=0.5, start_slack=0.3)
             if concept == "cce" and math.isinf(rho)

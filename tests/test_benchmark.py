@@ -68,8 +68,8 @@ def test_unknown_entry_is_named(tmp_path):
 
 @pytest.mark.slow
 def test_quick_neural_entry_end_to_end(tmp_path):
-  (row,) = benchmark.run("neural", str(tmp_path), only=["cce:8x8:4"], quick=True)
-  assert row["rounds"] == 4
+  (row,) = benchmark.run("neural", str(tmp_path), only=["cce:8x8:4:4"], quick=True)
+  assert row["rounds"] == row["newton"] == 4
   assert 0 < row["infer_floor_us"] < row["infer_us"]
   assert 0 < row["train_floor_us"] < row["train_us"]
   assert row["exact_us"] > 0 and row["games_second"] == pytest.approx(1e6 / row["train_us"])
@@ -86,6 +86,6 @@ def test_network_work_by_hand():
   # Of a round: three passes over 2 players' 8 payoffs, layers 7 + 3 -> 7 -> 1 of 6 entries.
   assert more - flops == 2 * 2 * (3 * 2 * 8 + 6 * (10 * 7 + 7))
   assert wider - written == 2 * 6 * (7 + 1)
-  # Of its Newton step: three passes, and two for each of four conjugate gradients.
-  most, _ = benchmark.network_work(dataclasses.replace(rounds, newton=4), (2, 4))
-  assert most - more == 2 * 2 * (3 + 2 * 4) * 2 * 8
+  # Of a Newton step: three passes, two for each of 16 conjugate gradients, one a length.
+  most, _ = benchmark.network_work(dataclasses.replace(rounds, newton=3), (2, 4))
+  assert most - more == 3 * 2 * (3 + 2 * 16 + 5) * 2 * 8

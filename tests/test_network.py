@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nes_jax import dual, learner, network, selection
+from nes_jax import dual, network, selection
 from nes_jax.network import descent, layers, model, pooling
 
 CONCEPTS = ["cce", "ce"]
@@ -179,7 +179,7 @@ def test_equivariance_of_rms():
     "shape, players, concept", [((3, 3), (1, 0), "ce"), ((2, 3, 2), (2, 1, 0), "cce")]
 )
 def test_equivariance_of_rounds(shape, players, concept):
-  check_equivariance(concept, {"rounds": 2, "newton": 3}, shape, players, modes=(False,))
+  check_equivariance(concept, {"rounds": 2}, shape, players, modes=(False,))
 
 
 def test_every_pool_is_equivariant():
@@ -539,57 +539,75 @@ def test_a_round_sees_the_slope(concept):
 
 
 @pytest.mark.parametrize("concept", CONCEPTS)
-def test_the_newton_step(x64, concept):
-  """Enough conjugate gradients: the step that solves the dense system, as far as it may go."""
+def test_a_newton_step(x64, concept, monkeypatch):
+  """The step of the dense system, and of a few lengths of it the best; some lead nowhere."""
+  monkeypatch.setattr(descent, "LENGTHS", (0.0, 0.5, 1.0, 1.1, 2.0))
   shape, axes = (2, 3), 1 if concept == "cce" else 2
   problem = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), make(shape))
-  scale = np.random.default_rng(1).uniform(0.5, 2, (BATCH, 2))
   rng = np.random.default_rng(0)
-  # Of several sizes, small ones for steps that go all the way.
-  size = (10.0 ** -np.arange(BATCH)).reshape((BATCH,) + (1,) * axes)
-  own = tuple(size * rng.exponential(size=(BATCH,) + (s,) * axes) for s in shape)
-  own[0][0, 0] = 0.0  # taken for a little above
-  found = compiled(descent.newton, static_argnums=(3, 4))(
-      tuple(x[..., None] for x in own), scale, problem, concept, 200
-  )
+  size = (10.0 ** (1 - np.arange(BATCH) % 3)).reshape((BATCH,) + (1,) * axes)
+  duals = tuple(size * rng.exponential(size=(BATCH,) + (s,) * axes) for s in shape)
+  steps = compiled(descent.newton, static_argnums=(2, 3))
+  near = steps(duals, problem, concept, 30)  # from where a step can go all the way
+  half = jnp.arange(BATCH).reshape((-1,) + (1,) * axes) % 2
+  duals = tuple(jnp.where(half > 0, x, y) for x, y in zip(near, duals))
+  found = steps(duals, problem, concept, 1)
   counted = np.concatenate([
       (np.ones(s) if concept == "cce" else 1 - np.eye(s)).ravel() > 0 for s in shape
   ])
-  full = []
+  taken = []
   for g in range(BATCH):
     game = jax.tree.map(lambda x: x[g], problem)
-    units = np.concatenate([np.full(x[g].size, c) for x, c in zip(own, scale[g])])
-    alpha = np.maximum(np.concatenate([x[g].ravel() for x in own]), 3e-4) * units
+    weight = max(1, float(game.welfare_weight))
+    barrier, least = (weight * x for x in descent.BARRIERS[concept])
+    alpha = np.maximum(np.concatenate([x[g].ravel() for x in duals]), least)[counted]
 
-    def loss(vector):
-      parts = jnp.split(jnp.where(counted, vector, 0), [own[0][g].size])
-      duals = tuple(x.reshape(y[g].shape) for x, y in zip(parts, own))
-      return dual.loss(game, duals, concept)
+    def height(alpha):
+      vector = jnp.zeros(counted.size).at[np.flatnonzero(counted)].set(alpha)
+      parts = jnp.split(vector, [duals[0][g].size])
+      blocks = tuple(x.reshape(y[g].shape) for x, y in zip(parts, duals))
+      return dual.loss(game, blocks, concept) - barrier * jnp.sum(jnp.log(alpha))
 
-    barrier = 1e-3 * max(1, float(game.welfare_weight))
-    matrix = np.asarray(jax.hessian(loss)(alpha)) + np.diag(barrier / alpha**2)
-    right = counted * (barrier / alpha - np.asarray(jax.grad(loss)(alpha)))
-    step = np.linalg.solve(matrix, right)
-    length = 0.9 / max(0.9, *(-step / alpha))
-    full.append(length == 1)
+    step = np.linalg.solve(jax.hessian(height)(alpha), -jax.grad(height)(alpha))
+    lengths = np.array(descent.LENGTHS) * 0.9 / max(0.9, *(-step / alpha))
+    inside = [length for length in lengths if (alpha + length * step > 0).all()]
+    best = min(inside, key=lambda length: float(height(alpha + length * step)))
+    taken.append(list(lengths).index(best))
     ahead = np.concatenate([np.asarray(x[g]).ravel() for x in found])
-    np.testing.assert_allclose(ahead, (alpha + length * step) / units, rtol=1e-4, atol=1e-6)
-    assert (ahead > 0).all()
-  assert 0 < sum(full) < BATCH
+    np.testing.assert_allclose(ahead[counted], alpha + best * step, rtol=1e-4, atol=1e-8)
+    assert (ahead[~counted] == 0).all()
+  assert len(set(taken)) > 1, taken
 
 
-def test_newton_steps_lower_the_loss_and_have_no_parameters():
-  keys = jax.random.split(jax.random.key(0), 64)
-  problem = learner.sample(keys, "max_entropy", (4, 4), 1e8)
-  config = network.Config("ce", **SMALL, rounds=2, newton=8)
-  variables = init(jax.random.key(0), config, problem)
+def test_newton_steps_come_to_the_minimum_of_the_barrier(x64):
+  """From anywhere: duals times slack are then about its weight."""
+  rng = np.random.default_rng(0)
+  problem = make((3, 3), welfare_weight=np.zeros(BATCH), epsilon=np.zeros((BATCH, 2)))
+  problem = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), problem)
+  barrier = descent.BARRIERS["cce"][1]
+  duals = tuple(rng.exponential(size=(BATCH, 3)) for _ in range(2))
+  ahead = compiled(descent.newton, static_argnums=(2, 3))(duals, problem, "cce", 80)
+  slack = jax.vmap(lambda problem, x: dual.gradient(problem, x, "cce"))(problem, ahead)
+  for x, s in zip(ahead, slack):
+    assert (0.95 * barrier <= x * s).all() and (x * s <= 2 * barrier * np.maximum(s, 1)).all()
+  zero = descent.newton(duals, problem, "cce", 0)
+  assert all(x is y for x, y in zip(zero, duals))
 
-  def mean(config):
-    duals, _ = network.apply(variables, config, problem, is_training=True)
-    one = lambda problem, duals: dual.loss(problem, duals, "ce")
-    return float(jnp.mean(jax.vmap(one)(problem, duals)))
 
-  assert mean(config) < mean(dataclasses.replace(config, newton=0)) - 0.1
+def test_inference_ends_with_newton_steps(monkeypatch):
+  """Of every chunk; training goes without."""
+  config, variables = ready("ce", rounds=1)
+  problem, longer = make((3, 3)), dataclasses.replace(config, newton=2)
+  monkeypatch.setattr(
+      descent, "newton", lambda duals, problem, concept, steps: tuple(x + steps for x in duals)
+  )
+  duals = network.infer(variables, config, problem)
+  for entries in (None, 1):
+    for x, y in zip(network.infer(variables, longer, problem, entries=entries), duals):
+      np.testing.assert_allclose(x, y + 2, rtol=1e-5)
+  chex.assert_trees_all_equal(
+      network.apply(variables, longer, problem)[0], network.apply(variables, config, problem)[0]
+  )
 
 
 # Output
@@ -708,8 +726,7 @@ def test_config_round_trip():
         ({"centre": "none"}, "centre='none'"),
         ({"norm": "layer"}, "norm='layer'"),
         ({"rounds": -1}, "rounds=-1 is not an integer of at least 0"),
-        ({"rounds": 1, "newton": 0.5}, "newton=0.5 is not an integer of at least 0"),
-        ({"newton": 4}, "newton=4 is of every round, and rounds=0"),
+        ({"newton": 0.5}, "newton=0.5 is not an integer of at least 0"),
         ({"payoff_channels": (32, 0)}, "payoff_channels"),
         ({"dual_channel": 1.5}, "dual_channel=1.5"),
         ({"payoff_pools": ("self/own/mean",)}, "lacks 'self'"),

@@ -1,8 +1,4 @@
-"""What a round of descent knows of the problem: the loss at the duals so far, and a step down it.
-
-Duals are per player [B, Ap, 1] (CCE) or [B, Ap, Ap, 1] (CE) in the network's units; `scale` [B, N]
-takes them to duals with respect to problem.payoffs. Problems have a leading batch axis.
-"""
+"""What the network is told of the problem between its rounds, and the steps after the last."""
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +10,14 @@ from nes_jax.types import Array, Concept, Duals, Problem
 # Of the dual loss, in the network's units.
 _CURVATURE_FLOOR = 1e-9
 
-# Of the Newton step: what a dual and its slack are to multiply to, what duals of zero are taken
-# for, in the network's units, and how near a step may come to zero, as a fraction.
-_BARRIER = 1e-3
-_LEAST = 3e-4
+# Of the Newton steps: what a dual and its slack multiply to in the first and in the last of them,
+# and the latter the smallest dual, too; conjugate gradients, which stop before they divide by a
+# residual of zero; how near a step may come to a dual of zero; parts of a step that are tried.
+BARRIERS = {"cce": (1e-4, 1e-5), "ce": (1e-3, 1e-4)}
+CONJUGATE = 16
+_CONJUGATE_TOLERANCE = 1e-9
 _TO_BOUNDARY = 0.9
+LENGTHS = (0.0, 0.125, 0.25, 0.5, 1.0)
 
 
 def features(
@@ -30,6 +29,12 @@ def features(
   by max(1, mu) as in training; and the step that makes it vanish if no other dual moves and the
   derivative is linear, as its inverse hyperbolic sine. What is seldom recommended has a small
   derivative, and a step that is not small.
+
+  Args:
+    duals: the network's, per player [B, Ap, 1] (CCE) or [B, Ap, Ap, 1] (CE).
+    scale: [B, N], takes them to duals with respect to problem.payoffs.
+    problem: arrays with a leading batch axis.
+    concept: "cce" or "ce".
 
   Returns:
     Per player [B, Ap, 3] or [B, Ap, Ap, 3].
@@ -51,52 +56,69 @@ def features(
   )
 
 
-def newton(
-    duals: tuple[Array, ...], scale: Array, problem: Problem, concept: Concept, iterations: int
-) -> tuple[Array, ...]:
-  """Duals after a step of the barrier method, as good as a few conjugate gradients make it.
+def newton(duals: Duals, problem: Problem, concept: Concept, steps: int) -> Duals:
+  """Steps of the barrier method from duals that are near: what a network has left to do.
 
-  The step is Newton's on the loss (7) less `_BARRIER` times the sum of the duals' logarithms, with
-  the loss's own second derivatives, which are the covariance of gains under the joint (9):
+  Each is Newton's on the loss (7) less b sum log alpha, whose minimum has alpha times slack = b,
 
-    (A cov(sigma) A' + barrier / alpha^2) d = barrier / alpha - (epsilon - A sigma)
+    (A cov(sigma) A' + b / alpha^2) d = b / alpha - (epsilon - A sigma),
 
-  It goes no further than nine tenths of the way to the first dual that it takes to zero. Duals of
-  CEs are correlated over all pairs of strategies: steps of one dual at a time, or what a layer
-  pools, come no further than the best conditioned of them.
+  with the joint (9), as good as a few conjugate gradients make it: all that is needed are products
+  with A and A'. The best of a few lengths is taken, none among them, so that no step does harm, and
+  b falls from step to step. Duals of CEs are coupled over all pairs of strategies; layers that
+  pool, and steps of one dual at a time, come no further than the best conditioned of them.
+
+  Args:
+    duals: per player [B, Ap] (CCE) or [B, Ap, Ap] (CE), with respect to problem.payoffs.
+    problem: arrays with a leading batch axis.
+    concept: "cce" or "ce".
+    steps: how many; 0: the duals are returned.
 
   Returns:
-    Duals like those given, positive. What does not count, a CE's diagonal, is positive too.
+    Duals like those given.
   """
+  if not steps:
+    return duals
+  barriers = jnp.geomspace(*BARRIERS[concept], steps, dtype=duals[0].dtype)
+  step = lambda problem: lambda duals, barrier: (_step(problem, duals, concept, barrier), None)
+  return jax.vmap(lambda problem, duals: jax.lax.scan(step(problem), duals, barriers)[0])(
+      problem, duals
+  )
 
-  def one(problem: Problem, alpha: Duals, least: Duals) -> Duals:
-    alpha = tuple(map(jnp.maximum, alpha, least))
-    barrier = _BARRIER * jnp.maximum(problem.welfare_weight, 1)
-    counts = tuple(map(jnp.ones_like, alpha))
-    if concept == "ce":
-      counts = tuple(1 - jnp.eye(len(x), dtype=x.dtype) for x in alpha)
-    at = tuple(map(jnp.multiply, alpha, counts))
-    slack, curve = jax.linearize(lambda x: dual.gradient(problem, x, concept), at)
-    joint = dual.joint(problem, at, concept)
-    squares = deviation.squares(problem.payoffs, joint, concept)
-    bend = tuple(barrier / a**2 for a in alpha)
-    right = tuple(c * (barrier / a - s) for a, s, c in zip(alpha, slack, counts))
-    step, _ = cg(
-        lambda x: tuple(h + b * d for h, b, d in zip(curve(x), bend, x)),
-        right,
-        maxiter=iterations,
-        M=lambda x: tuple(d / (s + b) for d, s, b in zip(x, squares, bend)),
-    )
-    shrink = jnp.stack([jnp.max(-d / a) for d, a in zip(step, alpha)]).max()
-    length = jnp.minimum(1, _TO_BOUNDARY / jnp.maximum(shrink, _TO_BOUNDARY))
-    ahead = tuple(a + length * d for a, d in zip(alpha, step))
-    sound = jnp.isfinite(shrink)
-    return tuple(jnp.where(sound, x, a) for x, a in zip(ahead, alpha))
 
-  own = tuple(x[..., 0] for x in duals)
-  least = tuple(jnp.full_like(x, _LEAST) for x in own)
-  ahead = jax.vmap(one)(problem, in_units(own, scale), in_units(least, scale))
-  return tuple(x[..., None] for x in in_units(ahead, 1 / scale))
+def _step(problem: Problem, duals: Duals, concept: Concept, barrier: Array) -> Duals:
+  """One of them, for one game."""
+  weight = jnp.maximum(problem.welfare_weight, 1)
+  barrier, least = barrier * weight, BARRIERS[concept][1] * weight
+  alpha = tuple(jnp.maximum(x, least) for x in duals)
+  counts = tuple(map(jnp.ones_like, alpha))
+  if concept == "ce":  # the diagonal is no deviation
+    counts = tuple(1 - jnp.eye(len(x), dtype=x.dtype) for x in alpha)
+  masked = lambda blocks: tuple(map(jnp.multiply, counts, blocks))
+
+  def height(x: Duals) -> Array:
+    logs = sum(jnp.sum(block) for block in masked(map(jnp.log, x)))
+    return dual.loss(problem, masked(x), concept) - barrier * logs
+
+  slack, curve = jax.linearize(lambda x: dual.gradient(problem, masked(x), concept), alpha)
+  squares = deviation.squares(
+      problem.payoffs, dual.joint(problem, masked(alpha), concept), concept
+  )
+  bend = tuple(barrier / x**2 for x in alpha)
+  step, _ = cg(
+      lambda d: tuple(h + b * x for h, b, x in zip(masked(curve(d)), bend, d)),
+      masked(barrier / x - s for x, s in zip(alpha, slack)),
+      tol=_CONJUGATE_TOLERANCE,
+      maxiter=CONJUGATE,
+      M=lambda d: tuple(x / (s + b) for x, s, b in zip(d, squares, bend)),
+  )
+  shrink = jnp.stack([jnp.max(-d / x) for d, x in zip(step, alpha)]).max()
+  lengths = jnp.array(LENGTHS) * _TO_BOUNDARY / jnp.maximum(shrink, _TO_BOUNDARY)
+  ahead = lambda length: tuple(x + length * d for x, d in zip(alpha, step))
+  heights = jax.vmap(lambda length: height(ahead(length)))(lengths)
+  best = lengths[jnp.argmin(jnp.where(jnp.isnan(heights), jnp.inf, heights))]
+  # Not best * d: a step that is not finite is not to spoil what stays where it is.
+  return masked(jnp.where(best > 0, y, x) for x, y in zip(alpha, ahead(best)))
 
 
 def in_units(blocks: Duals, scale: Array) -> Duals:

@@ -72,11 +72,6 @@ def _softplus_backward(slope, gradient):
 softplus.defvjp(_softplus_forward, _softplus_backward)
 
 
-def inverse_softplus(x: Array) -> Array:
-  """log(exp(x) - 1) of what is positive, in a form that neither overflows nor loses small x."""
-  return x + jnp.log(-jnp.expm1(-x))
-
-
 def linear(features: Sequence[Blocks], weights: Array | Sequence[Array]) -> Blocks:
   """Sum over features of feature times its rows of the weights.
 

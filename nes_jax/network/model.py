@@ -46,7 +46,7 @@ class Config:
   dual_channel: int = 64  # of the layer from payoffs to duals
   dual_channels: tuple[int, ...] = (32, 32)  # of the dual layers before the last, which has one
   rounds: int = 0  # of descent: the duals so far and their gradient (11) go through a layer more
-  newton: int = 0  # conjugate gradients of a Newton step before every round; 0: no such step
+  newton: int = 0  # steps of the barrier method on what comes out, at inference
   centre: str = "own"  # what is subtracted from payoffs: "own" mean over own strategies, or "mean"
   activation: str = "relu"  # of all layers but the last; "none": for a linear network
   norm: str = "batch"  # of layers.NORMS
@@ -93,8 +93,6 @@ class Config:
       value = getattr(self, field)
       if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ValueError(f"{field}={value!r} is not an integer of at least 0")
-    if self.newton and not self.rounds:
-      raise ValueError(f"newton={self.newton} is of every round, and rounds=0")
 
   def to_dict(self) -> dict[str, Any]:
     """Plain lists, strings and numbers, for JSON."""
@@ -243,12 +241,6 @@ def _network(config: Config) -> hk.TransformedWithState:
       blocks = dual_layer(blocks, channels, f"duals_{index}")
     raw = last_layer(blocks, "last", LAST_START, LAST_SPREAD)
     for index in range(config.rounds):
-      if config.newton:
-        # Its step is a constant to differentiation: gradients go past it.
-        held = jax.lax.stop_gradient(raw)
-        duals = activate(layers.softplus, held)
-        ahead = descent.newton(duals, inputs.scale, problem, config.concept, config.newton)
-        raw = tuple(x + layers.inverse_softplus(y) - z for x, y, z in zip(raw, ahead, held))
       duals = activate(layers.softplus, raw)
       seen = descent.features(duals, inputs.scale, problem, config.concept)
       blocks = tuple(jnp.concatenate(parts, axis=-1) for parts in zip(blocks, seen))
@@ -305,7 +297,9 @@ def apply(
 def infer(
     variables: Variables, config: Config, problem: Problem, *, entries: int | None = CPU_ENTRIES
 ) -> Duals:
-  """`apply` without training, a chunk of the batch at a time, so that memory stays small.
+  """Inference: `apply`, and the Newton steps if there are any (`descent.newton`).
+
+  A chunk of the batch goes at a time, so that memory stays small.
 
   On a CPU activations then stay in its caches, which is up to twice as fast. An accelerator
   wants the whole batch at once, as far as it has the memory: entries=None.
@@ -321,17 +315,20 @@ def infer(
   """
   batch, game = problem.payoffs.shape[0], math.prod(problem.payoffs.shape[1:])
   chunks = 1 if entries is None else -(-batch // max(entries // game, 1))
+
+  def answer(problem: Problem) -> Duals:
+    duals, _ = apply(variables, config, problem)
+    return descent.newton(duals, problem, config.concept, config.newton)
+
   if chunks <= 1:
-    return apply(variables, config, problem)[0]
+    return answer(problem)
   size = -(-batch // chunks)
 
   def split(x):  # [B, ...] -> [chunks, size, ...]; the last game fills up the last chunk
     filled = jnp.pad(x, [(0, chunks * size - batch)] + [(0, 0)] * (x.ndim - 1), mode="edge")
     return filled.reshape((chunks, size) + x.shape[1:])
 
-  duals = jax.lax.map(
-      lambda chunk: apply(variables, config, chunk)[0], jax.tree_util.tree_map(split, problem)
-  )
+  duals = jax.lax.map(answer, jax.tree_util.tree_map(split, problem))
   return tuple(x.reshape((chunks * size,) + x.shape[2:])[:batch] for x in duals)
 
 
