@@ -230,9 +230,9 @@ def test_episodes_that_do_not_divide():
 
 @pytest.mark.slow
 def test_finds_the_known_profile_within_two_percent_for_five_seeds():
-  """Usually within 0.2 to 1.0 percent."""
+  """Usually within 0.3 to 1.2 percent; with half the episodes one seed of ten was 2.4 off."""
   config = calsheq.Config(
-      episodes=256,
+      episodes=512,
       network=policy.Config(hidden=(32, 32)),
       shared=ppo.Config(minibatches=4),
       calibrator=calibrator.Config(hidden=(32,)),
