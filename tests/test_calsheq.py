@@ -230,12 +230,13 @@ def test_episodes_that_do_not_divide():
 
 @pytest.mark.slow
 def test_finds_the_known_profile_within_two_percent_for_five_seeds():
-  """Usually within 0.3 to 1.2 percent; with half the episodes one seed of ten was 2.4 off."""
+  """Usually within 1.2 percent. With a quarter of the episodes one seed of ten was 2.4 off."""
   config = calsheq.Config(
-      episodes=512,
+      episodes=1024,
       network=policy.Config(hidden=(32, 32)),
       shared=ppo.Config(minibatches=4),
       calibrator=calibrator.Config(hidden=(32,)),
+      shared_rate=Schedule(0.75, 50),
       calibrator_rate=Schedule(0.9, 50),
   )
   assert config.two_timescales
@@ -245,7 +246,7 @@ def test_finds_the_known_profile_within_two_percent_for_five_seeds():
   @jax.jit
   def run(states):
     step = lambda s, key: calsheq.stage(s, key, GOALS, PROBLEM, config)
-    return jax.lax.scan(lambda s, _: jax.vmap(step)(s, keys), states, length=600)
+    return jax.lax.scan(lambda s, _: jax.vmap(step)(s, keys), states, length=450)
 
   states, metrics = run(states)
   found = np.array(PROBLEM.space.numbers(states.settled))
