@@ -17,7 +17,7 @@ def test_card_is_true(name):
   assert path.stat().st_size < 1e6 and path.with_suffix(".md").exists()
   assert network.num_parameters(net.params) == net.facts["parameters"]
   shape = min(net.training.shapes, key=lambda shape: abs(shape[0] - 8))
-  test = nes_train.held_out(net.training, shape, 64)
+  test = nes_train.held_out(net.training, shape, 512)
   answer = nes_jax.solve(
       test.problem.payoffs,
       concept=net.config.concept,
@@ -28,9 +28,9 @@ def test_card_is_true(name):
   )
   gaps = 0.5 * np.abs(np.asarray(answer.joint - test.joint)).reshape(len(test.joint), -1).sum(1)
   said = net.facts["table"][learner.shape_name(shape)]
-  # 64 of the card's games: the mean is usually within a tenth.
-  np.testing.assert_allclose(gaps.mean(), said["solver_gap"], rtol=0.25)
-  np.testing.assert_allclose(np.asarray(answer.gap).mean(), said["gap"], rtol=0.4)
+  # The card's games: few are most of the mean, and rounding moves those most.
+  np.testing.assert_allclose(gaps.mean(), said["solver_gap"], rtol=0.1, atol=1e-5)
+  np.testing.assert_allclose(np.asarray(answer.gap).mean(), said["gap"], rtol=0.2, atol=1e-5)
 
 
 def test_a_network_is_chosen_by_concept_and_shape():
