@@ -89,7 +89,7 @@ def _read(path: pathlib.Path) -> Pretrained:
       card = json.loads(str(archive["card"]))
       if card["format"] != FORMAT:
         raise ValueError(f"format {card['format']}, and this version reads {FORMAT}")
-      training = learner.Config.from_dict(card["training"])
+      training, facts = learner.Config.from_dict(card["training"]), card["facts"]
       params: dict[str, Any] = {}
       moments: dict[str, Any] = {}
       for key in archive.files:
@@ -107,7 +107,7 @@ def _read(path: pathlib.Path) -> Pretrained:
         f"{path}: not a network of nes_jax.pretrained.save ({error}); give a .npz file written by"
         " it or by launch.nes_train --export"
     ) from error
-  return Pretrained(path.stem, params, moments, training, card["facts"])
+  return Pretrained(path.stem, params, moments, training, facts)
 
 
 def save(

@@ -1,5 +1,7 @@
 """The networks that ship: each loads, is small, and does what its card says."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -31,6 +33,17 @@ def test_card_is_true(name):
   # The card's games: few are most of the mean, and rounding moves those most.
   np.testing.assert_allclose(gaps.mean(), said["solver_gap"], rtol=0.1, atol=1e-5)
   np.testing.assert_allclose(np.asarray(answer.gap).mean(), said["gap"], rtol=0.2, atol=1e-5)
+
+
+@pytest.mark.parametrize("missing", ["format", "training", "facts"])
+def test_a_card_that_lacks_something_is_refused(tmp_path, missing):
+  with np.load(pretrained.DIRECTORY / "me_cce_2p.npz") as archive:
+    arrays = dict(archive)
+  card = json.loads(str(arrays.pop("card")))
+  del card[missing]
+  np.savez(tmp_path / "net.npz", card=np.array(json.dumps(card)), **arrays)
+  with pytest.raises(ValueError, match=f"net.npz: not a network.*{missing}"):
+    pretrained.load(tmp_path / "net.npz")
 
 
 def test_a_network_is_chosen_by_concept_and_shape():
