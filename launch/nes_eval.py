@@ -85,9 +85,12 @@ def evaluate(
   store = parts.Parts(run.out / "parts")
   begin = time.perf_counter()
 
-  def share(name: str, items: Sequence[Any], work: Callable[[Any], None]) -> None:
+  def section(name: str, steps: int, unit: str):
     say(f"{name} ({time.perf_counter() - begin:.0f} s so far)")
-    with progress.bar(len(items), unit="part") as bar:
+    return progress.bar(steps, unit=unit)
+
+  def share(name: str, items: Sequence[Any], work: Callable[[Any], None]) -> None:
+    with section(name, len(items), "part") as bar:
       for item in parallel.own(items):
         stopping.check_together(check_stop)
         if item is not None:
@@ -109,9 +112,8 @@ def evaluate(
         lambda size: [scaling.row(store, settings, size, choose(size)) for choose in networks],
     )
   if "figure3" in run.only:
-    say(f"figure3 ({time.perf_counter() - begin:.0f} s so far)")
     runs = curves.trainings(settings)
-    with progress.bar(len(runs), unit="training") as bar:
+    with section("figure3", len(runs), "training") as bar:
       for config, seed in runs:
         stopping.check_together(check_stop)
         curves.train(curves_at, config, seed, settings, check_stop, say)

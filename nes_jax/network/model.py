@@ -299,10 +299,9 @@ def infer(
 ) -> Duals:
   """Inference: `apply`, and the Newton steps if there are any (`descent.newton`).
 
-  A chunk of the batch goes at a time, so that memory stays small.
-
-  On a CPU activations then stay in its caches, which is up to twice as fast. An accelerator
-  wants the whole batch at once, as far as it has the memory: entries=None.
+  A chunk of the batch goes at a time, so that memory stays small. On a CPU activations then stay in
+  its caches, which is up to twice as fast. An accelerator wants the whole batch at once, as far as
+  it has the memory: entries=None.
 
   Args:
     variables: from `init`.
