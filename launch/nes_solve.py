@@ -4,10 +4,20 @@ r"""Solves the games of a file, in parts, and continues where it was when stoppe
       --method=exact --out=answers.npz
 
 --games is a .npz (array `payoffs`, [B, N, A1, ..., AN] or [N, A1, ..., AN]), a Gambit .nfg, a
-directory of .nfg of one shape, or openspiel:GAME. --out gets one row a game: joint, epsilon, gap,
-residual, converged, iterations, repeated, duals_0, ..., marginals_0, ... (`nes_jax.Solution`),
-`invalid` (payoffs that hold NaN or infinity; such answers are NaN), `names` (of the files of a
-directory), and `meta`, a JSON text with the options and versions.
+directory of .nfg with the same number of players, or openspiel:GAME. An array whose shape can be
+read both as a batch and as one game, such as [3, 2, 8, 8], is refused until --batched (three games
+of two players) or --nobatched (one game of three players) says which; other inputs ignore the flag.
+
+A strategy whose own payoffs are all -inf does not exist. The games of a directory may differ in
+shape: each is solved at its own shape, and its answer is written at the beginning of every axis of
+arrays of the largest shape. Probabilities, marginals and duals of strategies that do not exist are
+0. Such games take no --target and no --welfare but `sum`.
+
+--out gets one row a game: joint, epsilon, gap, residual, converged, iterations, repeated,
+duals_0, ..., marginals_0, ... (`nes_jax.Solution`), `invalid` (the payoffs hold NaN or infinity
+that no strategy explains; such answers are NaN), and `strategies` (each player's number of
+strategies). It also gets `names` (the files of a directory) and `meta`, a JSON text with the
+options and versions.
 
 Every device solves one part at a time. Several processes (--coordinator, --num_processes,
 --process_id) share the directory of --out, and process 0 puts the answers together.
@@ -57,10 +67,11 @@ _LISTED = 5
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  """What is solved, and how; fields are flags. None: the default of the selection or of solve."""
+  """All options; fields are flags. None: the default of the input, the selection or `solve`."""
 
   games: str
   out: str
+  batched: bool | None = None
   concept: str = "cce"
   selection: str = "max_entropy"
   method: str = "auto"
@@ -81,7 +92,7 @@ class Report:
   """Tallies of all games, and the times of this run."""
 
   num_games: int
-  shape: tuple[int, ...]  # (N, A1, ..., AN)
+  shape: tuple[int, ...]  # (N, A1, ..., AN), the largest
   converged: int = 0
   invalid: int = 0
   repeated: int = 0
@@ -99,6 +110,7 @@ class Report:
   first_compile_seconds: float = 0.0  # of these, for the first part
   steady_games: int = 0  # of parts for which nothing was compiled
   steady_seconds: float = 0.0  # in `solve`, for these
+  ragged: bool = False  # whether the games differ in shape
 
   def add(self, start: int, arrays: Mapping[str, np.ndarray]) -> None:
     """Counts a part whose first game is number `start`."""
@@ -124,10 +136,22 @@ class Report:
       self.iterations_max = max(self.iterations_max, int(iterations.max()))
 
 
+@dataclasses.dataclass(frozen=True)
+class _Job:
+  """All that is needed to solve a part."""
+
+  config: Config
+  source: files.Source
+  inputs: Mapping[str, np.ndarray]  # target and welfare of files
+  parts: store.Parts
+  part_size: int
+  solve: Callable[..., Any]
+
+
 def run(
     config: Config,
     *,
-    solve: Callable[..., nes_jax.Solution] = nes_jax.solve,
+    solve: Callable[..., Any] = nes_jax.solve,
     check_stop: Callable[[], None] = lambda: None,
     say: Callable[[str], None] = lambda line: None,
 ) -> tuple[Report, tuple[str, ...] | None]:
@@ -151,7 +175,7 @@ def run(
   out = pathlib.Path(config.out).absolute()
   directory = out.with_name(out.name + ".parts")
   with contextlib.ExitStack() as stack:
-    source = stack.enter_context(files.open_games(config.games))
+    source = stack.enter_context(_open_games(config))
     clock = stack.enter_context(progress.CompileClock())
     inputs = _open_inputs(config, source)
     if out.exists() and not config.overwrite:
@@ -165,64 +189,93 @@ def run(
         lambda: _open_store(config, parts, task, out, source.num_games),
         UsageError("process 0 could not begin, and says why"),
     )
-
-    report = Report(source.num_games, source.shape)
-    todo = []
-    for index, (start, _) in enumerate(parts.bounds):
-      arrays = parts.read(index)
-      if arrays is not None:
-        report.add(start, arrays)
-        continue
-      if parts.path(index).exists():
-        say(f"{parts.path(index)} is damaged: solving it again")
-      todo.append(index)
+    report = Report(source.num_games, source.shape, ragged=source.ragged)
+    todo = _count_done(parts, report, say)
     parallel.meet()  # what is there is the same for all before anything is added
-    left = sum(parts.bounds[index][1] - parts.bounds[index][0] for index in todo)
-    done = source.num_games - left
-    if done:
-      say(f"continuing at game {done} of {source.num_games}")
-
-    def solve_on(device: jax.Device, start: int, payoffs: np.ndarray) -> dict[str, np.ndarray]:
-      with jax.default_device(device):
-        return _solve_part(config, inputs, payoffs, start, part_size, solve)
-
-    devices = jax.local_devices()
-    mine = parallel.own(todo)
-    pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(len(devices)))
-    with progress.bar(source.num_games, initial=done, unit="game") as bar:
-      while mine:
-        stopping.check_together(check_stop)
-        turn = [index for index in mine[: len(devices)] if index is not None]
-        mine = mine[len(devices) :]
-        starts = [parts.bounds[index][0] for index in turn]
-        payoffs = [source.read(*parts.bounds[index]) for index in turn]
-        began_turn, compiled = time.perf_counter(), clock.seconds()
-        answers = list(pool.map(solve_on, devices, starts, payoffs))
-        taken, compiled = time.perf_counter() - began_turn, clock.seconds() - compiled
-        games = sum(map(len, payoffs))
-        if not report.solved_here:
-          report.first_compile_seconds = compiled
-        if not compiled:
-          report.steady_games += games
-          report.steady_seconds += taken
-        for index, start, arrays in zip(turn, starts, answers):
-          parts.write(index, arrays)
-          report.add(start, arrays)
-        report.solved_here += games
-        bar.update(games)
+    job = _Job(config, source, inputs, parts, part_size, solve)
+    _solve_parts(job, todo, report, clock, check_stop, say)
     stopping.check_together(check_stop)
     if parallel.is_main():
       for index in set(todo) - set(parallel.own(todo)):
         report.add(parts.bounds[index][0], parts.read(index))
-      meta = json.dumps(store.read_manifest(directory))
-      extras = {"meta": np.array(meta)}
-      if source.names is not None:
-        extras["names"] = np.array(source.names)
-      parts.merge(out, extras, check_stop)
-      parts.remove()
+      _merge(parts, out, source.names, check_stop)
     report.compile_seconds = clock.seconds()
     report.seconds = time.perf_counter() - began
     return report, source.names
+
+
+def _count_done(parts: store.Parts, report: Report, say: Callable[[str], None]) -> list[int]:
+  """Adds the parts that are there to the report; returns the numbers of the others."""
+  todo = []
+  for index, (start, _) in enumerate(parts.bounds):
+    arrays = parts.read(index)
+    if arrays is not None:
+      report.add(start, arrays)
+      continue
+    if parts.path(index).exists():
+      say(f"{parts.path(index)} is damaged: solving it again")
+    todo.append(index)
+  return todo
+
+
+def _solve_parts(
+    job: _Job,
+    todo: Sequence[int],
+    report: Report,
+    clock: progress.CompileClock,
+    check_stop: Callable[[], None],
+    say: Callable[[str], None],
+) -> None:
+  """Solves this process's share of the parts `todo`, one on each device at a time."""
+  source, bounds = job.source, job.parts.bounds
+  done = source.num_games - sum(bounds[index][1] - bounds[index][0] for index in todo)
+  if done:
+    say(f"continuing at game {done} of {source.num_games}")
+
+  def solve_on(device: jax.Device, start: int, payoffs: np.ndarray) -> dict[str, np.ndarray]:
+    with jax.default_device(device):
+      return _solve_part(job, payoffs, start)
+
+  devices = jax.local_devices()
+  mine = parallel.own(todo)
+  with (
+      concurrent.futures.ThreadPoolExecutor(len(devices)) as pool,
+      progress.bar(source.num_games, initial=done, unit="game") as bar,
+  ):
+    while mine:
+      stopping.check_together(check_stop)
+      turn = [index for index in mine[: len(devices)] if index is not None]
+      mine = mine[len(devices) :]
+      starts = [bounds[index][0] for index in turn]
+      payoffs = [source.read(*bounds[index]) for index in turn]
+      began, compiled = time.perf_counter(), clock.seconds()
+      answers = list(pool.map(solve_on, devices, starts, payoffs))
+      taken, compiled = time.perf_counter() - began, clock.seconds() - compiled
+      games = sum(map(len, payoffs))
+      if not report.solved_here:
+        report.first_compile_seconds = compiled
+      if not compiled:
+        report.steady_games += games
+        report.steady_seconds += taken
+      for index, start, arrays in zip(turn, starts, answers):
+        job.parts.write(index, arrays)
+        report.add(start, arrays)
+      report.solved_here += games
+      bar.update(games)
+
+
+def _merge(
+    parts: store.Parts,
+    out: pathlib.Path,
+    names: tuple[str, ...] | None,
+    check_stop: Callable[[], None],
+) -> None:
+  """Puts all parts into one file and deletes them."""
+  extras = {"meta": np.array(json.dumps(store.read_manifest(parts.directory)))}
+  if names is not None:
+    extras["names"] = np.array(names)
+  parts.merge(out, extras, check_stop)
+  parts.remove()
 
 
 def summary(report: Report, names: tuple[str, ...] | None = None) -> str:
@@ -233,7 +286,7 @@ def summary(report: Report, names: tuple[str, ...] | None = None) -> str:
     more = ", ..." if count > len(numbers) else ""
     return f" ({', '.join(labels)}{more})" if numbers else ""
 
-  counts = "x".join(map(str, report.shape[1:]))
+  counts = ("at most " if report.ragged else "") + "x".join(map(str, report.shape[1:]))
   valid = report.num_games - report.invalid
   rows = [
       ("games", f"{report.num_games} of {report.shape[0]} players, {counts} strategies"),
@@ -342,12 +395,30 @@ def check(config: Config) -> None:
     raise UsageError("--epsilon is infinite, which needs a finite --rho: pass --rho=1e4")
 
 
+def _open_games(config: Config) -> files.Source:
+  """The games; an error about a shape with two readings names the flags."""
+  try:
+    return files.open_games(config.games, batched=config.batched)
+  except files.AmbiguousShapeError as error:
+    raise UsageError(
+        f"--games={config.games} holds an array of shape {list(error.shape)}, which can be read as"
+        f" {error.batch} and as {error.game}: pass --batched for {error.batch}, or --nobatched for"
+        f" {error.game}"
+    ) from None
+
+
 def _open_inputs(config: Config, source: files.Source) -> dict[str, np.ndarray]:
   """Target and welfare, [A1, ..., AN] or [B, A1, ..., AN]; .npy files stay on disk."""
   inputs = {}
   for name in ("target", "welfare"):
     path = getattr(config, name)
     if path and path != "sum":
+      if source.ragged:
+        raise UsageError(
+            f"--{name}={path}: the games of --games={config.games} differ in shape, and one file"
+            " cannot fit them all. Put the games of each shape into a directory of their own, or"
+            f" leave out --{name}" + (" or pass --welfare=sum" if name == "welfare" else "")
+        )
       array = _load(name, path)
       shape = source.shape[1:]
       if array.shape not in (shape, (source.num_games, *shape)):
@@ -374,7 +445,7 @@ def _load(name: str, path: str) -> np.ndarray:
     raise UsageError(f"--{name}={path} cannot be read ({error.strerror}): check the path") from None
   except (ValueError, EOFError, zipfile.BadZipFile, zlib.error):
     raise UsageError(f"--{name}={path} is not a .npy or .npz: save it with numpy.save") from None
-  if array.dtype.kind not in "fiu":
+  if array.dtype.kind not in "fiub":
     raise UsageError(f"--{name}={path} is of type {array.dtype}: save it as float64")
   return array
 
@@ -421,7 +492,7 @@ def _part_size(config: Config, source: files.Source, directory: pathlib.Path) ->
 
 
 def _task(config: Config, source: files.Source, part_size: int) -> dict[str, str]:
-  """What decides the answers, as text, named as the user knows it."""
+  """All that decides the answers, as text, named as the user knows it."""
 
   def identity(path: str) -> str:
     location = pathlib.Path(path).absolute()
@@ -475,7 +546,7 @@ def _bytes(number: int) -> str:
 
 
 def answer_schema(shape: tuple[int, ...], config: Config) -> store.Schema:
-  """The arrays of an answer to a game of this shape, (N, A1, ..., AN)."""
+  """The arrays of an answer to games of at most this shape, (N, A1, ..., AN)."""
   real, counts = np.dtype(config.precision), shape[1:]
   dual_axes = 2 if config.concept == "ce" else 1
   fields = {
@@ -487,63 +558,114 @@ def answer_schema(shape: tuple[int, ...], config: Config) -> store.Schema:
       "iterations": ((), np.dtype(np.int32)),
       "repeated": ((), np.dtype(bool)),
       "invalid": ((), np.dtype(bool)),
+      "strategies": ((len(counts),), np.dtype(np.int32)),
   }
   fields |= {f"duals_{p}": ((count,) * dual_axes, real) for p, count in enumerate(counts)}
   fields |= {f"marginals_{p}": ((count,), real) for p, count in enumerate(counts)}
   return {key: store.Field(*value) for key, value in fields.items()}
 
 
-def _solve_part(
-    config: Config,
-    inputs: Mapping[str, np.ndarray],
-    payoffs: np.ndarray,
-    start: int,
-    part_size: int,
-    solve: Callable[..., nes_jax.Solution],
-) -> dict[str, np.ndarray]:
+def _solve_part(job: _Job, payoffs: np.ndarray, start: int) -> dict[str, np.ndarray]:
   """payoffs [b, N, A1, ..., AN] of games start, start + 1, ... -> arrays of `answer_schema`."""
   count = len(payoffs)
-  # The last part is filled up with its last game, so that one program serves all.
-  rows = np.minimum(np.arange(part_size), count - 1)
-  payoffs = payoffs if count == part_size else payoffs[rows]
-  finite = np.isfinite(payoffs).reshape(part_size, -1).all(1)
-  # A welfare that is the sum of invalid payoffs would be refused for the whole part.
-  clean = payoffs
-  if not finite.all():
-    clean = np.where(finite.reshape((-1,) + (1,) * (payoffs.ndim - 1)), payoffs, 0)
-  given = {
-      name: getattr(config, name)
-      for name in ("epsilon", "welfare_weight", "rho")
-      if getattr(config, name) is not None
-  }
-  for name, array in inputs.items():
-    batched = array.ndim == payoffs.ndim - 1
-    given[name] = np.asarray(array[start + rows] if batched else array, np.float64)
-  if config.welfare == "sum":
-    given["welfare"] = clean.sum(1)
-  overrides = {name: getattr(config, name) for name in ("tolerance", "max_iterations")}
+  counts = job.source.counts[start : start + count]
   try:
-    solution = solve(
-        payoffs,
-        concept=config.concept,
-        selection=selections.named(config.selection, clean, player_axis=1, **given),
-        method=config.method,
-        precision=config.precision,
-        invalid="mark",
-        batched=True,
-        **overrides,
-    )
+    if (counts == counts[0]).all():
+      own = payoffs[(slice(None), *_corner(counts[0]))]
+      solutions = [_solve_batch(job, own, start)]
+    else:
+      solutions = _solve_list(
+          job, [game[_corner(row)] for game, row in zip(payoffs, counts)]
+      )
   except ValueError as error:
     raise UsageError(f"games {start} to {start + count - 1}: {error}") from error
-  solution = jax.tree.map(lambda x: np.asarray(x)[:count], solution)
+  schema = answer_schema(payoffs.shape[1:], job.config)
+  arrays = {key: np.zeros((count, *field.shape), field.dtype) for key, field in schema.items()}
+  arrays["strategies"][...] = counts
+  row = 0
+  for solution in solutions:
+    size = len(solution.gap)
+    for key, values in _answers(solution).items():
+      arrays[key][row : row + size][_corner(values.shape[1:])] = values
+    row += size
+  return arrays
+
+
+def _corner(counts: Sequence[int]) -> tuple[slice, ...]:
+  """Index of all players or games, and so many entries of each further axis."""
+  return (slice(None), *map(slice, counts))
+
+
+def _answers(solution: nes_jax.Solution) -> dict[str, np.ndarray]:
+  """The arrays of a batch of answers, but for `strategies`."""
   arrays = {
       key: getattr(solution, key)
       for key in ("joint", "epsilon", "gap", "residual", "converged", "iterations", "repeated")
   }
-  arrays["invalid"] = ~finite[:count]
+  # `solve` gives NaN to the games that it marks, and to no other.
+  arrays["invalid"] = ~solution.converged & np.isnan(solution.residual)
   for p, (duals, marginals) in enumerate(zip(solution.duals, solution.marginals)):
     arrays[f"duals_{p}"], arrays[f"marginals_{p}"] = duals, marginals
   return arrays
+
+
+def _solve_batch(job: _Job, payoffs: np.ndarray, start: int) -> nes_jax.Solution:
+  """payoffs [b, N, A1, ..., AN] -> their answers, NumPy arrays."""
+  config, count = job.config, len(payoffs)
+  # The last part is filled up with its last game, so that one program serves all.
+  rows = np.minimum(np.arange(job.part_size), count - 1)
+  payoffs = payoffs if count == job.part_size else payoffs[rows]
+  given = _scalars(config)
+  for name, array in job.inputs.items():
+    batched = array.ndim == payoffs.ndim - 1
+    given[name] = np.asarray(array[start + rows] if batched else array, np.float64)
+  clean = _clean(payoffs, 1)
+  if config.welfare == "sum":
+    given["welfare"] = clean.sum(1)
+  selection = selections.named(config.selection, clean, player_axis=1, **given)
+  solution = job.solve(payoffs, selection=selection, batched=True, **_options(config))
+  return jax.tree.map(lambda x: np.asarray(x)[:count], solution)
+
+
+def _solve_list(job: _Job, games: Sequence[np.ndarray]) -> list[nes_jax.Solution]:
+  """Games of different shapes, [N, A1, ..., AN] each -> batches of one answer, NumPy arrays."""
+  config, given = job.config, _scalars(job.config)
+  selection = config.selection
+  if given or config.welfare == "sum":
+    chosen = []
+    for game in games:
+      clean = _clean(game, 0)
+      welfare = {"welfare": clean.sum(0)} if config.welfare == "sum" else {}
+      chosen.append(
+          selections.named(config.selection, clean, player_axis=0, **given, **welfare)
+      )
+    selection = chosen if chosen[0].welfare is not None else chosen[0]
+  solutions = jax.device_get(job.solve(games, selection=selection, **_options(config)))
+  return [jax.tree.map(lambda x: np.asarray(x)[None], solution) for solution in solutions]
+
+
+def _scalars(config: Config) -> dict[str, Any]:
+  """The numbers of a selection that the user gives."""
+  values = {name: getattr(config, name) for name in ("epsilon", "welfare_weight", "rho")}
+  return {name: value for name, value in values.items() if value is not None}
+
+
+def _options(config: Config) -> dict[str, Any]:
+  """Arguments of `solve` that are the same for all parts."""
+  names = ("concept", "method", "precision", "tolerance", "max_iterations")
+  return {"invalid": "mark"} | {name: getattr(config, name) for name in names}
+
+
+def _clean(payoffs: np.ndarray, player_axis: int) -> np.ndarray:
+  """Payoffs with 0 for all players wherever one of them is not finite.
+
+  This gives joint strategies that do not exist a finite welfare. It also keeps invalid games from
+  having the whole part refused.
+  """
+  finite = np.isfinite(payoffs)
+  if finite.all():
+    return payoffs
+  return np.where(finite.all(player_axis, keepdims=True), payoffs, 0)
 
 
 # The program.
@@ -552,30 +674,49 @@ def _solve_part(
 def _define_flags(values: flags.FlagValues) -> None:
   """On values of its own, so that programs of one process do not share flags."""
   own: dict[str, Any] = {"flag_values": values}
-  flags.DEFINE_string("games", None, "FILE.npz, FILE.nfg, DIRECTORY or openspiel:GAME", **own)
-  flags.DEFINE_string("out", None, "FILE.npz for the answers", **own)
-  flags.DEFINE_enum("concept", "cce", CONCEPTS, "coarse correlated or correlated", **own)
   flags.DEFINE_string(
-      "selection", "max_entropy", f"which equilibrium: {', '.join(selections.NAMES)}", **own
+      "games", None, "The games: FILE.npz, FILE.nfg, DIRECTORY or openspiel:GAME.", **own
   )
-  flags.DEFINE_string("method", "auto", "auto, exact, neural or refined", **own)
-  flags.DEFINE_enum("precision", "float32", ("float32", "float64"), "of the computation", **own)
-  flags.DEFINE_float("tolerance", None, "KKT residual of a converged game", **own)
-  flags.DEFINE_integer("max_iterations", None, "interior-point steps", **own)
+  flags.DEFINE_string("out", None, "FILE.npz that gets the answers.", **own)
+  flags.DEFINE_bool(
+      "batched",
+      None,
+      "Whether the arrays of a .npz have a batch axis. It is needed only where the shape can be"
+      " read both ways; other inputs ignore it.",
+      **own,
+  )
+  flags.DEFINE_enum(
+      "concept", "cce", CONCEPTS, "Coarse correlated or correlated equilibria.", **own
+  )
+  flags.DEFINE_string(
+      "selection", "max_entropy", f"Which equilibrium: {', '.join(selections.NAMES)}.", **own
+  )
+  flags.DEFINE_string("method", "auto", f"How to solve: {', '.join(METHODS)}.", **own)
+  flags.DEFINE_enum(
+      "precision", "float32", ("float32", "float64"), "Precision of the computation.", **own
+  )
+  flags.DEFINE_float(
+      "tolerance", None, "KKT residual at which a game counts as converged.", **own
+  )
+  flags.DEFINE_integer("max_iterations", None, "Largest number of interior-point steps.", **own)
   flags.DEFINE_string(
       "target",
       None,
-      "FILE.npy or FILE.npz, the target joint: [A1, ..., AN], or [B, A1, ..., AN] one a game",
+      "FILE.npy or FILE.npz with the target joint: [A1, ..., AN] for all games, or"
+      " [B, A1, ..., AN], one for each. The games must be of one shape.",
       **own,
   )
   flags.DEFINE_string(
-      "welfare", None, "FILE.npy or FILE.npz as for --target, or `sum` of the payoffs", **own
+      "welfare",
+      None,
+      "FILE.npy or FILE.npz as for --target, or `sum`, which is the sum of the payoffs.",
+      **own,
   )
-  flags.DEFINE_float("epsilon", None, "approximation wanted, in payoff units", **own)
-  flags.DEFINE_float("welfare_weight", None, "mu, against the entropy", **own)
-  flags.DEFINE_float("rho", None, "weight of epsilon; inf makes it exact", **own)
-  flags.DEFINE_integer("part_size", None, "games solved and saved at a time", **own)
-  flags.DEFINE_bool("overwrite", False, "replace --out if it exists", **own)
+  flags.DEFINE_float("epsilon", None, "The approximation wanted, in payoff units.", **own)
+  flags.DEFINE_float("welfare_weight", None, "Weight mu of the welfare, against entropy.", **own)
+  flags.DEFINE_float("rho", None, "Weight of epsilon; inf makes epsilon exact.", **own)
+  flags.DEFINE_integer("part_size", None, "Number of games solved and saved at a time.", **own)
+  flags.DEFINE_bool("overwrite", False, "Replace --out if it exists.", **own)
 
 
 def _config(values: flags.FlagValues) -> Config:

@@ -63,6 +63,41 @@ def centre_own(payoffs: Array) -> Array:
   return jnp.stack([payoffs[p] - payoffs[p].mean(p, keepdims=True) for p in range(n)])
 
 
+def centre_at_largest(payoffs: Array, weights: Duals) -> Array:
+  """Subtracts from each player's payoffs those of the strategy with the largest weight.
+
+  No deviation gain changes. Differences between that strategy and others that nearly tie with it
+  keep all their digits, also when large duals multiply them.
+
+  Args:
+    payoffs: [N, A1, ..., AN, *b].
+    weights: per player [Ap, *b].
+  """
+  n = num_players(payoffs)
+  result = []
+  for p, weight in enumerate(weights):
+    first = jnp.argmax(weight, 0)
+    rows = jnp.arange(len(weight)).reshape((-1,) + (1,) * first.ndim)
+    chosen = (rows == first).reshape((len(weight),) + (1,) * (n - 1) + first.shape)
+    own = jnp.moveaxis(payoffs[p], p, 0)
+    reference = jnp.where(chosen, own, 0).sum(0, keepdims=True)
+    result.append(jnp.moveaxis(own - reference, 0, p))
+  return jnp.stack(result)
+
+
+def least_regret(payoffs: Array) -> Array:
+  """The least that any strategy but a dominant one can regret: [N], unbatched."""
+  n = num_players(payoffs)
+  least = []
+  for p in range(n):
+    g = own_first(payoffs[p], p, n)
+    worst = (g.max(0) - g).max(1)
+    noise = 8 * jnp.finfo(g.dtype).eps * jnp.abs(g).max()
+    found = jnp.where(worst > noise, worst, jnp.inf).min()
+    least.append(jnp.where(jnp.isfinite(found), found, 0))
+  return jnp.stack(least)
+
+
 def gains(payoffs: Array, joint: Array, concept: Concept, stage: Stages = inline) -> Duals:
   """A sigma: payoffs [N, A1, ..., AN, *b], joint [A1, ..., AN, *b] -> blocks of duals.
 

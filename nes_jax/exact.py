@@ -48,6 +48,10 @@ _DAMPING_ULPS = 0.5
 _DAMPING_GROWTH = 100.0
 # A merit that grows by more than this in one step is the work of rounding.
 _MAX_GROWTH = 1e4
+# A game ends after so many refused steps in a row.
+_MAX_REFUSED = 5
+# A predictor that can go less far than this says little of second order.
+_SHORT_STEP = 0.1
 # Of float32: what takes longer is for float64.
 _MAX_ITERATIONS = {"cce": 20, "ce": 30}
 
@@ -113,6 +117,9 @@ class State(NamedTuple):
   error: Array  # [*b] `metrics.residual` of the variables
   merit: Array  # [*b] complementarity and infeasibility, which fall along the central path
   damping: Array  # [*b] relative addition to the Newton matrix's diagonal
+  refused: Array  # [*b] int32, steps in a row that were not taken
+  best: Variables  # the point with the smallest error so far
+  best_error: Array  # [*b]
   iterations: Array  # [*b] int32, steps taken
 
 
@@ -129,7 +136,7 @@ class Answer(NamedTuple):
 class Program(NamedTuple):
   """The convex program of the module's docstring."""
 
-  payoffs: Array  # [N, A1, ..., AN, *b] centred over each player's own strategies
+  payoffs: Array  # [N, A1, ..., AN, *b]
   log_target: Array  # [A1, ..., AN, *b]
   welfare: Array  # [A1, ..., AN, *b] omega W
   temperature: Array  # [*b] tau
@@ -142,7 +149,7 @@ class Program(NamedTuple):
 def _program(problem: Problem, concept: Concept) -> Program:
   """Problem [..., *b] -> Program [..., *b]."""
   n = deviation.num_players(problem.payoffs)
-  payoffs = deviation.centre_own(problem.payoffs)
+  payoffs = problem.payoffs
   temperature, weight = metrics.objective_weights(problem)
   hard = math.isinf(problem.rho)
   target = problem.epsilon if hard else problem.epsilon_max
@@ -154,7 +161,8 @@ def _program(problem: Problem, concept: Concept) -> Program:
     if hard:
       # A row of zeros, "0 <= epsilon", binds nothing but would pin its slack to zero: give it
       # room. A negative epsilon stays as it is, and cannot be met.
-      moves = jnp.abs(payoffs[p]).max(tuple(range(n))) > 0
+      own = jnp.moveaxis(payoffs[p], p, 0)
+      moves = jnp.any(own != own[:1], tuple(range(n)))
       binds = jnp.where(moves | (row < 0), 1, 0).astype(row.dtype)
       row = jnp.where(binds > 0, row, 1)
     row, binds = (jnp.broadcast_to(x, shape + x.shape) for x in (row, binds))
@@ -306,8 +314,13 @@ def _newton_dual(program, v, damping, concept, stage):
 def _newton_joint(program, v, damping):
   """CE, unbatched. The system is scaled by sqrt(P^-1): identity plus a positive part."""
   payoffs, shape = program.payoffs, v.joint.shape
+  weights = v.joint / (program.temperature + v.bound)
+  root = jnp.sqrt(weights)
   ratios = tuple(a / s for a, s in zip(v.duals, v.slack))
-  root = jnp.sqrt(v.joint / (program.temperature + v.bound))
+  if root.dtype == jnp.float64:
+    eps = float(jnp.finfo(root.dtype).eps)
+    own = deviation.squares(payoffs, weights, "ce")
+    ratios = tuple(a / (s + a * eps * x) for a, s, x in zip(v.duals, v.slack, own))
   inner = deviation.joint_gram(payoffs, ratios)
   hard = program.rho is None
   if not hard:
@@ -349,7 +362,8 @@ def _step(program: Program, state: State, config: Config, concept: Concept, stag
   """One predictor-corrector step; games that have converged stay where they are."""
   v = state.variables
   n, axes = v.joint.ndim - v.shift.ndim, deviation.dual_axes(concept)
-  running = state.error > config.margin * config.tolerance
+  program = _centred(program, v.duals, concept)
+  running = _running(state, config)
   stage = Stages(jnp.any(running)) if staged else inline
   residuals = state.residuals
   solve = _newton(program, v, state.damping, concept, stage)
@@ -393,17 +407,20 @@ def _step(program: Program, state: State, config: Config, concept: Concept, stag
     step = 1 / jnp.maximum(1, jnp.maximum(*lengths))
     ahead = jax.tree.map(lambda x, dx: x + step * dx, v, predictor)
     now, then = (_complementarity(x, n, axes) for x in (v, ahead))
-    return jnp.clip((then / now) ** 3, 1e-6, 1) * now / count
+    weight = jnp.where(step < _SHORT_STEP, step, 1)
+    return jnp.clip((then / now) ** 3, 1e-6, 1) * now / count, weight
 
-  def second_order(aim, predictor):
+  def second_order(aim, weight, predictor):
     """What the products should become, less what the predictor's second order adds to them."""
-    joint_target = aim - predictor.joint * predictor.bound
-    return joint_target, tuple(aim - s * a for s, a in zip(predictor.slack, predictor.duals))
+    joint_target = aim - weight * predictor.joint * predictor.bound
+    return joint_target, tuple(
+        aim - weight * s * a for s, a in zip(predictor.slack, predictor.duals)
+    )
 
   zeros = jnp.zeros_like(v.shift)
   predictor = direction(zeros, tuple(zeros for _ in v.duals))
-  aim = stage(centring, v, predictor, stage(lengths, v, predictor))
-  corrector = direction(*stage(second_order, aim, predictor))
+  aim, weight = stage(centring, v, predictor, stage(lengths, v, predictor))
+  corrector = direction(*stage(second_order, aim, weight, predictor))
 
   def advance(v, d, lengths):
     primal, bounds = (jnp.minimum(1, _TO_BOUNDARY / jnp.maximum(x, 1e-3)) for x in lengths)
@@ -428,14 +445,30 @@ def _step(program: Program, state: State, config: Config, concept: Concept, stag
       state.damping * _DAMPING_GROWTH, 1e-2))
   keep = lambda move, old, new: jax.tree.map(lambda x, y: jnp.where(move, y, x), old, new)
   variables, residuals = stage(keep, move, (v, residuals), (ahead, ahead_residuals))
+  better = move & (error < state.best_error)
+  best = stage(keep, better, state.best, ahead)
   return State(
       variables=variables,
       residuals=residuals,
       error=jnp.where(move, error, state.error),
       merit=jnp.where(move, merit, state.merit),
       damping=jnp.where(running, damping, state.damping),
+      refused=jnp.where(sound, 0, state.refused + 1),
+      best=best,
+      best_error=jnp.where(better, error, state.best_error),
       iterations=state.iterations + running,
   )
+
+
+def _running(state: State, config: Config) -> Array:
+  """[*b]: games that take another step."""
+  return (state.error > config.margin * config.tolerance) & (state.refused < _MAX_REFUSED)
+
+
+def _centred(program: Program, duals: Duals, concept: Concept) -> Program:
+  """The program with each player's payoffs less those of the strategy with the largest dual."""
+  weights = duals if concept == "cce" else tuple(a.sum(0) for a in duals)
+  return program._replace(payoffs=deviation.centre_at_largest(program.payoffs, weights))
 
 
 def _start(
@@ -499,13 +532,18 @@ def _run(
   def begin(problem, duals):
     program = _program(problem, concept)
     variables = _start(program, problem, config, concept, duals)
-    residuals, error, merit = _residuals(program, variables, concept)
+    residuals, error, merit = _residuals(
+        _centred(program, variables.duals, concept), variables, concept
+    )
     return program, State(
         variables=variables,
         residuals=residuals,
         error=error,
         merit=merit,
         damping=jnp.full_like(error, _DAMPING_ULPS * float(jnp.finfo(error.dtype).eps)),
+        refused=jnp.zeros(error.shape, jnp.int32),
+        best=variables,
+        best_error=error,
         iterations=jnp.zeros(error.shape, jnp.int32),
     )
 
@@ -514,7 +552,7 @@ def _run(
 
   def unfinished(carry):
     step, state = carry
-    running = jnp.sum(state.error > config.margin * config.tolerance)
+    running = jnp.sum(_running(state, config))
     return (step < config.max_iterations) & (running > patience)
 
   def body(carry):
@@ -523,13 +561,14 @@ def _run(
     return step + 1, _over(advance, batch_axis)(program, state)
 
   _, state = jax.lax.while_loop(unfinished, body, (0, state))
-  return state.variables, state.error, state.iterations
+  return state.best, state.best_error, state.iterations
 
 
 def _conditions(problem: Problem, v: Variables, concept: Concept):
   """Left sides of the optimality conditions whose Jacobian in (sigma, alpha, lambda, e) `_newton`
   solves, at fixed complementarity products: used to differentiate the answer."""
-  residuals, _, _ = _residuals(_program(problem, concept), v, concept)
+  program = _centred(_program(problem, concept), v.duals, concept)
+  residuals, _, _ = _residuals(program, v, concept)
   return residuals.stationarity, residuals.feasibility, residuals.mass, residuals.room
 
 
@@ -552,7 +591,7 @@ def _optimum_jvp(config, concept, batch_axis, primals, tangents):
 def _differential(concept: Concept, problem: Problem, direction: Problem, v: Variables):
   """Tangent of the optimum `v`: implicit function theorem on the optimality conditions."""
   moved = jax.jvp(lambda x: _conditions(x, v, concept), (problem,), (direction,))[1]
-  program = _program(problem, concept)
+  program = _centred(_program(problem, concept), v.duals, concept)
   # The solve's transpose wants every right side to depend on the tangents, also those that are 0.
   touch = 0 * sum(jnp.sum(x) for x in jax.tree.leaves(moved))
   moved = jax.tree.map(lambda x: x + touch, moved)

@@ -120,7 +120,8 @@ def residual(
     [], non-negative; NaN if anything is not finite.
   """
   tau, weight = objective_weights(problem)
-  payoffs = deviation.centre_own(problem.payoffs)  # same gains, more digits
+  weights = duals if concept == "cce" else tuple(a.sum(0) for a in duals)
+  payoffs = deviation.centre_at_largest(problem.payoffs, weights)
   gains = deviation.gains(payoffs, joint, concept)
   complementarity = sum((a * (e - g)).sum() for a, e, g in zip(duals, epsilon, gains))
   infeasibility = violations(payoffs, joint, epsilon, concept).max()

@@ -29,6 +29,7 @@ LARGE_RHO = 1e4
 # sum over players of epsilon is what is minimised.
 STRENGTH_RHO = 3e4
 STRENGTH_EPSILON_MAX = 5e2
+_ROBUST = 4.0
 
 
 @jax.tree_util.register_dataclass
@@ -126,11 +127,11 @@ def problem(payoffs: Array, selection: Selection) -> tuple[Problem, Array]:
     The problem, and the scale [N] that its payoffs and epsilon were divided by.
   """
   shape, dtype = payoffs.shape[1:], payoffs.dtype
-  normal = jax.vmap(invariance.normalise)(payoffs)
   size = math.prod(shape)
+  scaled, scale = _scaled(payoffs, math.isinf(selection.rho))
   z = jnp.full((len(shape),), selection.epsilon_max * invariance.radius(size), dtype)
   epsilon = jnp.broadcast_to(jnp.asarray(selection.epsilon, dtype), (len(shape),))
-  epsilon = invariance.normalise_epsilon(epsilon, normal.scale)
+  epsilon = invariance.normalise_epsilon(epsilon, scale)
   if not math.isinf(selection.rho):
     # Eq. (16b); strictly below epsilon-plus, where phi stops being finite.
     epsilon = jnp.clip(epsilon, -z, z * (1 - 1e-6))
@@ -146,7 +147,7 @@ def problem(payoffs: Array, selection: Selection) -> tuple[Problem, Array]:
     weight = jnp.asarray(selection.welfare_weight, dtype)
   return (
       Problem(
-          payoffs=normal.values,
+          payoffs=scaled,
           target=target,
           epsilon=epsilon,
           epsilon_max=z,
@@ -154,8 +155,26 @@ def problem(payoffs: Array, selection: Selection) -> tuple[Problem, Array]:
           welfare_weight=weight,
           rho=selection.rho,
       ),
-      normal.scale,
+      scale,
   )
+
+
+def _scaled(payoffs: Array, hard: bool) -> tuple[Array, Array]:
+  normal = jax.vmap(invariance.normalise)(payoffs)
+  tight = _ROBUST * deviation.least_regret(payoffs)
+  scale = jnp.minimum(normal.scale, tight)
+  column = lambda x: x.reshape((-1,) + (1,) * (payoffs.ndim - 1))
+  if not hard:
+    ratio = jnp.where(scale > 0, normal.scale / jnp.where(scale > 0, scale, 1), 0)
+    return normal.values * column(ratio), scale
+  scale = jax.lax.stop_gradient(scale)
+  _, exponent = jnp.frexp(scale * 2**0.5)
+  exponent = jnp.where(scale > 0, exponent - 1, 0)
+  half = exponent // 2
+  power = lambda k: jnp.exp2(k.astype(payoffs.dtype))
+  values = payoffs * column(power(-half)) * column(power(half - exponent))
+  positive = scale > 0
+  return jnp.where(column(positive), values, 0), jnp.where(positive, power(exponent), 0)
 
 
 def on_face(problem: Problem, concept: Concept) -> Problem:

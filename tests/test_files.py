@@ -1,14 +1,18 @@
 """nes_jax.games.files: formats by hand, round trips, parts, and every kind of damage."""
 
+import codecs
 import io
 import math
 import os
+import re
 import sys
+import warnings
 import zipfile
 
 import hypothesis
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -103,10 +107,20 @@ def test_truncated_at_every_token(tmp_path, text):
         ("{ 2 3 }", "{ 2 0 }", "without strategies"),
         ("{ 2 3 }", "{ 2 -3 }", "a number of strategies"),
         ("{ 2 3 }", "{ 99999999 99999999 }", "12 payoffs where 2 players"),
-        ("{ 2 3 }", "{ 3 3 }", "12 payoffs where 2 players with 3x3 strategies have 18"),
+        (
+            "{ 2 3 }",
+            "{ 3 3 }",
+            "end of the file: 12 payoffs where 2 players with 3x3 strategies have 18: too few; the"
+            " file may be cut short",
+        ),
         ('"Bob \\\\"', "", r"1 player\(s\), and strategies of 2"),
-        ("-4/8", "-4/8 1", "13 payoffs"),
-        ("-4/8", "", "11 payoffs"),
+        ("-4/8", "", "11 payoffs .* have 12: too few; the file may be cut short"),
+        ("-4/8", "-4/8\n1", r"line 6, token \d+ \('1'\): 13 payoffs .* have 12: too many; remove"),
+        ("-4/8", "-4/8 1 2/0 nan }", r"\('1'\): 15 payoffs .* too many; remove the rest"),
+        ("{ 2 3 }", "{ 2 2 }", r"line 5, token \d+ \('13'\): 12 payoffs .* have 8: too many"),
+        ("-4/8", "-4/8 }", r"\('}'\): expected the end of the file after 12 payoffs; remove"),
+        ("-4/8", '-4/8 "x"', r"\('x'\): expected the end of the file after 12 payoffs"),
+        ("-4/8", "-4/8 x 1", r"\('x'\): expected the end of the file after 12 payoffs"),
         ("-4/8", "-4/0", "line 5.*no number"),
         ("-4/8", "four", r"line 5, token \d+ \('four'\): expected a number"),
         ("-4/8", "1_0", "expected a number"),
@@ -124,18 +138,38 @@ def test_payoff_form_faults(tmp_path, old, new, message):
 @pytest.mark.parametrize(
     "old, new, message",
     [
-        ("0 1 1", "0 1 4", "there are 3 outcomes"),
+        ("0 1 1", "0 1 4", "outcome 4, and there are 3 outcomes; add the outcome"),
         ("0 1 1", "0 1 -1", "index of an outcome"),
         ("0 1 1", "0 1 1.0", "index of an outcome"),
-        ("0 1 1", "0 1", "5 outcome indices"),
-        ("0 1 1", "0 1 1 1", "7 outcome indices"),
-        ("3, 4.", "3", "outcome 3 has 1 payoffs for 2 players"),
-        ("3, 4.", "3, 4, 5", "outcome 3 has 3 payoffs"),
+        ("0 1 1", "0 1", "5 outcome indices .* have 6: too few; the file may be cut short"),
+        ("0 1 1", "0 1 1 1 9", r"\('1'\): 8 outcome indices .* have 6: too many; remove"),
+        ("0 1 1", "0 1 1 }", r"\('}'\): expected the end of the file after 6 outcome indices"),
+        ("0 1 1", "0 1 1 1.5", r"\('1.5'\): expected the end of the file after 6 outcome"),
+        ("3, 4.", "3", "outcome 3 has 1 payoffs for 2 players: too few; give each outcome"),
+        ("3, 4.", "3, 4, 5", "outcome 3 has 3 payoffs for 2 players: too many; give each"),
     ],
 )
 def test_outcome_form_faults(tmp_path, old, new, message):
   with pytest.raises(GameFileError, match=message):
     files.read(write(tmp_path / "g.nfg", OUTCOME_FORM.replace(old, new)))
+
+
+@pytest.mark.parametrize("bits", [16, 32])
+@pytest.mark.parametrize("order", ["le", "be"])
+@pytest.mark.parametrize("marked", [True, False])
+def test_text_of_wide_characters_is_refused(tmp_path, bits, order, marked):
+  mark = getattr(codecs, f"BOM_UTF{bits}_{order.upper()}") if marked else b""
+  content = mark + PAYOFF_FORM.encode(f"utf-{bits}-{order}")
+  write(tmp_path / "g.nfg", content)
+  for path in (tmp_path / "g.nfg", tmp_path):
+    with pytest.raises(GameFileError, match=f"g.nfg: is text in UTF-{bits}, .* save it as UTF-8"):
+      files.read(path)
+
+
+def test_other_nul_bytes_are_no_encoding(tmp_path):
+  for content in (b"NFG\x001 R", b"NFG 1 R \x00", b"N\x00", b"\x00\x00\x00\x00"):
+    with pytest.raises(GameFileError, match="line 1, token"):
+      files.read(write(tmp_path / "g.nfg", content))
 
 
 def test_one_player_is_refused(tmp_path):
@@ -177,13 +211,51 @@ def test_npz_round_trip(tmp_path_factory, payoffs):
   np.testing.assert_array_equal(files.read(path), payoffs[None])
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", ">f8", "int64", "uint8"])
-def test_npz_types(tmp_path, dtype):
-  payoffs = (10 * np.abs(games(4, 2, 3, 2))).astype(dtype)
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize(
+    "dtype", ["float32", "float16", "longdouble", ">f8", "int64", "uint8", "bool"]
+)
+def test_npz_types(tmp_path, dtype, order):
+  payoffs = np.abs(10 * games(4, 2, 3, 2)).astype(dtype, order=order)
+  payoffs[0] = 0
   files.write_npz(tmp_path / "g.npz", payoffs)
+  with np.load(tmp_path / "g.npz") as archive:
+    assert archive["payoffs"].dtype == payoffs.dtype
   back = files.read(tmp_path / "g.npz")
   assert back.dtype == np.float64
   np.testing.assert_array_equal(back, payoffs.astype(np.float64))
+  assert len(np.unique(back)) == (2 if dtype == "bool" else len(np.unique(payoffs)))
+
+
+@pytest.mark.skipif(
+    np.finfo(np.longdouble).max == np.finfo(np.float64).max, reason="longdouble is float64"
+)
+def test_numbers_beyond_float64_become_infinite(tmp_path):
+  payoffs = np.array([[[1, 2], [3, 4]], [[5, 6], [7, 8]]], np.longdouble)
+  payoffs[1, 0, 1] = np.finfo(np.longdouble).max
+  files.write_npz(tmp_path / "g.npz", payoffs)
+  with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    back = files.read(tmp_path / "g.npz")
+  np.testing.assert_array_equal(back[0], [[[1, 2], [3, 4]], [[5, np.inf], [7, 8]]])
+
+
+@pytest.mark.parametrize(
+    "name, read_as",
+    [
+        ("bfloat16", r"void type \|V2: .* ml_dtypes like this, probably bfloat16"),
+        ("float8_e4m3fn", r"void type \|V1: .* ml_dtypes like this, probably float8"),
+        ("float8_e5m2", "of type '<f1', which NumPy cannot read"),
+    ],
+)
+def test_types_of_other_packages_are_refused(tmp_path, name, read_as):
+  payoffs = np.ones((4, 2, 2, 2), getattr(ml_dtypes, name))
+  np.savez(tmp_path / "g.npz", payoffs=payoffs)
+  with pytest.raises(GameFileError, match=rf"'payoffs' is .*{read_as}.*astype\(numpy.float64\)"):
+    files.read(tmp_path / "g.npz")
+  with pytest.raises(GameFileError, match=rf"of type {name}, .*astype\(numpy.float64\)"):
+    files.write_npz(tmp_path / "h.npz", payoffs)
+  assert not (tmp_path / "h.npz").exists()
 
 
 def test_batched_or_not(tmp_path):
@@ -193,15 +265,47 @@ def test_batched_or_not(tmp_path):
       ((3, 3, 4, 5), (1, 3, 3, 4, 5)),
       ((7, 2, 4, 5), (7, 2, 4, 5)),
       ((1, 2, 4, 5), (1, 2, 4, 5)),
-      ((3, 2, 4, 5), (3, 2, 4, 5)),  # both readings fit: a batch
       ((1, 3, 2, 4, 5), (1, 3, 2, 4, 5)),
   ]:
     payoffs = np.arange(math.prod(shape), dtype=float).reshape(shape)
     np.savez(path, payoffs=payoffs)
     np.testing.assert_array_equal(files.read(path), payoffs.reshape(expected))
-    assert files.open_games(path).shape == expected[1:]
+    is_batch = shape == expected
+    with files.open_games(path, batched=is_batch) as source:
+      assert source.shape == expected[1:] and not source.ragged
+      np.testing.assert_array_equal(source.counts, [expected[2:]] * expected[0])
+    wrong = "only be a batch, and one game" if is_batch else "only be one game, and a batch"
+    with pytest.raises(GameFileError, match=f"{wrong}.*leave `batched` out"):
+      files.read(path, batched=not is_batch)
     files.write_npz(path, payoffs)
     np.testing.assert_array_equal(files.read(path), payoffs.reshape(expected))
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 2, 2), (3, 2, 4, 5), (4, 3, 2, 5, 1)])
+def test_shapes_with_two_readings(tmp_path, shape):
+  payoffs = np.arange(math.prod(shape), dtype=float).reshape(shape)
+  path = tmp_path / "g.npz"
+  files.write_npz(path, payoffs)
+  message = (
+      f"{re.escape(str(list(shape)))} can be read as {shape[0]} games of {shape[1]} players and as"
+      f" one game of {shape[0]} players; pass batched=True for .*, or batched=False for one game"
+  )
+  with pytest.raises(files.AmbiguousShapeError, match=message):
+    files.read(path)
+  with pytest.raises(GameFileError, match=message):
+    files.open_games(str(path))
+  np.testing.assert_array_equal(files.read(path, batched=True), payoffs)
+  np.testing.assert_array_equal(files.read(path, batched=False), payoffs[None])
+  # One such game has a form with a single reading.
+  files.write_npz(path, payoffs[None])
+  np.testing.assert_array_equal(files.read(path), payoffs[None])
+  # The rule is the same for arrays of other names, which are read one after the other.
+  np.savez(path, a=payoffs, b=payoffs + 1)
+  with pytest.raises(files.AmbiguousShapeError, match="'a'"):
+    files.read(path)
+  both = np.stack([payoffs, payoffs + 1])
+  np.testing.assert_array_equal(files.read(path, batched=False), both)
+  np.testing.assert_array_equal(files.read(path, batched=True), np.concatenate(both))
 
 
 @pytest.mark.parametrize("shape", [(), (2,), (2, 3), (4, 3, 2), (2, 3, 2, 2), (5, 1, 4), (1, 4)])
@@ -246,14 +350,14 @@ def test_reading_forward_never_restarts(tmp_path, monkeypatch):
 
 
 def test_arrays_without_the_key(tmp_path):
-  parts = {"b": games(3, 2, 2, 2, seed=1), "a": games(3, 2, 2, 2, seed=2)}
+  parts = {"b": games(4, 2, 2, 2, seed=1), "a": games(4, 2, 2, 2, seed=2)}
   path = tmp_path / "g.npz"
   np.savez_compressed(path, **parts)
   whole = np.concatenate([parts["a"], parts["b"]])
   np.testing.assert_array_equal(files.read(path), whole)
   with files.open_games(path) as source:
-    np.testing.assert_array_equal(source.read(2, 5), whole[2:5])
-    np.testing.assert_array_equal(source.read(5, 6), whole[5:6])
+    np.testing.assert_array_equal(source.read(2, 6), whole[2:6])
+    np.testing.assert_array_equal(source.read(6, 7), whole[6:7])
   np.savez(path, a=EXPECTED_2X3, b=EXPECTED_2X3 + 1)
   np.testing.assert_array_equal(files.read(path), np.stack([EXPECTED_2X3, EXPECTED_2X3 + 1]))
   np.savez(path, a=np.zeros((3, 2, 2, 2)), b=np.zeros((3, 2, 2, 3)))
@@ -274,9 +378,11 @@ def test_gamut_file():
         (np.array([[[None] * 2] * 2] * 2), "pickle"),
         (np.full((2, 2, 2), "a"), "not real numbers"),
         (np.zeros((2, 2, 2), complex), "not real numbers"),
-        (np.zeros((2, 2, 2), bool), "not real numbers"),
+        (np.zeros((2, 2, 2), "datetime64[s]"), "not real numbers"),
+        (np.zeros((2, 2, 2), [("a", float)]), "not real numbers"),
         (np.zeros((0, 2, 2, 2)), "is empty"),
         (np.zeros((4, 2, 0, 2)), "is empty"),
+        (np.zeros((3, 2, 0, 2)), "is empty"),  # in both readings
     ],
 )
 def test_npz_content_faults(tmp_path, array, message):
@@ -338,15 +444,102 @@ def test_directory(tmp_path):
   np.testing.assert_array_equal(files.read(tmp_path), payoffs)
   with files.open_games(str(tmp_path)) as source:
     assert source.names == tuple(f"game_{k:02d}.nfg" for k in range(12))
-    assert (source.num_games, source.shape) == (12, (2, 3, 2))
+    assert (source.num_games, source.shape, source.ragged) == (12, (2, 3, 2), False)
+    np.testing.assert_array_equal(source.counts, [[3, 2]] * 12)
     np.testing.assert_array_equal(source.read(3, 7), payoffs[3:7])
-  files.write_nfg(tmp_path / "game_05.nfg", games(1, 2, 4, 4))
-  with pytest.raises(GameFileError, match=r"2 shapes: 3x2 \(11 files.*4x4 \(1 files.*game_05"):
-    files.read(tmp_path)
   write(tmp_path / "game_05.nfg", 'NFG 1 R "" { "a" "b" } { 3 2 } 1 2 3')
   source = files.open_games(tmp_path)
   with pytest.raises(GameFileError, match="game_05.nfg.*3 payoffs"):
     source.read(0, 12)
+  files.write_nfg(tmp_path / "game_05.nfg", games(1, 2, 3, 1))
+  with pytest.raises(GameFileError, match="game_05.nfg: its shape changed"):
+    source.read(0, 12)
+
+
+def test_directory_of_different_shapes(tmp_path):
+  """Three 2-player games by hand: 2x3, 1x2 and 3x1, padded to 3x3."""
+  inf = np.inf
+  files.write_nfg(tmp_path / "a.nfg", np.arange(1.0, 13).reshape(2, 2, 3))
+  files.write_nfg(tmp_path / "b.nfg", np.array([[[1.0, 2]], [[3, 4]]]))
+  files.write_nfg(tmp_path / "c.nfg", np.array([[[1.0], [2], [3]], [[4], [5], [6]]]))
+  expected = np.array([
+      [
+          [[1, 2, 3], [4, 5, 6], [-inf, -inf, -inf]],
+          [[7, 8, 9], [10, 11, 12], [0, 0, 0]],
+      ],
+      [
+          [[1, 2, 0], [-inf, -inf, -inf], [-inf, -inf, -inf]],
+          [[3, 4, -inf], [0, 0, -inf], [0, 0, -inf]],
+      ],
+      [
+          [[1, 0, 0], [2, 0, 0], [3, 0, 0]],
+          [[4, -inf, -inf], [5, -inf, -inf], [6, -inf, -inf]],
+      ],
+  ])
+  np.testing.assert_array_equal(files.read(tmp_path), expected)
+  # A batch is asked for, or not, of arrays only.
+  np.testing.assert_array_equal(files.read(tmp_path, batched=False), expected)
+  with files.open_games(tmp_path) as source:
+    assert (source.num_games, source.shape, source.ragged) == (3, (2, 3, 3), True)
+    assert np.issubdtype(source.counts.dtype, np.integer)
+    np.testing.assert_array_equal(source.counts, [[2, 3], [1, 2], [3, 1]])
+    np.testing.assert_array_equal(source.read(1, 3), expected[1:])
+    assert source.read(2, 2).shape == (0, 2, 3, 3)
+
+
+@hypothesis.settings(max_examples=30, deadline=None)
+@hypothesis.given(shapes=st.lists(st.tuples(*[st.integers(1, 3)] * 3), min_size=1, max_size=5))
+def test_padding_is_that_of_the_rule(tmp_path_factory, shapes):
+  directory = tmp_path_factory.mktemp("ragged")
+  own = [games(3, *shape, seed=k) for k, shape in enumerate(shapes)]
+  for k, game in enumerate(own):
+    files.write_nfg(directory / f"{k}.nfg", game)
+  with files.open_games(directory) as source:
+    whole = source.read(0, source.num_games)
+    assert source.ragged == (len(set(shapes)) > 1)
+    assert source.shape == (3, *np.max(shapes, axis=0)) == whole.shape[1:]
+    np.testing.assert_array_equal(source.counts, shapes)
+  for padded, game, shape in zip(whole, own, shapes):
+    for player, *joint in np.ndindex(padded.shape):
+      there = [strategy < count for strategy, count in zip(joint, shape)]
+      value = padded[(player, *joint)]
+      if all(there):
+        assert value == game[(player, *joint)]
+      else:
+        assert value == (0 if there[player] else -np.inf)
+
+
+def test_directory_of_different_numbers_of_players(tmp_path):
+  for k in range(7):
+    files.write_nfg(tmp_path / f"two_{k}.nfg", games(1, 2, 2, 2))
+  files.write_nfg(tmp_path / "three_a.nfg", games(1, 3, 2, 2, 2))
+  files.write_nfg(tmp_path / "three_b.nfg", games(1, 3, 1, 2, 3))
+  with pytest.raises(GameFileError) as caught:
+    files.open_games(tmp_path)
+  assert (
+      "different numbers of players: 2 players in two_0.nfg, two_1.nfg, two_2.nfg, two_3.nfg,"
+      " two_4.nfg, ... (7 files); 3 players in three_a.nfg, three_b.nfg; put the games of each"
+      in str(caught.value)
+  )
+
+
+def test_heads_that_promise_too_much_are_refused_at_once(tmp_path):
+  files.write_nfg(tmp_path / "a.nfg", games(1, 2, 2, 2))
+  write(tmp_path / "b.nfg", 'NFG 1 R "" { "a" "b" } { 99999999 99999999 } 1 2 3')
+  with pytest.raises(GameFileError, match="b.nfg: 50 bytes are too few for the .* cut short"):
+    files.open_games(tmp_path)
+
+
+def test_padding_that_does_not_fit_in_memory(tmp_path):
+  for k in range(20):
+    names = " ".join("1" * 20)
+    counts = " ".join("1000" if p == k else "1" for p in range(20))
+    payoffs = " ".join(["0"] * 20000)
+    write(tmp_path / f"{k:02d}.nfg", f'NFG 1 R "" {{ {names} }} {{ {counts} }} {payoffs}')
+  source = files.open_games(tmp_path)
+  assert source.shape == (20, *[1000] * 20)
+  with pytest.raises(GameFileError, match="do not fit in memory"):
+    source.read(0, 2)
 
 
 def test_long_headers_in_a_directory(tmp_path):

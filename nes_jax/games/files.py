@@ -2,11 +2,15 @@
 
 Payoffs are float64 [B, N, A1, ..., AN]: B games, N players, Ap strategies of player p. `read` loads
 everything; `open_games` gives a `Source` that is read in parts, for inputs larger than memory.
-Whatever is wrong with an input is a `GameFileError`. NaN and infinity pass: the caller marks them.
+Every fault of an input is a `GameFileError`. NaN and infinity pass: the caller marks them.
+
+Games of a directory may differ in shape. They are padded to the largest shape: a strategy that does
+not exist gives its own player -inf, and gives the other players 0. `nes_jax.solve` reads a strategy
+whose own payoffs are all -inf as one that does not exist.
 """
 
-import collections
-from collections.abc import Iterator, Sequence
+import codecs
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import difflib
 import itertools
@@ -31,6 +35,11 @@ _MAX_NODES = 200_000
 _MAX_JOINT = 1_000_000
 _MAX_WORK = 50_000_000
 
+# Files that a message names of each kind.
+_LISTED = 5
+# Advice for numbers of a type that NumPy does not have.
+_CONVERT = "convert it with .astype(numpy.float64) before it is saved"
+
 Path = str | os.PathLike
 
 
@@ -42,20 +51,55 @@ class GameFileError(ValueError):
     self.path = os.fspath(path)
 
 
+class AmbiguousShapeError(GameFileError):
+  """An array that is a batch in one reading of its shape and one game in the other."""
+
+  def __init__(self, path: Path, key: str, shape: tuple[int, ...]):
+    self.shape = shape
+    # Words for the two readings.
+    self.batch = f"{shape[0]} games of {shape[1]} players"
+    self.game = f"one game of {shape[0]} players"
+    super().__init__(
+        path,
+        f"array {key!r} of shape {list(shape)} can be read as {self.batch} and as {self.game}",
+        f"pass batched=True for {self.batch}, or batched=False for {self.game}",
+    )
+
+
 class Source:
-  """Games of one shape that are read in parts. A context manager; not safe to share by threads."""
+  """Games that are read in parts. A context manager; threads must not share one."""
 
   num_games: int
-  shape: tuple[int, ...]  # (N, A1, ..., AN)
+  shape: tuple[int, ...]  # (N, A1, ..., AN); of games that differ, the elementwise largest
   names: tuple[str, ...] | None  # a directory's file names, one a game
+  counts: np.ndarray  # int64 [B, N]: each game's numbers of strategies
 
-  def __init__(self, num_games: int, shape: Sequence[int], names: Sequence[str] | None = None):
+  def __init__(
+      self,
+      num_games: int,
+      shape: Sequence[int],
+      names: Sequence[str] | None = None,
+      counts: np.ndarray | None = None,
+  ):
+    """`counts` may be left out where all games are of the same shape."""
     self.num_games = num_games
     self.shape = tuple(shape)
     self.names = None if names is None else tuple(names)
+    if counts is None:
+      row = np.array(self.shape[1:], np.int64)
+      counts = np.broadcast_to(row, (num_games, len(row)))
+    self.counts = counts
+
+  @property
+  def ragged(self) -> bool:
+    """Whether the games differ in shape."""
+    return bool((self.counts != self.counts[:1]).any())
 
   def read(self, start: int, stop: int) -> np.ndarray:
     """Games start, ..., stop - 1: float64 [stop - start, N, A1, ..., AN].
+
+    A smaller game lies at the beginning of every axis. Beyond it, a player's own payoffs are -inf
+    for strategies that the player does not have, and all other payoffs are 0.
 
     Raises:
       IndexError: not 0 <= start <= stop <= num_games.
@@ -80,31 +124,39 @@ class Source:
     self.close()
 
 
-def read(path: Path) -> np.ndarray:
-  """All games of an input, float64 [B, N, A1, ..., AN]; see `open_games` for the inputs.
+def read(path: Path, *, batched: bool | None = None) -> np.ndarray:
+  """All games of an input, float64 [B, N, A1, ..., AN].
+
+  Args:
+    path: see `open_games`. Games of different shapes are padded, see `Source.read`.
+    batched: see `open_games`.
 
   Raises:
     GameFileError: anything wrong with the input.
   """
-  with open_games(path) as source:
+  with open_games(path, batched=batched) as source:
     return source.read(0, source.num_games)
 
 
-def open_games(path: Path) -> Source:
+def open_games(path: Path, *, batched: bool | None = None) -> Source:
   """Opens an input for reading in parts.
 
   Args:
     path: one of
-      FILE.npz: the array `payoffs`, [B, N, A1, ..., AN] or [N, A1, ..., AN]; where both readings
-        fit (three games of two players, or one of three of whom the first has two strategies)
-        it is a batch. Without that name, all arrays of the file if they have the same shape, one
-        after the other in the order of their names.
+      FILE.npz: the array `payoffs`, [B, N, A1, ..., AN] or [N, A1, ..., AN], of any real type of
+        NumPy; a longdouble beyond the range of float64 becomes infinite. Without that name, all
+        arrays of the file if they have the same shape, one after the other in the order of their
+        names.
       FILE.nfg: one Gambit game, payoff or outcome form.
-      DIRECTORY: its .nfg files in the order of their names, all of one shape.
+      DIRECTORY: its .nfg files in the order of their names, all of the same number of players.
       openspiel:GAME: a game of OpenSpiel with its parameters, as its `load_game` takes it.
+    batched: whether the arrays of a .npz have a batch axis. None: seen from the shape; needed only
+      where it can be read both ways, such as [3, 2, 8, 8]: three games of two players, or one of
+      three of whom the first has two strategies. Other inputs are never ambiguous and ignore it.
 
   Raises:
-    GameFileError: anything wrong with the input.
+    AmbiguousShapeError: a shape can be read both ways, and `batched` is None.
+    GameFileError: anything else wrong with the input.
   """
   text = os.fspath(path)
   if text.startswith(OPENSPIEL_PREFIX):
@@ -118,7 +170,7 @@ def open_games(path: Path) -> Source:
       return _Directory(location)
     suffix = location.suffix.lower()
   if suffix == ".npz":
-    return _Npz(location)
+    return _Npz(location, batched)
   if suffix == ".nfg":
     return _Loaded(_read_nfg(location)[None])
   raise GameFileError(
@@ -133,15 +185,17 @@ def write_npz(path: Path, payoffs: np.ndarray) -> None:
 
   Args:
     path: ends in .npz; replaced in one step if it exists.
-    payoffs: [B, N, A1, ..., AN], or [N, A1, ..., AN] which becomes a batch of one. Where both fit
-      it is a batch, as in reading: pass `payoffs[None]` for a single game. The type is kept.
+    payoffs: [B, N, A1, ..., AN], or [N, A1, ..., AN] which becomes a batch of one. Where both fit,
+      as in [3, 2, 8, 8], it is a batch, and reading that file needs batched=True. For a single game
+      of such a shape pass `payoffs[None]`, which can be read in one way only. The type is kept.
 
   Raises:
     GameFileError: not payoffs, another suffix, or the file cannot be written.
   """
   payoffs = np.asarray(payoffs)
   _check_dtype(path, "payoffs", payoffs.dtype)
-  num_games, shape = _interpret(path, "payoffs", payoffs.shape)
+  _, is_batch = _readings(payoffs.shape)
+  num_games, shape = _interpret(path, "payoffs", payoffs.shape, is_batch or None)
   with _replacing(path, ".npz") as file:
     np.savez(file, payoffs=payoffs.reshape(num_games, *shape))
 
@@ -185,7 +239,7 @@ def write_nfg(path: Path, payoffs: np.ndarray, title: str = "") -> None:
 
 @contextlib.contextmanager
 def _faults(path: Path, problem: str, advice: str) -> Iterator[None]:
-  """What NumPy, zipfile, zlib, the system or OpenSpiel raise on bad input, as one exception."""
+  """Turns the errors that libraries and the system raise on bad input into one exception."""
   try:
     yield
   except GameFileError:
@@ -221,29 +275,62 @@ def _replacing(path: Path, suffix: str) -> Iterator[IO[bytes]]:
 
 
 def _check_dtype(path: Path, key: str, dtype: np.dtype) -> None:
-  if dtype.kind not in "fiu":
-    what = "an object array (a pickle)" if dtype.hasobject else f"of type {dtype}, not real numbers"
-    raise GameFileError(path, f"array {key!r} is {what}", "save it as float64")
+  added = dtype.isbuiltin == 2  # by another package, such as ml_dtypes
+  if dtype.kind in "fiub" and not added:
+    return
+  problem, advice = f"of type {dtype}, not real numbers", "save it as float64"
+  if dtype.hasobject:
+    problem = "an object array (a pickle), which is never read"
+  elif added:
+    problem, advice = f"of type {dtype}, which a .npz cannot keep", _CONVERT
+  elif dtype.kind == "V" and dtype.names is None:
+    likely = {1: ", probably float8", 2: ", probably bfloat16"}.get(dtype.itemsize, "")
+    problem = f"of void type {dtype}: NumPy saves the types of ml_dtypes like this{likely}"
+    advice = _CONVERT
+  raise GameFileError(path, f"array {key!r} is {problem}", advice)
 
 
-def _interpret(path: Path, key: str, shape: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
-  """Array shape -> (B, (N, A1, ..., AN)); a batch unless only the unbatched reading fits."""
-  if len(shape) >= 4 and len(shape) == shape[1] + 2:
-    num_games, game = shape[0], shape[1:]
-  elif len(shape) >= 3 and len(shape) == shape[0] + 1:
-    num_games, game = 1, shape
-  else:
+def _readings(shape: tuple[int, ...]) -> tuple[bool, bool]:
+  """Whether an array of this shape can be one game, and whether it can be a batch."""
+  one = len(shape) >= 3 and len(shape) == shape[0] + 1
+  many = len(shape) >= 4 and len(shape) == shape[1] + 2
+  return one, many
+
+
+def _interpret(
+    path: Path, key: str, shape: tuple[int, ...], batched: bool | None = None
+) -> tuple[int, tuple[int, ...]]:
+  """Array shape -> (B, (N, A1, ..., AN)); `batched` as in `open_games`."""
+  one, many = _readings(shape)
+  if not one and not many:
     raise GameFileError(
         path,
-        f"array {key!r} has shape {shape}, which is not [B, N, A1, ..., AN] or [N, A1, ..., AN]"
-        " with N at least 2",
+        f"array {key!r} has shape {list(shape)}, which is not [B, N, A1, ..., AN] or"
+        " [N, A1, ..., AN] with N at least 2",
         "put the player axis first, then one axis a player",
     )
-  if num_games < 1 or min(game) < 1:
+  if min(shape) < 1:
     raise GameFileError(
-        path, f"array {key!r} of shape {shape} is empty", "give at least one game and one strategy"
+        path,
+        f"array {key!r} of shape {list(shape)} is empty",
+        "give at least one game and one strategy",
     )
-  return num_games, game
+  if one and many and batched is None:
+    raise AmbiguousShapeError(path, key, shape)
+  if batched is not None and not (many if batched else one):
+    wanted, found = ("a batch", "one game") if batched else ("one game", "a batch")
+    raise GameFileError(
+        path,
+        f"array {key!r} of shape {list(shape)} can only be {found}, and {wanted} was asked for",
+        "leave `batched` out: this shape can be read in one way only",
+    )
+  batched = many if batched is None else batched
+  return (shape[0], shape[1:]) if batched else (1, shape)
+
+
+def _as_float64(array: np.ndarray) -> np.ndarray:
+  with np.errstate(over="ignore"):  # a longdouble may become infinite
+    return array.astype(np.float64, order="C")
 
 
 class _Loaded(Source):
@@ -271,6 +358,15 @@ class _Member(NamedTuple):
   header_size: int  # bytes before the data
 
 
+class _Header(NamedTuple):
+  """The words of NumPy before the data of an array."""
+
+  shape: tuple[int, ...]
+  fortran: bool
+  dtype: np.dtype
+  size: int  # bytes
+
+
 _NPZ_ADVICE = "the file is damaged or was cut short: write it again"
 
 
@@ -281,8 +377,9 @@ class _Npz(Source):
   uncompressed; otherwise it decompresses up to there. Arrays in Fortran order are loaded whole.
   """
 
-  def __init__(self, path: pathlib.Path):
+  def __init__(self, path: pathlib.Path, batched: bool | None):
     self._path = path
+    self._batched = batched
     self._stream: IO[bytes] | None = None
     self._stream_at = (-1, -1)  # member, game within it
     self._whole: tuple[int, np.ndarray] | None = None  # member, payoffs; Fortran order only
@@ -296,14 +393,13 @@ class _Npz(Source):
     super().__init__(sum(member.num_games for member in self._members), shape)
 
   def _open_members(self) -> tuple[list[_Member], tuple[int, ...]]:
+    """The arrays to read, and the shape of a game."""
     infos = {i.filename[:-4]: i for i in self._zip.infolist() if i.filename.endswith(".npy")}
     keys = ["payoffs"] if "payoffs" in infos else sorted(infos)
     if not keys:
       raise GameFileError(self._path, "holds no arrays", "save one named `payoffs`")
-    shapes, members = {}, []
-    for key in keys:
-      shapes[key], member = self._open_member(key, infos[key])
-      members.append(member)
+    headers = {key: self._read_header(key, infos[key]) for key in keys}
+    shapes = {key: header.shape for key, header in headers.items()}
     if len(set(shapes.values())) > 1:
       listing = ", ".join(f"{key} {shape}" for key, shape in shapes.items())
       raise GameFileError(
@@ -311,27 +407,41 @@ class _Npz(Source):
           f"has no array `payoffs`, and its {len(keys)} arrays differ in shape: {listing:.400}",
           "name the games `payoffs`, or save each shape in a file of its own",
       )
-    _, game = _interpret(self._path, keys[0], shapes[keys[0]])
+    num_games, game = _interpret(self._path, keys[0], shapes[keys[0]], self._batched)
+    members = []
+    for key, header in headers.items():
+      self._check_size(key, header, infos[key].file_size)
+      members.append(
+          _Member(key, infos[key], num_games, header.dtype, header.fortran, header.size)
+      )
     return members, game
 
-  def _open_member(self, key: str, info: zipfile.ZipInfo) -> tuple[tuple[int, ...], _Member]:
+  def _read_header(self, key: str, info: zipfile.ZipInfo) -> _Header:
     with self._zip.open(info) as stream:
-      version = np.lib.format.read_magic(stream)
-      if version == (1, 0):
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-      else:
-        shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
-      header_size = stream.tell()
-    _check_dtype(self._path, key, dtype)
-    num_games, _ = _interpret(self._path, key, shape)
-    size = header_size + math.prod(shape) * dtype.itemsize
-    if size != info.file_size:
+      try:
+        if np.lib.format.read_magic(stream) == (1, 0):
+          header = np.lib.format.read_array_header_1_0(stream)
+        else:
+          header = np.lib.format.read_array_header_2_0(stream)
+      except ValueError as error:
+        # NumPy saves some types of ml_dtypes under a name that it cannot read, such as '<f1'.
+        unknown = re.search(r"not a valid dtype descriptor: (.*)", str(error))
+        if unknown is None:
+          raise
+        problem = f"array {key!r} is of type {unknown[1]:.40}, which NumPy cannot read"
+        raise GameFileError(self._path, problem, _CONVERT) from error
+      shape, fortran, dtype = header
+      _check_dtype(self._path, key, dtype)
+      return _Header(shape, fortran, dtype, stream.tell())
+
+  def _check_size(self, key: str, header: _Header, size: int) -> None:
+    needed = header.size + math.prod(header.shape) * header.dtype.itemsize
+    if needed != size:
       raise GameFileError(
           self._path,
-          f"array {key!r} of shape {shape} needs {size} bytes and has {info.file_size}",
+          f"array {key!r} of shape {header.shape} needs {needed} bytes and has {size}",
           _NPZ_ADVICE,
       )
-    return shape, _Member(key, info, num_games, dtype, fortran, header_size)
 
   def _read(self, start: int, stop: int) -> np.ndarray:
     parts, first = [], 0
@@ -352,11 +462,11 @@ class _Npz(Source):
         array = np.frombuffer(data, member.dtype)
         # A batch, or one game without the batch axis: with B = 1 the same order.
         array = array.reshape((member.num_games, *self.shape), order="F")
-        self._whole = (index, array.astype(np.float64, order="C"))
+        self._whole = (index, _as_float64(array))
       return self._whole[1][start:stop]
     data = self._read_bytes(index, start, stop)
     array = np.frombuffer(data, member.dtype).reshape(stop - start, *self.shape)
-    return array.astype(np.float64)
+    return _as_float64(array)
 
   def _read_bytes(self, index: int, start: int, stop: int) -> bytes:
     member = self._members[index]
@@ -429,6 +539,25 @@ _DECIMAL = re.compile(
 )
 _RATIONAL = re.compile(r"([+-]?[0-9]+)/([0-9]+)")
 _COUNT = re.compile(r"[0-9]{1,9}")
+_NUMBER = re.compile(f"{_DECIMAL.pattern}|{_RATIONAL.pattern}", re.IGNORECASE)
+
+_TOO_FEW = "the file may be cut short: write it again, or correct its numbers of strategies"
+_TOO_MANY = "remove the rest of the file, or correct its numbers of strategies"
+
+# Text of two or four bytes a character. A UTF-32 mark begins with that of UTF-16: it comes first.
+_WIDE_MARKS = (
+    (codecs.BOM_UTF32_LE, "UTF-32"),
+    (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"),
+    (codecs.BOM_UTF16_BE, "UTF-16"),
+)
+# Without a mark: which of the first four bytes are NUL where the text begins with ASCII.
+_WIDE_PATTERNS = {
+    (False, True, True, True): "UTF-32",
+    (True, True, True, False): "UTF-32",
+    (False, True, False, True): "UTF-16",
+    (True, False, True, False): "UTF-16",
+}
 
 
 class _Tokens:
@@ -453,13 +582,22 @@ class _Tokens:
     if self.kind == "open":
       raise self.error("a quotation mark that is never closed")
 
-  def error(self, problem: str, advice: str = "compare with Gambit's .nfg format") -> GameFileError:
+  def where(self) -> str:
     line = self._text.count("\n", 0, self._position) + 1
-    found = "the end of the file" if self.kind is None else f"{self.value:.40}"
-    where = f"line {line}, token {self._number} ({found!r})"
     if self.kind is None:
-      where, advice = f"line {line}, at the end of the file", "it may be cut short: write it again"
-    return GameFileError(self._path, f"{where}: {problem}", advice)
+      return f"line {line}, at the end of the file"
+    found = f"{self.value:.40}"
+    return f"line {line}, token {self._number} ({found!r})"
+
+  def error(
+      self, problem: str, advice: str | None = None, where: str | None = None
+  ) -> GameFileError:
+    """The error to raise, at this token unless `where` is given."""
+    if advice is None:
+      advice = "compare with Gambit's .nfg format"
+      if self.kind is None:
+        advice = "it may be cut short: write it again"
+    return GameFileError(self._path, f"{where or self.where()}: {problem}", advice)
 
   def take(self, kind: str, expected: str, *values: str) -> str:
     """The next token, which must be of that kind, and one of the values if any are given."""
@@ -471,6 +609,9 @@ class _Tokens:
 
   def at(self, brace: str) -> bool:
     return self.kind == "brace" and self.value == brace
+
+  def fits(self, pattern: re.Pattern[str]) -> bool:
+    return self.kind == "word" and pattern.fullmatch(self.value) is not None
 
   def names(self, of: str) -> int:
     """Reads { "a" "b" }; returns how many. Bare words are names too."""
@@ -510,7 +651,7 @@ def _nfg_header(tokens: _Tokens) -> tuple[int, ...]:
   while not tokens.at("}"):
     if tokens.at("{"):
       counts.append(tokens.names("a player's strategies"))
-    elif tokens.kind == "word" and _COUNT.fullmatch(tokens.value):
+    elif tokens.fits(_COUNT):
       counts.append(int(tokens.take("word", "a number of strategies")))
     else:
       raise tokens.error("expected a number of strategies, or { and their names")
@@ -526,43 +667,98 @@ def _nfg_header(tokens: _Tokens) -> tuple[int, ...]:
 
 def _read_text(path: pathlib.Path, size: int = -1) -> str:
   with _faults(path, "cannot be read", "check the permissions"), open(path, "rb") as file:
-    # Only names can be other than ASCII, and they are not kept.
-    return file.read(size).decode("utf-8-sig", "replace")
+    data = file.read(size)
+  marked = [name for mark, name in _WIDE_MARKS if data.startswith(mark)]
+  pattern = _WIDE_PATTERNS.get(tuple(byte == 0 for byte in data[:4]))
+  if marked or pattern:
+    raise GameFileError(
+        path,
+        f"is text in {marked[0] if marked else pattern}, and a .nfg must be UTF-8 or ASCII",
+        "save it as UTF-8",
+    )
+  # Only names can be other than ASCII, and they are not kept.
+  return data.decode("utf-8-sig", "replace")
 
 
-def _nfg_shape(path: pathlib.Path) -> tuple[int, ...]:
+def _nfg_counts(path: pathlib.Path) -> tuple[int, ...]:
   """(A1, ..., AN) from the head of the file where that is enough."""
   try:
-    return _nfg_header(_Tokens(path, _read_text(path, 1 << 14)))
+    counts = _nfg_header(_Tokens(path, _read_text(path, 1 << 14)))
   except GameFileError:
-    return _nfg_header(_Tokens(path, _read_text(path)))
+    counts = _nfg_header(_Tokens(path, _read_text(path)))
+  with _faults(path, "cannot be read", "check the permissions"):
+    size = path.stat().st_size
+  # A joint strategy takes a digit and a space at least.
+  if 2 * math.prod(counts) > size:
+    raise GameFileError(
+        path,
+        f"{size} bytes are too few for the {math.prod(counts)} joint strategies of"
+        f" {_times(counts)} strategies",
+        _TOO_FEW,
+    )
+  return counts
 
 
 def _read_nfg(path: pathlib.Path) -> np.ndarray:
   """One game, [N, A1, ..., AN]."""
   tokens = _Tokens(path, _read_text(path))
   counts = _nfg_header(tokens)
-  num_players, num_joint = len(counts), math.prod(counts)
   if tokens.kind == "text":
     tokens.take("text", "the comment")
   if tokens.at("{"):
     return _read_outcomes(tokens, counts)
-  numbers = []
-  while tokens.kind is not None:
-    numbers.append(tokens.payoff())
-  if len(numbers) != num_players * num_joint:
-    raise tokens.error(
-        f"{len(numbers)} payoffs where {num_players} players with {_times(counts)} strategies have"
-        f" {num_players * num_joint}",
-        "check the numbers of strategies, and that no payoff is missing",
-    )
+  wanted = len(counts) * math.prod(counts)
+  numbers = _read_rest(tokens, counts, "payoffs", wanted, _NUMBER, tokens.payoff)
   # Player fastest, then player 1's strategy: Fortran order. [N |A|] -> [N, A1, ..., AN]
-  return np.reshape(np.asarray(numbers, np.float64), (num_players, *counts), order="F").copy()
+  return np.reshape(np.asarray(numbers, np.float64), (len(counts), *counts), order="F").copy()
+
+
+def _read_rest(
+    tokens: _Tokens,
+    counts: tuple[int, ...],
+    noun: str,
+    wanted: int,
+    pattern: re.Pattern[str],
+    take: Callable[[], float],
+) -> list[float]:
+  """Reads numbers up to the end of the file.
+
+  Args:
+    tokens: at the first number.
+    counts: (A1, ..., AN), for messages.
+    noun: the name of the numbers, for messages.
+    wanted: how many there must be.
+    pattern: tells further numbers from other text after the last one.
+    take: reads one number, or raises.
+
+  Returns:
+    The `wanted` numbers.
+
+  Raises:
+    GameFileError: there are too few or too many, or something else follows.
+  """
+  numbers = []
+  while tokens.kind is not None and len(numbers) < wanted:
+    numbers.append(take())
+  where, found = tokens.where(), len(numbers)
+  while tokens.fits(pattern):
+    tokens.advance()
+    found += 1
+  described = (
+      f"{found} {noun} where {len(counts)} players with {_times(counts)} strategies have {wanted}"
+  )
+  if found < wanted:
+    raise tokens.error(f"{described}: too few", _TOO_FEW, where)
+  if found > wanted:
+    raise tokens.error(f"{described}: too many", _TOO_MANY, where)
+  if tokens.kind is not None:
+    raise tokens.error(f"expected the end of the file after {wanted} {noun}", _TOO_MANY, where)
+  return numbers
 
 
 def _read_outcomes(tokens: _Tokens, counts: tuple[int, ...]) -> np.ndarray:
   """{ { "name" p1, ..., pN } ... } and one index a joint strategy; outcome 0 pays nothing."""
-  num_players, num_joint = len(counts), math.prod(counts)
+  num_players = len(counts)
   outcomes = [[0.0] * num_players]
   tokens.take("brace", "{ before the outcomes", "{")
   while tokens.at("{"):
@@ -573,24 +769,29 @@ def _read_outcomes(tokens: _Tokens, counts: tuple[int, ...]) -> np.ndarray:
     while tokens.kind == "word":
       payoffs.append(tokens.payoff())
     if len(payoffs) != num_players:
+      many = "many" if len(payoffs) > num_players else "few"
       raise tokens.error(
-          f"outcome {len(outcomes)} has {len(payoffs)} payoffs for {num_players} players"
+          f"outcome {len(outcomes)} has {len(payoffs)} payoffs for {num_players} players: too"
+          f" {many}",
+          None if tokens.kind is None else "give each outcome one payoff a player",
       )
     tokens.take("brace", "} after an outcome", "}")
     outcomes.append(payoffs)
   tokens.take("brace", "} after the outcomes", "}")
-  indices = []
-  while tokens.kind is not None:
-    if tokens.kind != "word" or not _COUNT.fullmatch(tokens.value):
+
+  def take_index() -> int:
+    if not tokens.fits(_COUNT):
       raise tokens.error("expected the index of an outcome")
     if int(tokens.value) >= len(outcomes):
-      raise tokens.error(f"there are {len(outcomes) - 1} outcomes")
-    indices.append(int(tokens.take("word", "an index")))
-  if len(indices) != num_joint:
-    raise tokens.error(
-        f"{len(indices)} outcome indices where {_times(counts)} strategies have {num_joint}",
-        "give one index a joint strategy",
-    )
+      raise tokens.error(
+          f"outcome {tokens.value}, and there are {len(outcomes) - 1} outcomes",
+          "add the outcome, or correct its index",
+      )
+    return int(tokens.take("word", "an index"))
+
+  indices = _read_rest(
+      tokens, counts, "outcome indices", math.prod(counts), _COUNT, take_index
+  )
   # [|A|, N] -> [A1, ..., AN, N] -> [N, A1, ..., AN]
   payoffs = np.asarray(outcomes, np.float64)[np.reshape(indices, counts, order="F")]
   return np.ascontiguousarray(np.moveaxis(payoffs, -1, 0))
@@ -604,33 +805,56 @@ class _Directory(Source):
   """The .nfg files of a directory, parsed when read."""
 
   def __init__(self, path: pathlib.Path):
+    self._path = path
     files = [file for file in path.iterdir() if file.suffix.lower() == ".nfg" and file.is_file()]
     self._files = sorted(file for file in files if not file.name.startswith("."))
     if not self._files:
       raise GameFileError(path, "holds no .nfg files", "give a directory of Gambit games")
-    shapes = [_nfg_shape(file) for file in self._files]
-    if len(set(shapes)) > 1:
-      example = {shape: file.name for shape, file in zip(shapes[::-1], self._files[::-1])}
-      listing = ", ".join(
-          f"{_times(shape)} ({count} files, such as {example[shape]})"
-          for shape, count in collections.Counter(shapes).most_common()
-      )
-      raise GameFileError(
-          path,
-          f"games of {len(set(shapes))} shapes: {listing:.600}",
-          "put each shape into a directory of its own",
-      )
     names = [file.name for file in self._files]
-    super().__init__(len(names), (len(shapes[0]), *shapes[0]), names)
+    counts = [_nfg_counts(file) for file in self._files]
+    _check_players(path, names, [len(row) for row in counts])
+    shape = (len(counts[0]), *map(max, zip(*counts)))
+    super().__init__(len(names), shape, names, np.array(counts, np.int64))
 
   def _read(self, start: int, stop: int) -> np.ndarray:
-    payoffs = np.empty((stop - start, *self.shape))
-    for row, file in zip(payoffs, self._files[start:stop]):
+    shape = (stop - start, *self.shape)
+    with _faults(
+        self._path,
+        f"games padded to shape {list(shape)} do not fit in memory",
+        "put large games into a directory of their own",
+    ):
+      payoffs = np.empty(shape)
+    for row, file, counts in zip(payoffs, self._files[start:stop], self.counts[start:stop]):
       game = _read_nfg(file)
-      if game.shape != self.shape:
+      if game.shape != (len(counts), *counts):
         raise GameFileError(file, "its shape changed while reading", "run again")
-      row[...] = game
+      _pad(row, game)
     return payoffs
+
+
+def _check_players(path: pathlib.Path, names: Sequence[str], players: Sequence[int]) -> None:
+  """Refuses files of different numbers of players."""
+  kinds = sorted(set(players))
+  if len(kinds) == 1:
+    return
+  listings = []
+  for kind in kinds:
+    members = [name for name, number in zip(names, players) if number == kind]
+    more = f", ... ({len(members)} files)" if len(members) > _LISTED else ""
+    listings.append(f"{kind} players in {', '.join(members[:_LISTED])}{more}")
+  raise GameFileError(
+      path,
+      f"games of different numbers of players: {'; '.join(listings)}",
+      "put the games of each number of players into a directory of their own",
+  )
+
+
+def _pad(row: np.ndarray, game: np.ndarray) -> None:
+  """Writes a game into `row`, [N, A1, ..., AN] and not smaller, padded as `Source.read` says."""
+  row[...] = 0
+  for player, count in enumerate(game.shape[1:]):
+    np.moveaxis(row[player], player, 0)[count:] = -np.inf
+  row[(slice(None), *map(slice, game.shape[1:]))] = game
 
 
 # OpenSpiel.
