@@ -52,6 +52,7 @@ _MAX_GROWTH = 1e4
 _MAX_REFUSED = 5
 # A predictor that can go less far than this says little of second order.
 _SHORT_STEP = 0.1
+_MU_FLOOR = 0.0
 # Of float32: what takes longer is for float64.
 _MAX_ITERATIONS = {"cce": 20, "ce": 30}
 
@@ -408,7 +409,8 @@ def _step(program: Program, state: State, config: Config, concept: Concept, stag
     ahead = jax.tree.map(lambda x, dx: x + step * dx, v, predictor)
     now, then = (_complementarity(x, n, axes) for x in (v, ahead))
     weight = jnp.where(step < _SHORT_STEP, step, 1)
-    return jnp.clip((then / now) ** 3, 1e-6, 1) * now / count, weight
+    aim = jnp.clip((then / now) ** 3, 1e-6, 1) * now
+    return jnp.maximum(aim, _MU_FLOOR * config.tolerance) / count, weight
 
   def second_order(aim, weight, predictor):
     """What the products should become, less what the predictor's second order adds to them."""

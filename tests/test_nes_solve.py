@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from launch import nes_solve
-from launch.runtime import progress, store
+from launch.runtime import program, progress, store
 import nes_jax
 from nes_jax.games import files
 
@@ -242,6 +242,286 @@ def test_invalid_games_do_not_spoil_the_welfare_of_others(config):
   np.testing.assert_array_equal(welfares[0][4:], payoffs[4:PART].sum(1))
 
 
+# Games that differ in shape, and strategies that do not exist.
+
+SHAPES = ((2, 3), (1, 2), (3, 1), (2, 3), (2, 3))
+
+
+class Fake:
+  """Answers at once: uniform joints, duals of one, and a gap that is the game's first payoff.
+
+  A game that holds NaN is marked; one whose first payoff is above 100 does not converge.
+  """
+
+  def __init__(self):
+    self.calls = []  # payoffs, options
+
+  def __call__(self, payoffs, **options):
+    self.calls.append((payoffs, options))
+    answers = [self.answer(game, options) for game in payoffs]
+    if isinstance(payoffs, list):
+      return answers
+    return nes_jax.Solution(*(
+        tuple(map(np.stack, zip(*field))) if isinstance(field[0], tuple) else np.stack(field)
+        for field in zip(*answers)
+    ))
+
+  def answer(self, game, options):
+    real, counts = np.dtype(options["precision"]), game.shape[1:]
+    first = game[(0,) * game.ndim]
+    mark = real.type(np.nan if np.isnan(game).any() else 1)
+    residual = np.inf if first > 100 else 0
+    square = options["concept"] == "ce"
+    return nes_jax.Solution(
+        joint=np.full(counts, mark / np.prod(counts), real),
+        epsilon=np.zeros(len(counts), real),
+        gap=real.type(first * mark),
+        residual=real.type(residual * mark if residual else mark - 1),
+        converged=np.bool_(residual == 0 and not np.isnan(mark)),
+        duals=tuple(np.full((count, count) if square else count, mark, real) for count in counts),
+        marginals=tuple(np.full(count, mark / count, real) for count in counts),
+        iterations=np.int32(3),
+        repeated=np.bool_(False),
+    )
+
+
+@pytest.fixture
+def ragged(tmp_path):
+  """The configuration for a directory of SHAPES in parts of three, and the games."""
+  directory = tmp_path / "ragged"
+  directory.mkdir()
+  rng = np.random.default_rng(0)
+  games = [rng.normal(size=(2, *shape)) for shape in SHAPES]
+  for k, game in enumerate(games):
+    files.write_nfg(directory / f"{k}.nfg", game)
+  config = nes_solve.Config(games=str(directory), out=str(tmp_path / "out.npz"), part_size=3)
+  return config, games
+
+
+@pytest.mark.parametrize("concept", ["cce", "ce"])
+def test_games_of_different_shapes(ragged, concept):
+  config, games = ragged
+  games[1][1, 0, 1] = np.nan
+  files.write_nfg(pathlib.Path(config.games, "1.nfg"), games[1])
+  fake = Fake()
+  report, names = nes_solve.run(dataclasses.replace(config, concept=concept), solve=fake)
+  assert names == tuple(f"{k}.nfg" for k in range(5))
+  # The first part is of different shapes. The second is a batch, filled up to a whole part.
+  (first, options), (second, others) = fake.calls
+  assert isinstance(first, list) and "batched" not in options and others["batched"] is True
+  assert options["selection"] == "max_entropy" and options["invalid"] == "mark"
+  for given, game in zip(first, games[:3]):
+    np.testing.assert_array_equal(given, game)
+  np.testing.assert_array_equal(second, np.stack([games[3], games[4], games[4]]))
+  answers = load(config.out)
+  assert answers["strategies"].dtype == np.int32
+  np.testing.assert_array_equal(answers["strategies"], SHAPES)
+  assert list(answers["invalid"]) == [False, True, False, False, False]
+  for k, (game, (rows, columns)) in enumerate(zip(games, SHAPES)):
+    mark = np.nan if k == 1 else 1
+    joint = np.zeros((3, 3), np.float32)
+    joint[:rows, :columns] = mark / (rows * columns)
+    np.testing.assert_array_equal(answers["joint"][k], joint)
+    for p, count in enumerate((rows, columns)):
+      there = np.arange(3) < count
+      np.testing.assert_array_equal(
+          answers[f"marginals_{p}"][k], np.where(there, np.float32(mark / count), 0)
+      )
+      there = np.outer(there, there) if concept == "ce" else there
+      np.testing.assert_array_equal(answers[f"duals_{p}"][k], np.where(there, mark, 0))
+    np.testing.assert_array_equal(answers["gap"][k], np.float32(game[0, 0, 0] * mark))
+  assert (report.converged, report.invalid, report.first_invalid) == (4, 1, [1])
+  assert "5 of 2 players, at most 3x3 strategies" in nes_solve.summary(report, names)
+
+
+def test_games_of_different_shapes_continue(ragged):
+  config, _ = ragged
+  nes_solve.run(config, solve=Fake())
+  whole = load(config.out)
+  os.unlink(config.out)
+  fake = Fake()
+
+  def stop(payoffs, **options):
+    if fake.calls:
+      raise RuntimeError("killed")
+    return fake(payoffs, **options)
+
+  with pytest.raises(RuntimeError, match="killed"):
+    nes_solve.run(config, solve=stop)
+  again = Fake()
+  nes_solve.run(config, solve=again)
+  assert len(again.calls) == 1
+  assert_same(load(config.out), whole)
+
+
+@pytest.mark.parametrize(
+    "changes, has_welfare",
+    [
+        ({"selection": "eps-ME", "epsilon": 0.25, "rho": 50.0}, False),
+        ({"selection": "max_strength", "rho": 70.0}, False),
+        ({"welfare": "sum"}, True),
+        ({"selection": "max_welfare", "welfare_weight": 7.0}, True),
+        ({"selection": "eps-MWME", "epsilon": 0.25, "welfare": "sum"}, True),
+    ],
+)
+def test_selections_of_games_of_different_shapes(ragged, changes, has_welfare):
+  config, games = ragged
+  games[0][0, 1], games[2][1, 2, 0] = -np.inf, np.nan
+  for k in (0, 2):
+    files.write_nfg(pathlib.Path(config.games, f"{k}.nfg"), games[k])
+  fake = Fake()
+  nes_solve.run(dataclasses.replace(config, **changes), solve=fake)
+  selection = fake.calls[0][1]["selection"]
+  assert isinstance(selection, list) == has_welfare
+  every = selection if has_welfare else [selection]
+  for name in ("epsilon", "rho", "welfare_weight"):
+    if name in changes:
+      assert [getattr(chosen, name) for chosen in every] == [changes[name]] * len(every)
+  if has_welfare:
+    # Player 1's second strategy does not exist in game 0, and game 2 is invalid.
+    first, third = games[0].sum(0), games[2].sum(0)
+    first[1], third[2] = 0, 0
+    for chosen, welfare in zip(every, (first, games[1].sum(0), third), strict=True):
+      np.testing.assert_array_equal(chosen.welfare, welfare)
+
+
+def test_max_welfare_alone_goes_by_name(ragged):
+  config, _ = ragged
+  fake = Fake()
+  nes_solve.run(dataclasses.replace(config, selection="MU"), solve=fake)
+  assert fake.calls[0][1]["selection"] == "MU"
+
+
+@pytest.mark.parametrize(
+    "name, selection, advice",
+    [("target", "MT", "leave out --target"), ("welfare", "MWME", "or pass --welfare=sum")],
+)
+def test_files_do_not_fit_games_of_different_shapes(
+    ragged, tmp_path, capfd, monkeypatch, name, selection, advice
+):
+  def compiled(*_, **__):
+    raise AssertionError("reached the solver")
+
+  monkeypatch.setattr(nes_solve, "_solve_part", compiled)
+  config, _ = ragged
+  path = tmp_path / "array.npy"
+  np.save(path, np.full((3, 3), 1 / 9))
+  assert nes_solve.main(argv(config, selection=selection, **{name: str(path)})) == 2
+  error = capfd.readouterr().err
+  assert f"--{name}={path}: the games of --games={config.games} differ in shape" in error
+  assert advice in error and not pathlib.Path(config.out + ".parts").exists()
+
+
+def test_games_of_different_shapes_have_the_answers_of_each_alone(ragged):
+  config, games = ragged
+  report, _ = nes_solve.run(dataclasses.replace(config, precision="float64"))
+  assert report.converged == 5
+  answers = load(config.out)
+  # By hand: one player has a single strategy, and the other takes the best of two or three.
+  expected = np.zeros((5, 3, 3))
+  expected[1, 0, np.argmax(games[1][1, 0])] = 1
+  expected[2, np.argmax(games[2][0, :, 0]), 0] = 1
+  alone = nes_jax.solve(
+      np.stack([games[k] for k in (0, 3, 4)]), precision="float64", batched=True
+  )
+  expected[[0, 3, 4], :2] = alone.joint
+  np.testing.assert_allclose(answers["joint"], expected, atol=1e-3)
+  np.testing.assert_allclose(answers["marginals_0"], expected.sum(2), atol=1e-3)
+  np.testing.assert_allclose(answers["marginals_1"], expected.sum(1), atol=1e-3)
+  assert not answers["duals_0"][1, 1:].any() and not answers["duals_1"][2, 1:].any()
+
+
+@pytest.mark.parametrize("changes", [{}, {"selection": "max_welfare"}])
+def test_masked_strategies_of_an_array_are_valid(config, changes):
+  payoffs = payoffs_of(PART)
+  payoffs[5, 0, 1:] = -np.inf  # player 1 has one strategy
+  payoffs[6, 1, :, 3] = -np.inf  # player 2 has three
+  payoffs[7, 0, 1, 1] = -np.inf  # invalid: no strategy explains it
+  files.write_npz(config.games, payoffs)
+  nes_solve.run(dataclasses.replace(config, **changes))
+  answers = load(config.out)
+  assert list(np.flatnonzero(answers["invalid"])) == [7]
+  assert answers["converged"][[5, 6]].all()
+  assert not answers["joint"][5, 1:].any() and not answers["joint"][6, :, 3].any()
+  # Player 2's best answer to the only strategy left.
+  best = np.argmax(payoffs[5, 1, 0])
+  np.testing.assert_allclose(answers["joint"][5, 0, best], 1, atol=1e-2)
+  np.testing.assert_allclose(answers["joint"][[5, 6]].sum((1, 2)), 1, atol=1e-4)
+  np.testing.assert_array_equal(answers["strategies"], [[4, 4]] * PART)
+
+
+def test_invalid_is_what_solve_marks(config):
+  payoffs = payoffs_of()
+  payoffs[2, 0, 1] = -np.inf  # a strategy that does not exist
+  payoffs[3, 0, 0, 0] = 101  # the fake does not converge
+  payoffs[4, 1, 2, 2] = np.nan
+  files.write_npz(config.games, payoffs)
+  fake = Fake()
+  report, _ = nes_solve.run(dataclasses.replace(config, welfare="sum"), solve=fake)
+  answers = load(config.out)
+  assert list(np.flatnonzero(answers["invalid"])) == [4]
+  assert list(np.flatnonzero(~answers["converged"])) == [3, 4]
+  assert (report.converged, report.not_converged, report.invalid) == (NUM - 2, 1, 1)
+  welfare = fake.calls[0][1]["selection"].welfare
+  assert not welfare[2, 1].any() and welfare[4, 2, 2] == 0
+  np.testing.assert_array_equal(welfare[2, 0], payoffs[2, :, 0].sum(0))
+
+
+# Arrays with two readings.
+
+
+def ambiguous(config):
+  payoffs = np.random.default_rng(3).normal(size=(3, 2, 2, 2))
+  np.savez(config.games, payoffs=payoffs)
+  return payoffs
+
+
+def test_two_readings_are_refused(config, capfd, monkeypatch):
+  def compiled(*_, **__):
+    raise AssertionError("reached the solver")
+
+  monkeypatch.setattr(nes_solve, "_solve_part", compiled)
+  ambiguous(config)
+  assert nes_solve.main(argv(config)) == 2
+  assert (
+      f"--games={config.games} holds an array of shape [3, 2, 2, 2], which can be read as 3 games"
+      " of 2 players and as one game of 3 players: pass --batched for 3 games of 2 players, or"
+      " --nobatched for one game of 3 players\n"
+      in capfd.readouterr().err
+  )
+  assert not pathlib.Path(config.out + ".parts").exists()
+  # The shape of the other games has one reading, which is not that of one game.
+  files.write_npz(config.games, payoffs_of())
+  assert nes_solve.main([*argv(config), "--nobatched"]) == 2
+  assert "can only be a batch, and one game was asked for" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("flag, batched", [("--batched", True), ("--nobatched", False)])
+def test_flags_choose_a_reading(config, flag, batched):
+  payoffs = ambiguous(config)
+  values = program.parse([*argv(config), flag], nes_solve._define_flags)
+  chosen = nes_solve._config(values)
+  assert chosen.batched is batched
+  fake = Fake()
+  report, _ = nes_solve.run(chosen, solve=fake)
+  assert report.num_games == (3 if batched else 1)
+  np.testing.assert_array_equal(fake.calls[0][0], payoffs if batched else payoffs[None])
+  answers = load(config.out)
+  assert json.loads(str(answers["meta"]))["task"]["--batched"] == str(batched)
+  assert answers["strategies"].tolist() == ([[2, 2]] * 3 if batched else [[2, 2, 2]])
+
+
+def test_the_reading_belongs_to_the_task(config):
+  fake = Fake()
+  nes_solve.run(config, solve=fake)
+  assert "--batched" not in json.loads(str(load(config.out)["meta"]))["task"]
+  os.unlink(config.out)
+  with pytest.raises(RuntimeError):
+    nes_solve.run(config, solve=Counting(fail_at=1))
+  with pytest.raises(store.StoreError, match="--batched was not given and is now True"):
+    nes_solve.run(dataclasses.replace(config, batched=True), solve=fake)
+
+
 def test_summary_is_loud_about_what_did_not_converge():
   report = nes_solve.Report(10, (2, 4, 4))
   arrays = {
@@ -350,6 +630,15 @@ def test_bad_targets(config, tmp_path):
   pathlib.Path(path).write_bytes(b"no array")
   with pytest.raises(nes_solve.UsageError, match="not a .npy or .npz"):
     nes_solve.run(changed)
+
+
+def test_truth_values_are_a_target(config, tmp_path):
+  np.save(tmp_path / "t.npy", np.arange(16).reshape(4, 4) == 5)
+  fake = Fake()
+  changed = dataclasses.replace(config, selection="MT", target=str(tmp_path / "t.npy"))
+  nes_solve.run(changed, solve=fake)
+  target = fake.calls[0][1]["selection"].target
+  assert target.dtype == np.float64 and target[1, 1] == 1 and target.sum() == 1
 
 
 def test_unwritable_and_full_disks(config, tmp_path, capfd, monkeypatch):

@@ -424,11 +424,13 @@ class _Npz(Source):
         else:
           header = np.lib.format.read_array_header_2_0(stream)
       except ValueError as error:
-        # NumPy saves some types of ml_dtypes under a name that it cannot read, such as '<f1'.
         unknown = re.search(r"not a valid dtype descriptor: (.*)", str(error))
         if unknown is None:
           raise
-        problem = f"array {key!r} is of type {unknown[1]:.40}, which NumPy cannot read"
+        problem = (
+            f"array {key!r} is of type {unknown[1]:.40}, which NumPy cannot read and which it saves"
+            " for some float8 of ml_dtypes"
+        )
         raise GameFileError(self._path, problem, _CONVERT) from error
       shape, fortran, dtype = header
       _check_dtype(self._path, key, dtype)
