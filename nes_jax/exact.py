@@ -52,7 +52,7 @@ _MAX_GROWTH = 1e4
 _MAX_REFUSED = 5
 # A predictor that can go less far than this says little of second order.
 _SHORT_STEP = 0.1
-_MU_FLOOR = 0.0
+_RELAXATION = 5e-3
 # Of float32: what takes longer is for float64.
 _MAX_ITERATIONS = {"cce": 20, "ce": 30}
 
@@ -143,11 +143,12 @@ class Program(NamedTuple):
   temperature: Array  # [*b] tau
   limit: Duals  # right sides, in blocks like the duals
   binding: Duals  # 1, or 0 for rows that can never bind: a CE diagonal, a player with no choice
+  relaxation: float  # the limits are the problem's raised by this
   rho: Array | None  # [*b] rho', or None: hard constraints
   log_room: Array  # [N, *b]
 
 
-def _program(problem: Problem, concept: Concept) -> Program:
+def _program(problem: Problem, concept: Concept, relaxation: float = 0.0) -> Program:
   """Problem [..., *b] -> Program [..., *b]."""
   n = deviation.num_players(problem.payoffs)
   payoffs = problem.payoffs
@@ -166,6 +167,7 @@ def _program(problem: Problem, concept: Concept) -> Program:
       moves = jnp.any(own != own[:1], tuple(range(n)))
       binds = jnp.where(moves | (row < 0), 1, 0).astype(row.dtype)
       row = jnp.where(binds > 0, row, 1)
+    row = row + relaxation
     row, binds = (jnp.broadcast_to(x, shape + x.shape) for x in (row, binds))
     if concept == "ce":  # e never exceeds twice epsilon-plus
       row = jnp.where(_eye(count, row), 1 if hard else 3 * row, row)
@@ -179,6 +181,7 @@ def _program(problem: Problem, concept: Concept) -> Program:
       temperature=temperature,
       limit=tuple(limit),
       binding=tuple(binding),
+      relaxation=relaxation,
       rho=None if hard else temperature * problem.rho,
       log_room=jnp.log(problem.epsilon_max - problem.epsilon) if not hard else 0 * target,
   )
@@ -221,11 +224,11 @@ def _residuals(program: Program, v: Variables, concept: Concept, stage: Stages =
   def measure(program, v, taken, peak, gains, residuals):
     # As `metrics.residual` has it: of the joint that would be answered, which sums to one.
     mass = residuals.mass + 1
-    left = [limit - g / mass for limit, g in zip(program.limit, gains)]
+    left = [limit - program.relaxation - g / mass for limit, g in zip(program.limit, gains)]
     if program.rho is not None:
       left = [x - e for x, e in zip(left, v.room)]
     bound = [a * b for a, b in zip(v.duals, program.binding)]
-    gap = fold(jnp.add, [total(a * x, axes) for a, x in zip(bound, left)])
+    gap = fold(jnp.add, [total(a * metrics.counted(x), axes) for a, x in zip(bound, left)])
     gap = gap + metrics.entropy_gap(
         v.joint / mass, program.log_target, program.welfare - taken, peak, program.temperature
     )
@@ -409,8 +412,7 @@ def _step(program: Program, state: State, config: Config, concept: Concept, stag
     ahead = jax.tree.map(lambda x, dx: x + step * dx, v, predictor)
     now, then = (_complementarity(x, n, axes) for x in (v, ahead))
     weight = jnp.where(step < _SHORT_STEP, step, 1)
-    aim = jnp.clip((then / now) ** 3, 1e-6, 1) * now
-    return jnp.maximum(aim, _MU_FLOOR * config.tolerance) / count, weight
+    return jnp.clip((then / now) ** 3, 1e-6, 1) * now / count, weight
 
   def second_order(aim, weight, predictor):
     """What the products should become, less what the predictor's second order adds to them."""
@@ -531,8 +533,11 @@ def _run(
 ) -> tuple[Variables, Array, Array]:
   """-> last point of the interior-point iteration, its error, steps taken."""
 
+  hard = math.isinf(problem.rho)
+  relaxation = min(_RELAXATION * config.tolerance, metrics.RESOLUTION / 2) if hard else 0.0
+
   def begin(problem, duals):
-    program = _program(problem, concept)
+    program = _program(problem, concept, relaxation)
     variables = _start(program, problem, config, concept, duals)
     residuals, error, merit = _residuals(
         _centred(program, variables.duals, concept), variables, concept

@@ -111,8 +111,64 @@ def cholesky(blocks: Sequence[Sequence[Array]], floor: float, stage: Stages = in
         [blocks[p][q] if q <= p else blocks[q][p].T for q in range(len(sizes))]
         for p in range(len(sizes))
     ]
-    return _dense_factor(jnp.block(rows), sizes, floor)
+    factor = _column_factor if blocks[0][0].dtype == jnp.float64 else _dense_factor
+    return factor(jnp.block(rows), sizes, floor)
   return _unrolled_factor(blocks, sizes, floor, stage)
+
+
+def _column_factor(matrix: Array, sizes: Sequence[int], floor: float):
+  """Column by column within a panel, by substitution: slower than `_dense_factor`, and exact to
+  rounding in every row of an ill-conditioned matrix, which products with inverses are not."""
+  count = len(matrix)
+  scale = jax.lax.rsqrt(jnp.diagonal(matrix))
+  rest = matrix * scale[:, None] * scale + floor * jnp.eye(count, dtype=matrix.dtype)
+  panels = []
+  while len(rest):
+    panel = _panel_factor(rest[:, :_PANEL], floor)
+    size = panel.shape[1]
+    rest = rest[size:, size:] - matmul(panel[size:], panel[size:].T)
+    panels.append((panel[:size], panel[size:]))
+  splits = [sum(sizes[: p + 1]) for p in range(len(sizes))]
+
+  def solve(rights):
+    right, forward = jnp.concatenate(rights) * scale, []
+    for corner, below in panels:
+      y = _substitute(corner, right[: len(corner)])
+      right = right[len(corner) :] - matmul(below, y)
+      forward.append(y)
+    solution = right  # empty
+    for (corner, below), y in reversed(list(zip(panels, forward))):
+      # The transposed system, from its last row: reversed, it is lower triangular too.
+      x = _substitute(corner.T[::-1, ::-1], (y - matmul(solution, below))[::-1])[::-1]
+      solution = jnp.concatenate([x, solution])
+    return jnp.split(solution * scale, splits)[:-1]
+
+  return solve
+
+
+def _panel_factor(panel: Array, floor: float) -> Array:
+  """Cholesky columns of the first columns of a matrix: [n, k] -> [n, k], zero above the diagonal."""
+  rows, columns = jnp.arange(panel.shape[0]), jnp.arange(panel.shape[1])
+
+  def eliminate(j, panel):
+    root = jax.lax.rsqrt(jnp.maximum(panel[j, j], floor))
+    column = jnp.where(rows >= j, panel[:, j] * root, 0)
+    others = jnp.where(columns > j, column[: len(columns)], 0)
+    panel = panel - column[:, None] * others
+    return panel.at[:, j].set(column)
+
+  return jax.lax.fori_loop(0, panel.shape[1], eliminate, panel)
+
+
+def _substitute(lower: Array, right: Array) -> Array:
+  """Solves lower x = right: [k, k], [k] -> [k]."""
+  rows = jnp.arange(len(right))
+
+  def eliminate(j, x):
+    value = x[j] / lower[j, j]
+    return jnp.where(rows > j, x - lower[:, j] * value, x).at[j].set(value)
+
+  return jax.lax.fori_loop(0, len(right), eliminate, right)
 
 
 def _dense_factor(matrix: Array, sizes: Sequence[int], floor: float):

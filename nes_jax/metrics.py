@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from nes_jax import deviation, layout
 from nes_jax.types import Array, Concept, Duals, Problem
 
+RESOLUTION = 1e-10
+
 
 def solver_gap(joint: Array, reference: Array) -> Array:
   """Half the L1 distance between two joints (section 5): in [0, 1]."""
@@ -95,6 +97,11 @@ def room_gap(room: Array, log_target: Array, sums: Array, rho: Array) -> Array:
   return rho * layout.total(room * (jnp.expm1(-distance) + distance), 1)
 
 
+def counted(slack: Array) -> Array:
+  """Slack of a constraint as the duality gap counts it: violations up to `RESOLUTION` are none."""
+  return jnp.maximum(slack, jnp.minimum(slack + RESOLUTION, 0))
+
+
 def residual(
     problem: Problem, joint: Array, epsilon: Array, duals: Duals, concept: Concept
 ) -> Array:
@@ -123,7 +130,7 @@ def residual(
   weights = duals if concept == "cce" else tuple(a.sum(0) for a in duals)
   payoffs = deviation.centre_at_largest(problem.payoffs, weights)
   gains = deviation.gains(payoffs, joint, concept)
-  complementarity = sum((a * (e - g)).sum() for a, e, g in zip(duals, epsilon, gains))
+  complementarity = sum((a * counted(e - g)).sum() for a, e, g in zip(duals, epsilon, gains))
   infeasibility = violations(payoffs, joint, epsilon, concept).max()
   utility = weight * problem.welfare - deviation.logits(payoffs, duals, concept)
   gap = complementarity + entropy_gap(
