@@ -17,9 +17,11 @@ import jax
 import jax.numpy as jnp
 
 from nes_jax import layout
-from nes_jax.layout import Stages, inline, product, sum_axis, total
+from nes_jax.layout import Stages, inline, largest, product, sum_axis, total
 from nes_jax.types import Array, Concept, Duals
 
+# Regrets of so many ulps of the best replies' payoffs are rounding.
+_NOISE_ULPS = 8
 # Of `face`: gains within so many ulps of the largest payoff are 0, and only gains above what
 # float32 can leave of equal payoffs of unit variance forbid a joint strategy.
 _ROUNDING_ULPS = 64
@@ -63,36 +65,77 @@ def centre_own(payoffs: Array) -> Array:
   return jnp.stack([payoffs[p] - payoffs[p].mean(p, keepdims=True) for p in range(n)])
 
 
-def centre_at_largest(payoffs: Array, weights: Duals) -> Array:
-  """Subtracts from each player's payoffs those of the strategy with the largest weight.
+def alive(strategies: tuple[Array, ...]) -> Array:
+  """Joint strategies of which every player's part exists: [Ap, *b] a player -> [A1, ..., AN, *b]."""
+  n = len(strategies)
+  result = jnp.ones((), bool)
+  for p, exists in enumerate(strategies):
+    result = result & exists.reshape((1,) * p + exists.shape[:1] + (1,) * (n - 1 - p) + exists.shape[1:])
+  return result
 
-  No deviation gain changes. Differences between that strategy and others that nearly tie with it
-  keep all their digits, also when large duals multiply them.
+
+def centre_near_mean(
+    payoffs: Array, duals: Duals, concept: Concept, strategies: tuple[Array, ...] | None = None
+) -> Array:
+  """Subtracts from a player's payoffs, for each play of the others, those of one own strategy.
+
+  No deviation gain changes. The strategy is the one whose payoff is nearest to the mean of all
+  under the duals. Where duals are large, only strategies that nearly tie with this mean are played
+  at all, and large duals multiply their differences, which then have all their digits.
 
   Args:
     payoffs: [N, A1, ..., AN, *b].
-    weights: per player [Ap, *b].
+    duals: non-negative blocks; those of one player may all be 0.
+    concept: "cce" or "ce".
+    strategies: per player bool [Ap, *b], those that exist; the others get payoff 0. None: all do.
   """
   n = num_players(payoffs)
   result = []
-  for p, weight in enumerate(weights):
-    first = jnp.argmax(weight, 0)
-    rows = jnp.arange(len(weight)).reshape((-1,) + (1,) * first.ndim)
-    chosen = (rows == first).reshape((len(weight),) + (1,) * (n - 1) + first.shape)
+  for p, block in enumerate(duals):
+    weights = block if concept == "cce" else sum_axis(block, 0, 2)
+    if strategies is not None:
+      weights = weights * strategies[p]
+    ones = (1,) * (n - 1)
+    fit = lambda x, ones=ones: x.reshape(x.shape[:1] + ones + x.shape[1:])
+    shares = fit(weights / jnp.maximum(total(weights, 1), jnp.finfo(payoffs.dtype).tiny))
     own = jnp.moveaxis(payoffs[p], p, 0)
-    reference = jnp.where(chosen, own, 0).sum(0, keepdims=True)
-    result.append(jnp.moveaxis(own - reference, 0, p))
+    base = own - own[:1]
+    distance = jnp.abs(base - sum_axis(shares * base, 0, n)[None])
+    if strategies is not None:
+      distance = jnp.where(fit(strategies[p]), distance, jnp.inf)
+    nearest = distance <= -largest(-distance, 1)[None]
+    reference = largest(jnp.where(nearest, own, -jnp.inf), 1)
+    own = own - reference[None]
+    if strategies is not None:
+      own = jnp.where(fit(strategies[p]), own, 0)
+    result.append(jnp.moveaxis(own, 0, p))
   return jnp.stack(result)
 
 
-def least_regret(payoffs: Array) -> Array:
-  """The least that any strategy but a dominant one can regret: [N], unbatched."""
+def least_regret(payoffs: Array, strategies: tuple[Array, ...] | None = None) -> Array:
+  """The smallest largest regret of a player's strategies, of those that are not dominant.
+
+  The regret of a strategy against a play of the others is what the best reply to it would add. In
+  a (C)CE a player's expected regret is at most the largest regret of any one strategy, so this is
+  the size of the payoff differences that matter. A payoff far below all others does not set it.
+
+  Args:
+    payoffs: [N, A1, ..., AN], finite; unbatched.
+    strategies: per player bool [Ap], those that exist. None: all do.
+
+  Returns:
+    [N], 0 for a player who can never gain or lose by deviating.
+  """
   n = num_players(payoffs)
+  exist = None if strategies is None else alive(strategies)
   least = []
   for p in range(n):
     g = own_first(payoffs[p], p, n)
-    worst = (g.max(0) - g).max(1)
-    noise = 8 * jnp.finfo(g.dtype).eps * jnp.abs(g).max()
+    here = True if exist is None else own_first(exist, p, n)
+    best = jnp.where(here, g, -jnp.inf).max(0)
+    best = jnp.where(jnp.isfinite(best), best, 0)
+    worst = jnp.where(here, best - g, 0).max(1)
+    noise = _NOISE_ULPS * jnp.finfo(g.dtype).eps * jnp.abs(best).max()
     found = jnp.where(worst > noise, worst, jnp.inf).min()
     least.append(jnp.where(jnp.isfinite(found), found, 0))
   return jnp.stack(least)
@@ -134,6 +177,9 @@ def _correlated_gains(payoffs, joint, stage):
     blocks = []
     for p in range(n):
       g, s = own_first(payoffs[p], p, n), own_first(joint, p, n)
+      if _exact_differences(g):
+        blocks.append(jnp.einsum("ir,ikr->ik", s, _gain_table(g), precision="highest"))
+        continue
       # [i, k]: what deviating to k is worth, summed over the times that i is recommended.
       deviating = product(s, jnp.swapaxes(g, 0, 1))
       blocks.append(deviating - sum_axis(s * g, 1, 2)[:, None])
@@ -195,7 +241,10 @@ def _correlated_logits(payoffs, duals, stage):
     terms = []
     for p in range(n):
       g = own_first(payoffs[p], p, n)
-      term = product(duals[p], g) - sum_axis(duals[p], 1, 2)[:, None] * g
+      if _exact_differences(g):
+        term = jnp.einsum("ik,ikr->ir", duals[p], _gain_table(g), precision="highest")
+      else:
+        term = product(duals[p], g) - sum_axis(duals[p], 1, 2)[:, None] * g
       terms.append(own_back(term, p, sizes))
     return sum(terms[1:], terms[0])
 
@@ -233,7 +282,9 @@ def _coarse_covariance(payoffs, w, stage):
 
   def own_means(payoffs, w):
     masses = [sum_axis(w, p, n) for p in range(n)]
-    own = [sum_axis(payoffs[p] * w, p, n) / masses[p] for p in range(n)]
+    # Strategies that do not exist have no mass.
+    safe = [jnp.maximum(m, jnp.finfo(m.dtype).tiny) for m in masses]
+    own = [sum_axis(payoffs[p] * w, p, n) / safe[p] for p in range(n)]
     return [m.reshape((-1,) + m.shape[n - 1 :]) for m in masses], own
 
   others, own = stage(own_means, payoffs, w)
@@ -311,6 +362,14 @@ def _coarse_cross(hp, hq, w, p, q, stage):
     return layout.fold(jnp.add, [product(x, hq[:, :, r]) for r, x in enumerate(inners)])
 
   return stage(outer, stage(inner, hp, hq, w), hp, hq, w)
+
+
+def _exact_differences(g: Array) -> bool:
+  """Whether gains of a CE are differences of payoffs, not of sums over payoffs [Ap, R, *b].
+
+  The former keep the digits of near-ties between any two strategies, at a higher cost.
+  """
+  return g.ndim == 2 and g.dtype == jnp.float64
 
 
 def _gain_table(g):

@@ -43,6 +43,8 @@ from nes_jax.types import Array, Concept, Duals, Problem
 _TO_BOUNDARY = 0.98
 # Smallest value of a positive variable: keeps reciprocals finite in float32.
 _TINY = 1e-30
+# Below every utility, and inside float32.
+_HUGE = 1e19
 # The Newton matrix's diagonal is raised by this many ulps of itself; more after a failed factor.
 _DAMPING_ULPS = 0.5
 _DAMPING_GROWTH = 100.0
@@ -138,6 +140,8 @@ class Program(NamedTuple):
   """The convex program of the module's docstring."""
 
   payoffs: Array  # [N, A1, ..., AN, *b]
+  strategies: tuple[Array, ...] | None  # as in `Problem`
+  alive: Array | None  # [A1, ..., AN, *b] bool, joint strategies that exist; None: all do
   log_target: Array  # [A1, ..., AN, *b]
   welfare: Array  # [A1, ..., AN, *b] omega W
   temperature: Array  # [*b] tau
@@ -149,12 +153,13 @@ class Program(NamedTuple):
 
 
 def _program(problem: Problem, concept: Concept, relaxation: float = 0.0) -> Program:
-  """Problem [..., *b] -> Program [..., *b]."""
+  """Problem [..., *b] -> Program [..., *b], whose limits are raised by the relaxation."""
   n = deviation.num_players(problem.payoffs)
-  payoffs = problem.payoffs
   temperature, weight = metrics.objective_weights(problem)
   hard = math.isinf(problem.rho)
   target = problem.epsilon if hard else problem.epsilon_max
+  exist = problem.strategies
+  alive = None if exist is None else deviation.alive(exist)
   limit, binding = [], []
   for p, count in enumerate(deviation.strategy_counts(problem.payoffs)):
     shape = (count,) * deviation.dual_axes(concept)
@@ -163,20 +168,20 @@ def _program(problem: Problem, concept: Concept, relaxation: float = 0.0) -> Pro
     if hard:
       # A row of zeros, "0 <= epsilon", binds nothing but would pin its slack to zero: give it
       # room. A negative epsilon stays as it is, and cannot be met.
-      own = jnp.moveaxis(payoffs[p], p, 0)
-      moves = jnp.any(own != own[:1], tuple(range(n)))
-      binds = jnp.where(moves | (row < 0), 1, 0).astype(row.dtype)
-      row = jnp.where(binds > 0, row, 1)
-    row = row + relaxation
+      binds = jnp.where(_moves(problem, p) | (row < 0), 1, 0).astype(row.dtype)
+      row = jnp.where(binds > 0, row + relaxation, 1)
     row, binds = (jnp.broadcast_to(x, shape + x.shape) for x in (row, binds))
-    if concept == "ce":  # e never exceeds twice epsilon-plus
-      row = jnp.where(_eye(count, row), 1 if hard else 3 * row, row)
-      binds = jnp.where(_eye(count, row), 0, binds)
+    idle = _idle(None if exist is None else exist[p], count, row, concept)
+    if idle is not None:  # e never exceeds twice epsilon-plus
+      row = jnp.where(idle, 1 if hard else 3 * row, row)
+      binds = jnp.where(idle, 0, binds)
     limit.append(row)
     binding.append(binds)
   return Program(
-      payoffs=payoffs,
-      log_target=jnp.log(problem.target),
+      payoffs=problem.payoffs,
+      strategies=exist,
+      alive=alive,
+      log_target=jnp.log(problem.target if alive is None else jnp.where(alive, problem.target, 1)),
       welfare=weight * problem.welfare,
       temperature=temperature,
       limit=tuple(limit),
@@ -185,6 +190,31 @@ def _program(problem: Problem, concept: Concept, relaxation: float = 0.0) -> Pro
       rho=None if hard else temperature * problem.rho,
       log_room=jnp.log(problem.epsilon_max - problem.epsilon) if not hard else 0 * target,
   )
+
+
+def _moves(problem: Problem, player: int) -> Array:
+  """Whether a player's payoff depends on its own strategy: bool [*b]."""
+  n = deviation.num_players(problem.payoffs)
+  own = jnp.moveaxis(problem.payoffs[player], player, 0)
+  differs = own != own[:1]
+  if problem.strategies is not None:
+    exists = problem.strategies[player]
+    exists = exists.reshape(exists.shape[:1] + (1,) * (n - 1) + exists.shape[1:])
+    top = jnp.where(exists, own, -jnp.inf).max(0, keepdims=True)
+    differs = exists & (own != top)
+  return jnp.any(differs, tuple(range(n)))
+
+
+def _idle(exists: Array | None, count: int, like: Array, concept: Concept) -> Array | None:
+  """Rows that are no deviation: a CE's diagonal, strategies that do not exist. None: there are none.
+
+  The gain of such a row is 0 or, from `deviation.centre_near_mean`, that of one which exists.
+  """
+  missing = None if exists is None else ~exists
+  if concept == "cce":
+    return missing
+  eye = jnp.broadcast_to(_eye(count, like), like.shape)
+  return eye if missing is None else eye | missing[:, None] | missing[None]
 
 
 def _eye(count: int, like: Array) -> Array:
@@ -201,14 +231,18 @@ def _complementarity(v: Variables, players: int, axes: int) -> Array:
 def _residuals(program: Program, v: Variables, concept: Concept, stage: Stages = inline):
   """-> Residuals, and the error and merit [*b] of `State`."""
   n, axes = v.joint.ndim - v.shift.ndim, deviation.dual_axes(concept)
+  program = _centred(program, v.duals, concept, stage)
   taken = deviation.logits(program.payoffs, v.duals, concept, stage)
   gains = deviation.gains(program.payoffs, v.joint, concept, stage)
 
   def combine(program, v, taken, gains):
     tau = program.temperature
+    log_joint = jnp.log(_where_alive(program, v.joint, 1))
     stationarity = (
-        tau * (jnp.log(v.joint) - program.log_target) - program.welfare + taken + v.shift - v.bound
+        tau * (log_joint - program.log_target) - program.welfare + taken + v.shift - v.bound
     )
+    stationarity = _where_alive(program, stationarity, 0)
+    utility = _where_alive(program, program.welfare - taken, -_HUGE)
     feasibility = tuple(g + s - limit for g, s, limit in zip(gains, v.slack, program.limit))
     mass = total(v.joint, n) - 1
     room = jnp.zeros_like(v.room)
@@ -216,12 +250,12 @@ def _residuals(program: Program, v: Variables, concept: Concept, stage: Stages =
       feasibility = tuple(f + e for f, e in zip(feasibility, v.room))
       sums = jnp.stack([total(a, axes) for a in v.duals])
       room = program.rho * (jnp.log(v.room) - program.log_room) + sums
-    peak = largest(program.welfare - taken, n)
-    return Residuals(stationarity, feasibility, mass, room), peak
+    peak = largest(utility, n)
+    return Residuals(stationarity, feasibility, mass, room), utility, peak
 
-  residuals, peak = stage(combine, program, v, taken, gains)
+  residuals, utility, peak = stage(combine, program, v, taken, gains)
 
-  def measure(program, v, taken, peak, gains, residuals):
+  def measure(program, v, utility, peak, gains, residuals):
     # As `metrics.residual` has it: of the joint that would be answered, which sums to one.
     mass = residuals.mass + 1
     left = [limit - program.relaxation - g / mass for limit, g in zip(program.limit, gains)]
@@ -230,7 +264,7 @@ def _residuals(program: Program, v: Variables, concept: Concept, stage: Stages =
     bound = [a * b for a, b in zip(v.duals, program.binding)]
     gap = fold(jnp.add, [total(a * metrics.counted(x), axes) for a, x in zip(bound, left)])
     gap = gap + metrics.entropy_gap(
-        v.joint / mass, program.log_target, program.welfare - taken, peak, program.temperature
+        v.joint / mass, program.log_target, utility, peak, program.temperature
     )
     if program.rho is not None:
       sums = jnp.stack([total(a, axes) for a in bound])
@@ -242,7 +276,7 @@ def _residuals(program: Program, v: Variables, concept: Concept, stage: Stages =
     # A not-a-number must never look converged, nor win a comparison.
     return tuple(jnp.where(jnp.isnan(x), jnp.inf, x) for x in (error, merit))
 
-  return residuals, *stage(measure, program, v, taken, peak, gains, residuals)
+  return residuals, *stage(measure, program, v, utility, peak, gains, residuals)
 
 
 def _newton(program: Program, v: Variables, damping: Array, concept: Concept, stage: Stages):
@@ -366,9 +400,9 @@ def _step(program: Program, state: State, config: Config, concept: Concept, stag
   """One predictor-corrector step; games that have converged stay where they are."""
   v = state.variables
   n, axes = v.joint.ndim - v.shift.ndim, deviation.dual_axes(concept)
-  program = _centred(program, v.duals, concept)
   running = _running(state, config)
   stage = Stages(jnp.any(running)) if staged else inline
+  given, program = program, _centred(program, v.duals, concept, stage)
   residuals = state.residuals
   solve = _newton(program, v, state.damping, concept, stage)
   count = math.prod(v.joint.shape[:n]) + sum(math.prod(a.shape[:axes]) for a in v.duals)
@@ -377,7 +411,8 @@ def _step(program: Program, state: State, config: Config, concept: Concept, stag
     """Newton direction to sigma z = joint_target and s alpha = slack_target."""
 
     def right_sides(v, residuals, joint_target, slack_target):
-      h1 = joint_target / v.joint - residuals.stationarity - v.bound
+      h1 = joint_target / _where_alive(program, v.joint, 1) - residuals.stationarity - v.bound
+      h1 = _where_alive(program, h1, 0)
       h2 = tuple(
           s - t / a - f
           for s, t, a, f in zip(v.slack, slack_target, v.duals, residuals.feasibility)
@@ -388,7 +423,8 @@ def _step(program: Program, state: State, config: Config, concept: Concept, stag
     joint, duals, shift, room = solve(h1, h2, -residuals.mass, -residuals.room)
 
     def complete(v, joint, duals, shift, room, joint_target, slack_target):
-      bound = (joint_target - v.bound * joint) / v.joint - v.bound
+      bound = (joint_target - v.bound * joint) / _where_alive(program, v.joint, 1) - v.bound
+      bound = _where_alive(program, bound, 0)
       slack = tuple(
           (t - s * d) / a - s for t, s, d, a in zip(slack_target, v.slack, duals, v.duals)
       )
@@ -398,7 +434,7 @@ def _step(program: Program, state: State, config: Config, concept: Concept, stag
 
   def lengths(v, d):
     """Reciprocals of the steps at which a primal and a dual variable reach zero: ([*b], [*b])."""
-    primal = [largest(-d.joint / v.joint, n)]
+    primal = [largest(-d.joint / _where_alive(program, v.joint, 1), n)]
     primal += [largest(-x / s, axes) for x, s in zip(d.slack, v.slack)]
     if program.rho is not None:
       primal.append(largest(-d.room / v.room, 1))
@@ -430,7 +466,7 @@ def _step(program: Program, state: State, config: Config, concept: Concept, stag
     primal, bounds = (jnp.minimum(1, _TO_BOUNDARY / jnp.maximum(x, 1e-3)) for x in lengths)
     positive = lambda x, dx, step: jnp.maximum(x + step * dx, _TINY)
     return Variables(
-        joint=positive(v.joint, d.joint, primal),
+        joint=_where_alive(program, positive(v.joint, d.joint, primal), 0),
         bound=positive(v.bound, d.bound, bounds),
         slack=tuple(positive(x, dx, primal) for x, dx in zip(v.slack, d.slack)),
         duals=tuple(positive(x, dx, bounds) for x, dx in zip(v.duals, d.duals)),
@@ -439,7 +475,7 @@ def _step(program: Program, state: State, config: Config, concept: Concept, stag
     )
 
   ahead = stage(advance, v, corrector, stage(lengths, v, corrector))
-  ahead_residuals, error, merit = _residuals(program, ahead, concept, stage)
+  ahead_residuals, error, merit = _residuals(given, ahead, concept, stage)
   # A factor spoilt by rounding throws the merit up, or leaves none that is finite: stay, and try
   # again with a stronger diagonal.
   sound = (merit < _MAX_GROWTH * state.merit) | (error < state.error)
@@ -469,10 +505,21 @@ def _running(state: State, config: Config) -> Array:
   return (state.error > config.margin * config.tolerance) & (state.refused < _MAX_REFUSED)
 
 
-def _centred(program: Program, duals: Duals, concept: Concept) -> Program:
-  """The program with each player's payoffs less those of the strategy with the largest dual."""
-  weights = duals if concept == "cce" else tuple(a.sum(0) for a in duals)
-  return program._replace(payoffs=deviation.centre_at_largest(program.payoffs, weights))
+def _centred(program: Program, duals: Duals, concept: Concept, stage: Stages = inline) -> Program:
+  """The program with the payoffs of `deviation.centre_near_mean`."""
+  centre = functools.partial(deviation.centre_near_mean, concept=concept)
+  payoffs = stage(
+      lambda payoffs, duals, strategies: centre(payoffs, duals, strategies=strategies),
+      program.payoffs,
+      duals,
+      program.strategies,
+  )
+  return program._replace(payoffs=payoffs)
+
+
+def _where_alive(program: Program, x: Array, other: float) -> Array:
+  """x [A1, ..., AN, *b], and `other` where a strategy does not exist."""
+  return x if program.alive is None else jnp.where(program.alive, x, other)
 
 
 def _start(
@@ -480,9 +527,13 @@ def _start(
 ) -> Variables:
   """Near the target joint, or what given duals imply, with every multiplier well inside."""
   n = deviation.num_players(program.payoffs)
+  program = _centred(program, tuple(map(jnp.ones_like, program.limit)), concept)
   size = math.prod(problem.target.shape[:n])
+  if program.alive is not None:
+    size = total(program.alive.astype(problem.target.dtype), n)
   bound, slack, least = config.start_bound, config.start_slack, config.start_dual
-  joint = 0.9 * problem.target + 0.1 / size  # a target may be near the boundary
+  # A target may be near the boundary.
+  joint = _where_alive(program, 0.9 * problem.target + 0.1 / size, 0)
   if duals is None:
     duals = tuple(jnp.full_like(limit, least) for limit in program.limit)
   else:
@@ -490,9 +541,10 @@ def _start(
     duals = tuple(jnp.maximum(a, least) for a in duals)
     # Eq. (9), if there is an entropy to speak of.
     logits = program.welfare - deviation.logits(program.payoffs, duals, concept)
+    logits = _where_alive(program, logits, -_HUGE)
     warmth = jnp.maximum(program.temperature, config.warm_start)
     joint = jax.nn.softmax(program.log_target + logits / warmth, axis=tuple(range(n)))
-    joint = jnp.maximum(joint, config.warm_start * bound / size)
+    joint = _where_alive(program, jnp.maximum(joint, config.warm_start * bound / size), 0)
   axes = deviation.dual_axes(concept)
   gains = deviation.gains(program.payoffs, joint, concept)
   if program.rho is None:
@@ -510,7 +562,7 @@ def _start(
     duals, bound = tuple(jnp.maximum(a, growth * least) for a in duals), growth * bound
   return Variables(
       joint=joint,
-      bound=bound / (size * joint),
+      bound=_where_alive(program, bound / (size * _where_alive(program, joint, 1)), 1),
       slack=tuple(jnp.maximum(limit - g, slack) for limit, g in zip(program.limit, gains)),
       duals=duals,
       shift=jnp.zeros_like(program.temperature),
@@ -539,9 +591,7 @@ def _run(
   def begin(problem, duals):
     program = _program(problem, concept, relaxation)
     variables = _start(program, problem, config, concept, duals)
-    residuals, error, merit = _residuals(
-        _centred(program, variables.duals, concept), variables, concept
-    )
+    residuals, error, merit = _residuals(program, variables, concept)
     return program, State(
         variables=variables,
         residuals=residuals,
@@ -574,8 +624,7 @@ def _run(
 def _conditions(problem: Problem, v: Variables, concept: Concept):
   """Left sides of the optimality conditions whose Jacobian in (sigma, alpha, lambda, e) `_newton`
   solves, at fixed complementarity products: used to differentiate the answer."""
-  program = _centred(_program(problem, concept), v.duals, concept)
-  residuals, _, _ = _residuals(program, v, concept)
+  residuals, _, _ = _residuals(_program(problem, concept), v, concept)
   return residuals.stationarity, residuals.feasibility, residuals.mass, residuals.room
 
 
@@ -590,14 +639,17 @@ def _optimum_jvp(config, concept, batch_axis, primals, tangents):
   answer = _optimum(*primals, config, concept, batch_axis)
   v, error, iterations = jax.lax.stop_gradient(answer)
   differential = functools.partial(_differential, concept)
-  tangent = _over(differential, batch_axis)(primals[0], tangents[0], v)
+  direction = dataclasses.replace(tangents[0], strategies=None)
+  tangent = _over(differential, batch_axis)(primals[0], direction, v)
   no_tangent = np.zeros(iterations.shape, jax.dtypes.float0)
   return answer, (tangent, jnp.zeros_like(error), no_tangent)
 
 
 def _differential(concept: Concept, problem: Problem, direction: Problem, v: Variables):
   """Tangent of the optimum `v`: implicit function theorem on the optimality conditions."""
-  moved = jax.jvp(lambda x: _conditions(x, v, concept), (problem,), (direction,))[1]
+  exist = problem.strategies
+  conditions = lambda x: _conditions(dataclasses.replace(x, strategies=exist), v, concept)
+  moved = jax.jvp(conditions, (dataclasses.replace(problem, strategies=None),), (direction,))[1]
   program = _centred(_program(problem, concept), v.duals, concept)
   # The solve's transpose wants every right side to depend on the tangents, also those that are 0.
   touch = 0 * sum(jnp.sum(x) for x in jax.tree.leaves(moved))
@@ -607,8 +659,9 @@ def _differential(concept: Concept, problem: Problem, direction: Problem, v: Var
   def jacobian(x):
     joint, alpha, shift, room = x
     n, axes = v.joint.ndim - v.shift.ndim, deviation.dual_axes(concept)
-    curvature = (program.temperature + v.bound) / v.joint
-    stationarity = curvature * joint + deviation.logits(program.payoffs, alpha, concept) + shift
+    curvature = (program.temperature + v.bound) / _where_alive(program, v.joint, 1)
+    taken = deviation.logits(program.payoffs, alpha, concept)
+    stationarity = curvature * joint + _where_alive(program, taken + shift, 0)
     gains = deviation.gains(program.payoffs, joint, concept)
     feasibility = tuple(
         g - s / a * d + (0 if program.rho is None else e)

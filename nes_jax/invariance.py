@@ -6,8 +6,7 @@ tensor, drawn uniformly from the whole sphere in dimension |A|, have unit varian
 """
 
 from collections.abc import Mapping
-import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,16 +20,18 @@ NORMS: tuple[str, ...] = ("l1", "l2", "linf")
 _CONSTANT_ULPS = 8
 
 
-def radius(size: int, norm: Norm = "l2") -> float:
+def radius(size: Any, norm: Norm = "l2") -> Any:
   """Z_m of eq. (16a): sqrt(|A|) for L2 (eq. 17); the same rule gives those of L1 and L-infinity.
+
+  The size |A| is a number or an array of numbers, and so is the result.
 
   The second moment of a coordinate is Z^2 / n on the L2 sphere, 2 Z^2 / (n (n + 1)) on the L1
   sphere and Z^2 (n + 2) / (3 n) on the surface of the cube.
   """
-  radii: Mapping[str, float] = {
-      "l1": math.sqrt(size * (size + 1) / 2),
-      "l2": math.sqrt(size),
-      "linf": math.sqrt(3 * size / (size + 2)),
+  radii: Mapping[str, Any] = {
+      "l1": (size * (size + 1) / 2) ** 0.5,
+      "l2": size**0.5,
+      "linf": (3 * size / (size + 2)) ** 0.5,
   }
   return radii[norm]
 
@@ -43,13 +44,18 @@ class Normalised(NamedTuple):
   offset: Array  # [] mean
 
 
-def normalise(tensor: Array, norm: Norm = "l2") -> Normalised:
+def normalise(tensor: Array, norm: Norm = "l2", alive: Array | None = None) -> Normalised:
   """Eq. (16a) and (16c) for one player's payoffs, or a welfare: [A1, ..., AN] -> the sphere.
+
+  Entries that are not `alive`, bool [A1, ..., AN], count for nothing and come back as 0.
 
   Magnitudes from the smallest to the largest that the type can hold are safe: the tensor is
   divided by its largest entry before anything is squared. A constant tensor gives zeros, scale 0.
   """
   info = jnp.finfo(tensor.dtype)
+  size = tensor.size
+  if alive is not None:
+    tensor, size = jnp.where(alive, tensor, 0), alive.sum().astype(tensor.dtype)
   largest = jnp.max(jnp.abs(tensor))
   unit = jnp.where(largest > 0, jnp.maximum(largest, info.tiny), 1)
   # The result does not depend on the unit, so neither do derivatives, which would square it.
@@ -57,8 +63,10 @@ def normalise(tensor: Array, norm: Norm = "l2") -> Normalised:
   # Compilers divide by multiplying with the reciprocal, which is subnormal for the largest units.
   shrink = jnp.where(unit > 1, 2.0**-4, 1).astype(tensor.dtype)
   values = (tensor * shrink) / (unit * shrink)
-  offset = values.mean()
+  offset = values.sum() / size
   values = values - offset
+  if alive is not None:
+    values = jnp.where(alive, values, 0)
   spread = jnp.max(jnp.abs(values))
   varies = spread > _CONSTANT_ULPS * info.eps
   spread = jax.lax.stop_gradient(jnp.where(varies, spread, 1))
@@ -69,7 +77,7 @@ def normalise(tensor: Array, norm: Norm = "l2") -> Normalised:
       "linf": lambda x: jnp.max(jnp.abs(x)),
   }[norm](values)
   length = jnp.where(varies, length, 1)
-  z = radius(tensor.size, norm)
+  z = radius(size, norm)
   return Normalised(
       values=jnp.where(varies, values * (z / length), 0),
       scale=jnp.where(varies, unit * (spread * (length / z)), 0),

@@ -18,19 +18,45 @@ def solver_gap(joint: Array, reference: Array) -> Array:
   return 0.5 * jnp.abs(joint - reference).sum()
 
 
-def violations(payoffs: Array, joint: Array, epsilon: Array, concept: Concept) -> Array:
-  """[N]: each player's largest expected deviation gain above its epsilon, at least 0."""
-  gains = deviation.gains(payoffs, joint, concept)
-  # The zero diagonal of a CE block is no deviation: with a negative epsilon it must not count.
-  if concept == "ce":
-    gains = [jnp.where(jnp.eye(len(g), dtype=bool), -jnp.inf, g) for g in gains]
-  worst = jnp.stack([g.max() for g in gains])
-  return jnp.maximum(worst - epsilon, 0)
+def violations(
+    payoffs: Array,
+    joint: Array,
+    epsilon: Array,
+    concept: Concept,
+    strategies: tuple[Array, ...] | None = None,
+) -> Array:
+  """[N]: each player's largest expected deviation gain above its epsilon, at least 0.
+
+  Args:
+    payoffs: [N, A1, ..., AN], finite.
+    joint: [A1, ..., AN].
+    epsilon: [] or [N].
+    concept: "cce" or "ce".
+    strategies: per player bool [Ap], those that exist. None: all do.
+  """
+  n = joint.ndim
+  marginals = tuple(joint.sum(tuple(q for q in range(n) if q != p)) for p in range(n))
+  payoffs = deviation.centre_near_mean(payoffs, marginals, "cce", strategies)
+  worst = []
+  for p, g in enumerate(deviation.gains(payoffs, joint, concept)):
+    # The zero diagonal of a CE block is no deviation: with a negative epsilon it must not count.
+    if concept == "ce":
+      g = jnp.where(jnp.eye(len(g), dtype=bool), -jnp.inf, g)
+    if strategies is not None:
+      g = jnp.where(strategies[p], g, -jnp.inf)  # the last axis is the strategy deviated to
+    worst.append(g.max())
+  return jnp.maximum(jnp.stack(worst) - epsilon, 0)
 
 
-def gap(payoffs: Array, joint: Array, epsilon: Array, concept: Concept) -> Array:
+def gap(
+    payoffs: Array,
+    joint: Array,
+    epsilon: Array,
+    concept: Concept,
+    strategies: tuple[Array, ...] | None = None,
+) -> Array:
   """CCE or CE gap (section 5): the violations summed over players. Zero inside the polytope."""
-  return violations(payoffs, joint, epsilon, concept).sum()
+  return violations(payoffs, joint, epsilon, concept, strategies).sum()
 
 
 def cce_gap(payoffs: Array, joint: Array, epsilon: Array | float = 0.0) -> Array:
@@ -78,7 +104,9 @@ def entropy_gap(
   log_partition = jnp.log(layout.total(jnp.exp(log_target + below / safe), n))
   log_joint = jnp.log(jnp.maximum(joint, info.tiny))
   divergence = layout.total(joint * (log_joint - log_target), n)
-  return temperature * (divergence + log_partition) - layout.total(joint * below, n)
+  # No joint strategy without mass counts, nor does 0 times an infinite utility.
+  lost = layout.total(jnp.where(joint > 0, joint * below, 0), n)
+  return temperature * (divergence + log_partition) - lost
 
 
 def room_gap(room: Array, log_target: Array, sums: Array, rho: Array) -> Array:
@@ -127,15 +155,18 @@ def residual(
     [], non-negative; NaN if anything is not finite.
   """
   tau, weight = objective_weights(problem)
-  weights = duals if concept == "cce" else tuple(a.sum(0) for a in duals)
-  payoffs = deviation.centre_at_largest(problem.payoffs, weights)
+  exist = problem.strategies
+  payoffs = deviation.centre_near_mean(problem.payoffs, duals, concept, exist)
   gains = deviation.gains(payoffs, joint, concept)
   complementarity = sum((a * counted(e - g)).sum() for a, e, g in zip(duals, epsilon, gains))
-  infeasibility = violations(payoffs, joint, epsilon, concept).max()
+  infeasibility = violations(problem.payoffs, joint, epsilon, concept, exist).max()
   utility = weight * problem.welfare - deviation.logits(payoffs, duals, concept)
-  gap = complementarity + entropy_gap(
-      joint, jnp.log(problem.target), utility, utility.max(), tau
-  )
+  log_target = jnp.log(problem.target)
+  if exist is not None:
+    alive = deviation.alive(exist)
+    utility = jnp.where(alive, utility, -jnp.inf)
+    log_target = jnp.where(alive, log_target, 0)
+  gap = complementarity + entropy_gap(joint, log_target, utility, utility.max(), tau)
   if not math.isinf(problem.rho):
     room, target = (problem.epsilon_max - e for e in (epsilon, problem.epsilon))
     sums = jnp.stack([block.sum() for block in duals])

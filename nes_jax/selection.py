@@ -29,7 +29,8 @@ LARGE_RHO = 1e4
 # sum over players of epsilon is what is minimised.
 STRENGTH_RHO = 3e4
 STRENGTH_EPSILON_MAX = 5e2
-_ROBUST = 4.0
+# No larger a scale than so many times the payoff differences that matter (`problem`).
+ROBUST_SCALE = 4.0
 
 
 @jax.tree_util.register_dataclass
@@ -116,19 +117,37 @@ def named(name: str, payoffs: Array, *, player_axis: int | None = None, **inputs
   return Selection(**{**row.defaults, **inputs})
 
 
-def problem(payoffs: Array, selection: Selection) -> tuple[Problem, Array]:
-  """Puts one game and its selection on the invariant sphere.
+def problem(
+    payoffs: Array, selection: Selection, strategies: tuple[Array, ...] | None = None
+) -> tuple[Problem, Array]:
+  """Puts one game and its selection into normalised units.
+
+  Payoffs are divided by a player's scale, the smaller of
+
+    the L2 norm of its payoffs less their mean, over sqrt(|A|), eq. (16a), and
+    `ROBUST_SCALE` times `deviation.least_regret`,
+
+  so that a few payoffs far below all others do not set the unit in which answers are judged. With
+  hard constraints the scale is a power of two and nothing is subtracted: the answer depends on
+  neither, and no payoff is rounded. With soft constraints, whose rho and epsilon-plus are in these
+  units, the scale is as said and the mean is subtracted: on the paper's sphere, for most games.
 
   Args:
-    payoffs: [N, A1, ..., AN] in the user's units.
+    payoffs: [N, A1, ..., AN] in the user's units, finite.
     selection: fields without a batch axis.
+    strategies: per player bool [Ap], those that exist. None: all do.
 
   Returns:
-    The problem, and the scale [N] that its payoffs and epsilon were divided by.
+    The problem, and the scale [N] that its payoffs and epsilon were divided by; 0 for a player who
+    can never gain or lose by deviating.
   """
   shape, dtype = payoffs.shape[1:], payoffs.dtype
-  size = math.prod(shape)
-  scaled, scale = _scaled(payoffs, math.isinf(selection.rho))
+  alive, size = None, math.prod(shape)
+  if strategies is not None:
+    alive = deviation.alive(strategies)
+    size = alive.sum().astype(dtype)
+    payoffs = jnp.where(alive, payoffs, 0)
+  scaled, scale = _scale(payoffs, math.isinf(selection.rho), strategies, alive)
   z = jnp.full((len(shape),), selection.epsilon_max * invariance.radius(size), dtype)
   epsilon = jnp.broadcast_to(jnp.asarray(selection.epsilon, dtype), (len(shape),))
   epsilon = invariance.normalise_epsilon(epsilon, scale)
@@ -139,11 +158,13 @@ def problem(payoffs: Array, selection: Selection) -> tuple[Problem, Array]:
     target = jnp.full(shape, 1 / size, dtype)
   else:
     target = jnp.maximum(jnp.asarray(selection.target, dtype), TARGET_FLOOR)
-    target = target / target.sum()
+  if alive is not None:
+    target = jnp.where(alive, target, 0)
+  target = target / target.sum()
   if selection.welfare is None:
     welfare, weight = jnp.zeros(shape, dtype), jnp.zeros((), dtype)
   else:
-    welfare = invariance.normalise(jnp.asarray(selection.welfare, dtype)).values
+    welfare = invariance.normalise(jnp.asarray(selection.welfare, dtype), alive=alive).values
     weight = jnp.asarray(selection.welfare_weight, dtype)
   return (
       Problem(
@@ -154,27 +175,28 @@ def problem(payoffs: Array, selection: Selection) -> tuple[Problem, Array]:
           welfare=welfare,
           welfare_weight=weight,
           rho=selection.rho,
+          strategies=strategies,
       ),
       scale,
   )
 
 
-def _scaled(payoffs: Array, hard: bool) -> tuple[Array, Array]:
-  normal = jax.vmap(invariance.normalise)(payoffs)
-  tight = _ROBUST * deviation.least_regret(payoffs)
-  scale = jnp.minimum(normal.scale, tight)
-  column = lambda x: x.reshape((-1,) + (1,) * (payoffs.ndim - 1))
-  if not hard:
-    ratio = jnp.where(scale > 0, normal.scale / jnp.where(scale > 0, scale, 1), 0)
-    return normal.values * column(ratio), scale
-  scale = jax.lax.stop_gradient(scale)
-  _, exponent = jnp.frexp(scale * 2**0.5)
-  exponent = jnp.where(scale > 0, exponent - 1, 0)
-  half = exponent // 2
-  power = lambda k: jnp.exp2(k.astype(payoffs.dtype))
-  values = payoffs * column(power(-half)) * column(power(half - exponent))
+def _scale(payoffs, hard, strategies, alive) -> tuple[Array, Array]:
+  """Scaled payoffs [N, A1, ..., AN] and the scale [N] of `problem`."""
+  normal = jax.vmap(lambda x: invariance.normalise(x, alive=alive))(payoffs)
+  robust = ROBUST_SCALE * deviation.least_regret(payoffs, strategies)
+  scale = jnp.minimum(normal.scale, robust)
   positive = scale > 0
-  return jnp.where(column(positive), values, 0), jnp.where(positive, power(exponent), 0)
+  fit = lambda x: x.reshape(x.shape + (1,) * (payoffs.ndim - 1))
+  if not hard:
+    ratio = jnp.where(positive, normal.scale / jnp.where(positive, scale, 1), 0)
+    return normal.values * fit(ratio), scale
+  _, exponent = jnp.frexp(jax.lax.stop_gradient(jnp.where(positive, scale, 1)) * math.sqrt(2))
+  # Two factors, so that each is finite for the smallest and the largest scale.
+  first = (exponent - 1) // 2
+  power = lambda k: jnp.ldexp(jnp.ones((), payoffs.dtype), k)
+  values = payoffs * fit(power(-first)) * fit(power(first - exponent + 1))
+  return jnp.where(fit(positive), values, 0), jnp.where(positive, power(exponent - 1), 0)
 
 
 def on_face(problem: Problem, concept: Concept) -> Problem:

@@ -27,19 +27,21 @@ METHODS: tuple[str, ...] = ("auto", "exact", "neural", "refined")
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Problem:
-  """One equilibrium selection problem, eq. (6) of Marris et al. (2022), on the invariant sphere.
+  """One equilibrium selection problem, eq. (6) of Marris et al. (2022), in normalised units.
 
-  Payoffs, epsilon and welfare are in normalised units (`invariance`). Trailing axes are batch axes.
+  `selection.problem` makes it and says which units these are. Trailing axes are batch axes.
   """
 
-  payoffs: Array  # [N, A1, ..., AN, *b] zero mean, L2 norm sqrt(|A|) a player
-  target: Array  # [A1, ..., AN, *b] positive, sums to one: sigma-hat
+  payoffs: Array  # [N, A1, ..., AN, *b] finite; 0 where a strategy does not exist
+  target: Array  # [A1, ..., AN, *b] positive, 0 where a strategy does not exist, sums to one
   epsilon: Array  # [N, *b] epsilon-hat, the approximation wanted
   epsilon_max: Array  # [N, *b] epsilon-plus, the largest approximation allowed
   welfare: Array  # [A1, ..., AN, *b] zero mean, unit variance, or zero: W
   welfare_weight: Array  # [*b] mu >= 0; infinity drops the entropy
   # weight of the approximation target; infinity makes the constraint hard
   rho: float = dataclasses.field(metadata={"static": True})
+  # per player bool [Ap, *b], the strategies that exist; None: all do
+  strategies: tuple[Array, ...] | None = None
 
 
 class Solution(NamedTuple):
