@@ -50,6 +50,8 @@ _DAMPING_ULPS = 0.5
 _DAMPING_GROWTH = 100.0
 # A merit that grows by more than this in one step is the work of rounding.
 _MAX_GROWTH = 1e4
+# Fraction of a turn's games that may be left running when it ends.
+_PATIENCE = 0.1
 # A game ends after so many refused steps in a row.
 _MAX_REFUSED = 5
 # A predictor that can go less far than this says little of second order.
@@ -147,7 +149,7 @@ class Program(NamedTuple):
   temperature: Array  # [*b] tau
   limit: Duals  # right sides, in blocks like the duals
   binding: Duals  # 1, or 0 for rows that can never bind: a CE diagonal, a player with no choice
-  relaxation: float  # the limits are the problem's raised by this
+  relaxation: Array  # [*b] the limits are the problem's raised by this
   rho: Array | None  # [*b] rho', or None: hard constraints
   log_room: Array  # [N, *b]
 
@@ -186,7 +188,7 @@ def _program(problem: Problem, concept: Concept, relaxation: float = 0.0) -> Pro
       temperature=temperature,
       limit=tuple(limit),
       binding=tuple(binding),
-      relaxation=relaxation,
+      relaxation=jnp.full_like(temperature, relaxation),
       rho=None if hard else temperature * problem.rho,
       log_room=jnp.log(problem.epsilon_max - problem.epsilon) if not hard else 0 * target,
   )
@@ -502,7 +504,11 @@ def _step(program: Program, state: State, config: Config, concept: Concept, stag
 
 def _running(state: State, config: Config) -> Array:
   """[*b]: games that take another step."""
-  return (state.error > config.margin * config.tolerance) & (state.refused < _MAX_REFUSED)
+  return (
+      (state.error > config.margin * config.tolerance)
+      & (state.refused < _MAX_REFUSED)
+      & (state.iterations < config.max_iterations)
+  )
 
 
 def _centred(program: Program, duals: Duals, concept: Concept, stage: Stages = inline) -> Program:
@@ -578,15 +584,15 @@ def _over(function: Callable[..., Any], batch_axis: int | None) -> Callable[...,
 def _run(
     problem: Problem,
     duals: Duals | None,
-    patience: Array,
     config: Config,
     concept: Concept,
     batch_axis: int | None,
+    width: int | None,
 ) -> tuple[Variables, Array, Array]:
-  """-> last point of the interior-point iteration, its error, steps taken."""
-
-  hard = math.isinf(problem.rho)
-  relaxation = min(_RELAXATION * config.tolerance, metrics.RESOLUTION / 2) if hard else 0.0
+  """-> best point of the interior-point iteration, its error, steps taken."""
+  relaxation = 0.0
+  if math.isinf(problem.rho):
+    relaxation = min(_RELAXATION * config.tolerance, metrics.RESOLUTION / 2)
 
   def begin(problem, duals):
     program = _program(problem, concept, relaxation)
@@ -607,18 +613,41 @@ def _run(
   program, state = _over(begin, batch_axis)(problem, duals)
   staged = batch_axis == -1 and jax.default_backend() == "cpu"
 
-  def unfinished(carry):
-    step, state = carry
-    running = jnp.sum(_running(state, config))
-    return (step < config.max_iterations) & (running > patience)
+  def unfinished(state):
+    return jnp.sum(_running(state, config))
 
-  def body(carry):
-    step, state = carry
-    advance = lambda program, state: _step(program, state, config, concept, staged)
-    return step + 1, _over(advance, batch_axis)(program, state)
+  def iterate(program, state, patience):
+    advance = _over(lambda program, state: _step(program, state, config, concept, staged), batch_axis)
+    return jax.lax.while_loop(
+        lambda state: unfinished(state) > patience, lambda state: advance(program, state), state
+    )
 
-  _, state = jax.lax.while_loop(unfinished, body, (0, state))
+  if width is None or state.error.size <= width:
+    state = iterate(program, state, 0)
+  else:
+    state = _in_turns(program, state, iterate, unfinished, config, batch_axis, width)
   return state.best, state.best_error, state.iterations
+
+
+def _in_turns(program, state, iterate, unfinished, config, batch_axis, width):
+  """Iterates on `width` games at a time, so that no batch waits for its slowest game.
+
+  A turn takes the first games that are not finished and ends when few of them are left. These keep
+  their state and go on in the next turn, among others. Memory traffic is that of a turn's games.
+  """
+
+  def turn(state):
+    running = _running(state, config)
+    chosen = jnp.argsort(~running, stable=True)[:width]
+    take = lambda tree: jax.tree.map(lambda x: jnp.take(x, chosen, batch_axis), tree)
+    patience = jnp.where(jnp.sum(running) > width, int(_PATIENCE * width), 0)
+    part = iterate(take(program), take(state), patience)
+    put = lambda x, y: jnp.moveaxis(
+        jnp.moveaxis(x, batch_axis, 0).at[chosen].set(jnp.moveaxis(y, batch_axis, 0)), 0, batch_axis
+    )
+    return jax.tree.map(put, state, part)
+
+  return jax.lax.while_loop(lambda state: unfinished(state) > 0, turn, state)
 
 
 def _conditions(problem: Problem, v: Variables, concept: Concept):
@@ -628,15 +657,15 @@ def _conditions(problem: Problem, v: Variables, concept: Concept):
   return residuals.stationarity, residuals.feasibility, residuals.mass, residuals.room
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4, 5))
-def _optimum(problem, duals, patience, config, concept, batch_axis):
-  return _run(problem, duals, patience, config, concept, batch_axis)
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4, 5))
+def _optimum(problem, duals, config, concept, batch_axis, width):
+  return _run(problem, duals, config, concept, batch_axis, width)
 
 
 @_optimum.defjvp
-def _optimum_jvp(config, concept, batch_axis, primals, tangents):
+def _optimum_jvp(config, concept, batch_axis, width, primals, tangents):
   """The start and the stop have no influence on the optimum."""
-  answer = _optimum(*primals, config, concept, batch_axis)
+  answer = _optimum(*primals, config, concept, batch_axis, width)
   v, error, iterations = jax.lax.stop_gradient(answer)
   differential = functools.partial(_differential, concept)
   direction = dataclasses.replace(tangents[0], strategies=None)
@@ -698,7 +727,7 @@ def solve(
     duals: Duals | None = None,
     *,
     batch_axis: int | None = None,
-    patience: int | Array = 0,
+    width: int | None = None,
 ) -> Answer:
   """Solves eq. (6) for one normalised game or a batch of them.
 
@@ -711,10 +740,10 @@ def solve(
     duals: where to start from, e.g. a network's answer; duals of the divided objective.
     batch_axis: None, 0 (right for large games) or -1 (right for small ones, see `layout`); that of
       the answer too.
-    patience: stop when so many games of the batch, or fewer, are still running.
+    width: so many games of the batch are iterated on at a time. None: all of them.
 
   Returns:
-    The last point. Whether it is an answer is for its residual to say.
+    The best point. Whether it is an answer is for its residual to say.
   """
 
   def finish(problem, v, error, iterations):
@@ -729,6 +758,5 @@ def solve(
         iterations=iterations,
     )
 
-  patience = jnp.asarray(patience, jnp.int32)
-  answer = _optimum(problem, duals, patience, config, concept, batch_axis)
+  answer = _optimum(problem, duals, config, concept, batch_axis, width)
   return _over(finish, batch_axis)(problem, *answer)

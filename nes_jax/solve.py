@@ -1,5 +1,6 @@
 """The public call: games in, certified equilibria out."""
 
+from collections.abc import Sequence
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nes_jax import deviation, dual, exact, metrics, network, pretrained
+from nes_jax import deviation, dual, exact, metrics, network, pretrained, ragged
 from nes_jax import selection as selections
 from nes_jax.selection import Selection
 from nes_jax.types import CONCEPTS, METHODS, Array, Concept, Duals, Problem, Solution
@@ -25,16 +26,19 @@ _ACCELERATOR_CHUNK_BYTES = 2**31
 # Games whose duals are few are solved with the batch in the last axis, this many at a time.
 _UNROLLED_CHUNK = 256
 _MIN_UNROLLED = 128
-# Fraction of a chunk that may be left running when the others have finished.
-_PATIENCE = 0.1
 _MAX_UNROLLED_DUALS = 20
+# A chunk has at most so many times the games that are iterated on at a time (`exact.solve`).
+_CHUNK_WIDTHS = 16
+# Under `jit` a batch this large is iterated on in so many parts, by those of its games left.
+_MIN_TURNS = 64
+_TURNS = 8
 
 
 def solve(
     payoffs: Any,
     *,
     concept: Concept = "cce",
-    selection: str | Selection = "max_entropy",
+    selection: str | Selection | Sequence[Selection] = "max_entropy",
     method: Literal["auto", "exact", "neural", "refined"] = "auto",
     precision: Literal["float32", "float64"] | None = None,
     tolerance: float | None = None,
@@ -42,21 +46,23 @@ def solve(
     duals: Duals | None = None,
     invalid: Literal["raise", "mark"] = "raise",
     batched: bool | None = None,
+    strategies: Sequence[Any] | None = None,
     trained: str | pretrained.Pretrained | None = None,
-) -> Solution:
+) -> Solution | list[Solution]:
   """Equilibria of games, uniquely selected by eq. (6) of Marris et al. (2022), with certificates.
 
   Works under `jit`, `vmap` and `grad` (implicit function theorem, forward and backward). Called
   with concrete arrays it also checks its input before anything is compiled, goes through large
   batches in chunks that fit in memory, and solves again in float64 the games that float32 leaves
-  unconverged, and those that float64 leaves on the face where equilibria are (`deviation.face`):
-  their duals are those of the problem there.
+  unconverged.
 
   Args:
-    payoffs: [N, A1, ..., AN] or [B, N, A1, ..., AN], any real scale and type; N >= 2.
+    payoffs: [N, A1, ..., AN] or [B, N, A1, ..., AN], any real scale and type; N >= 2. Or a list of
+      games [N, A1, ..., AN] of different shapes. A strategy whose own payoffs are all -infinity does
+      not exist (with concrete arrays; under `jit` pass `strategies`).
     concept: "cce" (coarse correlated equilibrium) or "ce" (correlated equilibrium).
     selection: a name of the paper's Table 3 (`nes_jax.selection.NAMES`, or its abbreviation) or a
-      `nes_jax.Selection`.
+      `nes_jax.Selection`; for a list of games also a list of these, one a game.
     method: "exact", the interior-point engine; "neural", one pass of a trained network, which
       comes near an equilibrium; "refined", exact steps from the network's answer; "auto", at
       present always "exact" (README, Methods).
@@ -70,34 +76,98 @@ def solve(
       converged with NaN answers. Under `jit` they are always marked.
     batched: whether payoffs have a batch axis. None: seen from the shape; needed only where it can
       be read both ways, such as [3, 2, 8, 8].
+    strategies: per player a boolean array [Ap] or [B, Ap], the strategies that exist. The others
+      have probability 0, no duals, and no influence: the game is the one without them. None: all
+      that do not have payoffs of -infinity exist.
     trained: for "neural" and "refined": the name or file of a network (`nes_jax.pretrained`), or
       one loaded. None: the shipped one that fits, which is logged.
 
   Returns:
-    `Solution`, unbatched if the payoffs were. Games that did not converge say so.
+    `Solution`, unbatched if the payoffs were; for a list of games a list of these, in its order.
+    Games that did not converge say so.
 
   Raises:
     ValueError: what is wrong with an argument, and what to do.
   """
+  options = dict(
+      concept=concept,
+      method=method,
+      precision=precision,
+      tolerance=tolerance,
+      max_iterations=max_iterations,
+      invalid=invalid,
+      trained=trained,
+  )
+  # Callers may have made JAX's own promotions errors; nothing here relies on them for safety.
+  with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+    if ragged.is_ragged(payoffs):
+      if duals is not None or strategies is not None or batched:
+        raise ValueError(
+            "a list of games of different shapes takes neither duals nor strategies nor"
+            " batched=True: mark strategies that do not exist by payoffs of -infinity"
+        )
+      return _solve_list(payoffs, selection, options)
+    return _solve(payoffs, selection, duals, batched, strategies, **options)
+
+
+def _solve_list(games, selection, options) -> list[Solution]:
+  """Solves games of different shapes in few batches."""
+  games = [np.asarray(_as_real(game)) for game in games]
+  ragged.check_games(games)
+  answers: list[Any] = [None] * len(games)
+  for bucket in ragged.buckets(games, selection):
+    solution = _solve(
+        bucket.payoffs, bucket.selection, None, True, bucket.strategies, **options,
+        names=bucket.index,
+    )
+    solution = jax.tree.map(np.asarray, solution)
+    for row, index in enumerate(bucket.index):
+      answers[index] = ragged.cut(solution, row, games[index].shape[1:])
+  return answers
+
+
+def _solve(
+    payoffs,
+    selection,
+    duals,
+    batched,
+    strategies,
+    *,
+    concept,
+    method,
+    precision,
+    tolerance,
+    max_iterations,
+    invalid,
+    trained,
+    names=None,
+) -> Solution:
+  """`solve` for games of one shape; `names` are their numbers in the caller's list."""
   if concept not in CONCEPTS:
     raise ValueError(f"unknown concept {concept!r}; use 'cce' or 'ce'")
   _check_method(method)
+  if invalid not in ("raise", "mark"):
+    raise ValueError(f"invalid must be 'raise' or 'mark', not {invalid!r}")
   traced = isinstance(payoffs, jax.core.Tracer)
   payoffs = _as_real(payoffs)
   shape = _check_shape(payoffs.shape, batched)
   batched = payoffs.ndim == len(shape) + 2
-  if invalid not in ("raise", "mark"):
-    raise ValueError(f"invalid must be 'raise' or 'mark', not {invalid!r}")
-  if invalid == "raise" and not traced:
-    _check_finite(payoffs, batched)
+  games = payoffs if batched else payoffs[None]
+  strategies = _check_strategies(strategies, len(games), shape)
+  if not traced:
+    games, strategies = _find_strategies(games, strategies, batched, invalid, names)
+  if strategies is not None and method in ("neural", "refined"):
+    raise ValueError(
+        f"networks see whole games: strategies that do not exist need method='exact', not {method!r}"
+    )
   if isinstance(selection, str):
     # Marked games are left out of the arithmetic here as well.
-    finite = jnp.where(jnp.isfinite(payoffs), payoffs, 0) if traced else np.nan_to_num(
-        np.asarray(payoffs), posinf=0, neginf=0)
-    selection = selections.named(selection, finite, player_axis=1 if batched else 0)
+    clean = jnp if traced else np
+    selection = selections.named(
+        selection, clean.where(clean.isfinite(games), games, 0), player_axis=1
+    )
   if not isinstance(selection, Selection):
     raise ValueError(f"selection must be a name or a nes_jax.Selection, not {type(selection)}")
-  games = payoffs if batched else payoffs[None]
   selection, axes = _check_selection(selection, len(games), shape)
   dtype = _compute_dtype(payoffs.dtype, precision, traced)
   overrides = {"tolerance": tolerance, "max_iterations": max_iterations}
@@ -110,7 +180,7 @@ def solve(
       axes=axes,
   )
   _check_positive(task.config)
-  inputs = _Inputs(games, selection, None, None)
+  inputs = _Inputs(games, selection, None, None, strategies)
   if method in ("neural", "refined"):
     if duals is not None:
       raise ValueError(f"duals are where method 'exact' starts, and method is {method!r}")
@@ -123,9 +193,10 @@ def solve(
     inputs = inputs._replace(duals=_check_duals(duals, len(games), shape, concept, batched))
 
   if traced or any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(inputs)):
-    solution = _solve_batch(inputs, 0, task, dtype)
+    width = _turn_width(shape, len(games), concept, dtype)
+    solution = _solve_batch(inputs, task._replace(width=width), dtype)
   else:
-    solution = _solve_concrete(inputs, task, dtype, tolerance)
+    solution = _solve_concrete(inputs, task, dtype)
   return solution if batched else jax.tree.map(lambda x: x[0], solution)
 
 
@@ -213,18 +284,28 @@ def _choose_network(
 
 
 def _as_real(payoffs: Any) -> Any:
-  """Lists and integers to floating point, NumPy where the input is not JAX's; real types only."""
+  """To floating point that JAX knows, NumPy where the input is not JAX's; real numbers only."""
   if not isinstance(payoffs, jax.Array):
     try:
       payoffs = np.asarray(payoffs)
     except ValueError as error:
       raise ValueError(f"payoffs are not a rectangular array of numbers: {error}") from None
   kind = payoffs.dtype
+  if kind == object:  # integers of any size, fractions
+    try:
+      return np.array([float(x) for x in payoffs.ravel()], np.float64).reshape(payoffs.shape)
+    except (TypeError, ValueError, OverflowError) as error:
+      raise ValueError(
+          f"payoffs are an array of Python objects that are not all real numbers ({error}): pass an"
+          " array of float64"
+      ) from None
   if not any(jnp.issubdtype(kind, real) for real in (jnp.floating, jnp.integer, np.bool_)):
     raise ValueError(f"payoffs must be real numbers, not {kind}")
-  if not jnp.issubdtype(kind, jnp.floating):
-    payoffs = payoffs.astype(np.float64 if isinstance(payoffs, np.ndarray) else jnp.float32)
-  return payoffs
+  if isinstance(payoffs, np.ndarray):
+    # Of what JAX does not compute with, float64 holds the wide types and float32 the narrow ones.
+    wide = not jnp.issubdtype(kind, jnp.floating) or kind.itemsize >= 8
+    return payoffs.astype(np.float64 if wide else np.float32, copy=False)
+  return payoffs if kind in (jnp.float32, jnp.float64) else payoffs.astype(jnp.float32)
 
 
 def _check_shape(shape: tuple[int, ...], batched: bool | None) -> tuple[int, ...]:
@@ -260,21 +341,65 @@ def _check_positive(config: exact.Config) -> None:
     raise ValueError(f"max_iterations must be at least 1, not {config.max_iterations}")
 
 
-def _check_finite(payoffs: Any, batched: bool) -> None:
-  finite = np.isfinite(np.asarray(payoffs))
-  if finite.all():
-    return
-  if not batched:
+def _check_strategies(
+    strategies: Any, games: int, shape: tuple[int, ...]
+) -> tuple[Any, ...] | None:
+  """Per player bool [B, Ap]."""
+  if strategies is None:
+    return None
+  blocks = []
+  if len(strategies) != len(shape):
+    raise ValueError(f"strategies must have one array for each of {len(shape)} players")
+  for p, (block, count) in enumerate(zip(strategies, shape)):
+    block = block if isinstance(block, jax.Array) else np.asarray(block)
+    if block.dtype != bool or block.shape not in ((count,), (games, count)):
+      raise ValueError(
+          f"strategies of player {p} must be booleans of shape [{count}] or [{games}, {count}], not"
+          f" {block.dtype} of shape {list(block.shape)}"
+      )
+    blocks.append(jnp.broadcast_to(block, (games, count)) if isinstance(block, jax.Array) else
+                  np.broadcast_to(block, (games, count)))
+  return tuple(blocks)
+
+
+def _find_strategies(
+    games: Any, strategies: tuple[Any, ...] | None, batched: bool, invalid: str, names: Any
+) -> tuple[Any, tuple[Any, ...] | None]:
+  """Masks of concrete games, from `strategies` and payoffs of -infinity; refuses other infinities.
+
+  Returns:
+    The games, with payoffs of 0 where a strategy does not exist; the masks, None if all exist.
+  """
+  values = np.asarray(games)
+  finite = np.isfinite(values)
+  if strategies is None and finite.all():
+    return games, None
+  n = values.shape[1]
+  exist = []
+  for p in range(n):
+    axes = tuple(1 + q for q in range(n) if q != p)
+    block = ~np.all(values[:, p] == -np.inf, axes)
+    exist.append(block if strategies is None else block & np.asarray(strategies[p]))
+  alive = np.ones(values.shape[:1] + values.shape[2:], bool)
+  for p, block in enumerate(exist):
+    alive = alive & block.reshape(block.shape[:1] + (1,) * p + block.shape[1:] + (1,) * (n - 1 - p))
+  bad = ~(finite | ~alive[:, None]).reshape(len(values), -1).all(1)
+  bad |= ~np.all([block.any(1) for block in exist], 0)
+  if bad.any() and invalid == "raise":
+    first = int(np.argmax(bad))
+    name = first if names is None else names[first]
+    where = f"{int(bad.sum())} of {len(bad)} games have" if batched else "the game has"
+    which = f" (the first is game {name})" if batched else ""
     raise ValueError(
-        f"{int((~finite).sum())} payoffs are NaN or infinite (the first at index"
-        f" {np.argwhere(~finite)[0].tolist()} of [player, strategies...])"
+        f"{where} payoffs that are NaN or infinite, or a player without strategies{which}: a strategy"
+        " that does not exist has own payoffs that are all -infinity, or is False in strategies=;"
+        " leave out other such games, or pass invalid='mark' to have them marked as not converged"
     )
-  bad = ~finite.reshape(len(finite), -1).all(1)
-  raise ValueError(
-      f"{int(bad.sum())} of {len(bad)} games have payoffs that are NaN or infinite (the first is"
-      f" game {int(np.argmax(bad))}): leave them out, or pass invalid='mark' to have them marked as"
-      " not converged"
-  )
+  if not bad.all() and all(block[~bad].all() for block in exist):
+    return games, None
+  # What is marked stays as it is, so that it is found again.
+  clean = np.where(alive[:, None] | bad.reshape((-1,) + (1,) * (values.ndim - 1)), values, 0)
+  return clean, tuple(block | bad[:, None] for block in exist)
 
 
 class _Axes(NamedTuple):
@@ -376,7 +501,7 @@ class _Task(NamedTuple):
   axes: _Axes
   method: str = "exact"
   network_config: network.Config | None = None
-  on_face: bool = False  # whether the target is 0 where no equilibrium has mass
+  width: int | None = None  # games that are iterated on at a time; None: all
 
 
 class _Inputs(NamedTuple):
@@ -386,6 +511,7 @@ class _Inputs(NamedTuple):
   selection: Selection  # with arrays as fields
   duals: Duals | None  # to start from
   variables: network.Variables | None  # of the network
+  strategies: tuple[Any, ...] | None = None  # per player bool [B, Ap]; None: all exist
 
 
 def _precision(dtype) -> Any:
@@ -407,21 +533,30 @@ def _normalise(
 ) -> tuple[Problem, Array, Array]:
   """-> problems with the given batch axis, scale [B, N], finite [B]."""
   payoffs = jnp.asarray(inputs.payoffs)
+  exist = inputs.strategies
+  if exist is not None:
+    exist = tuple(map(jnp.asarray, exist))
+    payoffs = jnp.where(jax.vmap(deviation.alive)(exist)[:, None], payoffs, 0)
   finite = jnp.isfinite(payoffs).reshape(len(payoffs), -1).all(1)
   payoffs = jnp.where(finite.reshape((-1,) + (1,) * (payoffs.ndim - 1)), payoffs, 0)
   select = inputs.selection
   fields = {name: getattr(select, name) for name in _Axes._fields}
   names = [name for name, value in fields.items() if value is not None]
   arrays = [jnp.asarray(fields[name]).astype(payoffs.dtype) for name in names]
+  narrower = jnp.finfo(dtype).bits < jnp.finfo(payoffs.dtype).bits
 
-  def one(payoffs, *values):
+  def one(payoffs, exist, *values):
     chosen = Selection(rho=task.rho, epsilon_max=task.epsilon_max, **dict(zip(names, values)))
-    problem, scale = selections.problem(payoffs, chosen)
-    problem = jax.tree.map(lambda x: x.astype(dtype), problem)
-    return selections.on_face(problem, task.concept) if task.on_face else problem, scale
+    problem, scale = selections.problem(payoffs, chosen, exist)
+    if narrower:
+      centred = deviation.centre_at_best(problem.payoffs, exist)
+      problem = dataclasses.replace(problem, payoffs=centred)
+    floats = dataclasses.replace(problem, strategies=None)
+    floats = jax.tree.map(lambda x: x.astype(dtype), floats)
+    return dataclasses.replace(floats, strategies=problem.strategies), scale
 
-  in_axes = [0] + [getattr(task.axes, name) for name in names]
-  problem, scale = jax.vmap(one, in_axes, (batch_axis, 0))(payoffs, *arrays)
+  in_axes = [0, 0] + [getattr(task.axes, name) for name in names]
+  problem, scale = jax.vmap(one, in_axes, (batch_axis, 0))(payoffs, exist, *arrays)
   return problem, scale, finite
 
 
@@ -431,8 +566,8 @@ def _unrolls(shape: tuple[int, ...], games: int, concept: Concept) -> bool:
   return games >= _MIN_UNROLLED and num_duals <= _MAX_UNROLLED_DUALS and math.prod(shape) <= 256
 
 
-def _solve_batch(inputs: _Inputs, patience: int | Array, task: _Task, dtype) -> Solution:
-  """The whole pipeline on one batch; traceable. Up to `patience` games may be left running."""
+def _solve_batch(inputs: _Inputs, task: _Task, dtype) -> Solution:
+  """The whole pipeline on one batch; traceable."""
   shape = tuple(inputs.payoffs.shape[2:])
   last = _unrolls(shape, len(inputs.payoffs), task.concept)
   axis = -1 if last else 0
@@ -452,11 +587,11 @@ def _solve_batch(inputs: _Inputs, patience: int | Array, task: _Task, dtype) -> 
     answer = jax.vmap(functools.partial(_recover, task.concept), axis, axis)(problem, start)
   else:
     answer = exact.solve(
-        problem, task.config, task.concept, start, batch_axis=axis, patience=patience
+        problem, task.config, task.concept, start, batch_axis=axis, width=task.width
     )
 
   def gap_of(problem, answer, scale):
-    args = problem.payoffs, answer.joint, answer.epsilon, task.concept
+    args = problem.payoffs, answer.joint, answer.epsilon, task.concept, problem.strategies
     return jnp.sum(metrics.violations(*args) * scale)
 
   gap = jax.vmap(gap_of, (axis, axis, 0))(problem, answer, scale.astype(dtype))
@@ -516,10 +651,21 @@ def _per_dual(factor: Array, block: Array) -> Array:
   return factor.reshape((-1,) + (1,) * (block.ndim - 1))
 
 
-_compiled = jax.jit(_solve_batch, static_argnums=(2, 3))
+_compiled = jax.jit(_solve_batch, static_argnums=(1, 2))
+
+
+def _turn_width(shape: tuple[int, ...], games: int, concept: Concept, dtype) -> int | None:
+  """Games that a batch under `jit` is iterated on at a time."""
+  if games < _MIN_TURNS:
+    return None
+  width = math.ceil(games / _TURNS)
+  if jax.default_backend() == "cpu":
+    width = max(width, _chunk_size(shape, games, concept, dtype))
+  return min(width, games)
 
 
 def _chunk_size(shape: tuple[int, ...], games: int, concept: Concept, dtype) -> int:
+  """Games that one device is to iterate on at a time."""
   if _unrolls(shape, games, concept) and jax.default_backend() == "cpu":
     return _UNROLLED_CHUNK
   size = math.prod(shape)
@@ -544,7 +690,8 @@ def _take(inputs: _Inputs, axes: _Axes, index: np.ndarray | slice) -> _Inputs:
   return inputs._replace(
       payoffs=inputs.payoffs[index],
       selection=dataclasses.replace(inputs.selection, **chosen),
-      duals=None if inputs.duals is None else tuple(x[index] for x in inputs.duals),
+      duals=jax.tree.map(lambda x: x[index], inputs.duals),
+      strategies=jax.tree.map(lambda x: x[index], inputs.strategies),
   )
 
 
@@ -552,12 +699,14 @@ def _solve_chunks(inputs: _Inputs, task: _Task, dtype) -> Solution:
   """Concrete batches: chunks that fit, on all cores where chunks do not already use them."""
   games = len(inputs.payoffs)
   shape = tuple(inputs.payoffs.shape[2:])
-  chunk = _chunk_size(shape, games, task.concept, dtype)
-  if games <= chunk:
-    return _compiled(inputs, 0, task, dtype)
-  # A chunk does not wait for its slowest games: those of all chunks are solved together, from the
-  # start, so that an answer does not depend on its neighbours.
-  patience = int(chunk * _PATIENCE)
+  width = _chunk_size(shape, games, task.concept, dtype)
+  if games <= width:
+    return _compiled(inputs, task, dtype)
+  cores = os.cpu_count() or 1 if jax.default_backend() == "cpu" else 1
+  # A power of two times the width, so that few programs serve any number of games.
+  share = math.ceil(games / (width * cores))
+  chunk = width * min(_CHUNK_WIDTHS, 1 << (share - 1).bit_length())
+  task = task._replace(width=width)
 
   def one(start: int) -> Solution:
     # The last chunk is filled up with its last game, so that one program serves all.
@@ -565,26 +714,17 @@ def _solve_chunks(inputs: _Inputs, task: _Task, dtype) -> Solution:
     whole = start + chunk <= games
     with _precision(_wider(inputs.payoffs.dtype, dtype)):
       part = _take(inputs, task.axes, slice(start, start + chunk) if whole else index)
-      solution = _compiled(part, patience, task, dtype)
+      solution = _compiled(part, task, dtype)
     solution = jax.tree.map(np.asarray, solution)
     return solution if whole else jax.tree.map(lambda x: x[: games - start], solution)
 
   starts = range(0, games, chunk)
   # A chunk keeps about one core busy, and calls no library that waits for XLA's threads
   # (`layout.cholesky`), so chunks can run side by side.
-  threads = min(os.cpu_count() or 1, len(starts)) if jax.default_backend() == "cpu" else 1
+  threads = min(cores, len(starts))
   with concurrent.futures.ThreadPoolExecutor(threads) as pool:
     parts = list(pool.map(one, starts)) if threads > 1 else [one(start) for start in starts]
-  solution = jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
-  if task.method == "neural":
-    return solution
-  stopped = solution.iterations < task.config.max_iterations
-  left = np.flatnonzero((solution.residual > task.config.tolerance) & stopped)
-  if not len(left):
-    return solution
-  filled = np.resize(left, max(len(left), chunk))
-  again = _solve_chunks(_take(inputs, task.axes, filled), task, dtype)
-  return _replace_games(solution, left, again)
+  return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
 
 
 def _replace_games(solution: Solution, index: np.ndarray, again: Solution) -> Solution:
@@ -592,67 +732,38 @@ def _replace_games(solution: Solution, index: np.ndarray, again: Solution) -> So
 
   def merge(old, new):
     old = np.array(old)
-    old[index] = np.asarray(new)[: len(index)].astype(old.dtype)
+    with np.errstate(over="ignore"):  # a dual of float64 may be infinite in float32
+      old[index] = np.asarray(new)[: len(index)].astype(old.dtype)
     return old
 
   return jax.tree.map(merge, solution, again)
 
 
-def _solve_concrete(inputs: _Inputs, task: _Task, dtype, tolerance: float | None) -> Solution:
+def _solve_concrete(inputs: _Inputs, task: _Task, dtype) -> Solution:
   # Normalise in the precision given, so that float64 payoffs with a large offset lose nothing.
   with _precision(_wider(inputs.payoffs.dtype, dtype)):
     solution = _solve_chunks(inputs, task, dtype)
-  if task.method != "neural":
-    solution = _repeat_failed(inputs, task, dtype, tolerance, solution)
+  if task.method != "neural" and jnp.finfo(dtype).bits < 64:
+    solution = _repeat_failed(inputs, task, solution)
   if jnp.finfo(dtype).bits == 64 and not jax.config.jax_enable_x64:
     return jax.tree.map(np.asarray, solution)  # JAX would narrow what is computed from its arrays
   return jax.tree.map(jnp.asarray, solution)
 
 
-def _repeat_failed(inputs, task, dtype, tolerance, solution) -> Solution:
-  """Solves again in float64 what float32 has left, and then on its face what float64 has."""
-  wide = jnp.dtype("float64")
+def _repeat_failed(inputs: _Inputs, task: _Task, solution: Solution) -> Solution:
+  """Solves again in float64 the games that float32 has left, to the same tolerance."""
   # The residual of a marked game is NaN, of one that failed it is large or infinite.
-  failed = lambda solution: np.flatnonzero(
-      ~np.asarray(solution.converged) & ~np.isnan(solution.residual)
-  )
-  task = task._replace(method="exact", network_config=None)
-  left = failed(solution)
-  if len(left) and dtype != wide:
-    overrides = {} if tolerance is None else {"tolerance": tolerance}
-    config = exact.Config.default(task.concept, wide, task.rho, **overrides)
-    task = task._replace(config=config)
-    solution = _repeat(inputs, task, solution, left)
-    left = failed(solution)
-  if len(left) and math.isinf(task.rho):
-    with _precision(wide):
-      part = _take(inputs, task.axes, _filled(left))._replace(duals=None, variables=None)
-      left = left[np.asarray(_has_smaller_face(part, task))[: len(left)]]
-    if len(left):
-      solution = _repeat(inputs, task._replace(on_face=True), solution, left)
-  return solution
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def _has_smaller_face(inputs: _Inputs, task: _Task) -> Array:
-  """[B]: whether some joint strategy has no mass in any equilibrium."""
-  problem, _, _ = _normalise(inputs, task, jnp.dtype("float64"), 0)
-  face = lambda problem: deviation.face(problem.payoffs, problem.epsilon == 0, task.concept)
-  return ~jax.vmap(lambda problem: face(problem).all())(problem)
-
-
-def _filled(left: np.ndarray) -> np.ndarray:
-  """Filled up to a power of two, so that few programs serve any number of games."""
-  return np.resize(left, 1 << (len(left) - 1).bit_length())
-
-
-def _repeat(inputs, task, solution, left) -> Solution:
-  """Solves the games `left` in float64 and writes them into the solution."""
+  left = np.flatnonzero(~np.asarray(solution.converged) & ~np.isnan(solution.residual))
+  if not len(left):
+    return solution
   wide = jnp.dtype("float64")
+  config = exact.Config.default(task.concept, wide, task.rho, tolerance=task.config.tolerance)
+  task = task._replace(method="exact", network_config=None, config=config)
+  # Filled up to a power of two, so that few programs serve any number of games.
+  filled = np.resize(left, 1 << (len(left) - 1).bit_length())
   with _precision(wide):
-    part = _take(inputs, task.axes, _filled(left))._replace(duals=None, variables=None)
+    part = _take(inputs, task.axes, filled)._replace(duals=None, variables=None)
     again = jax.tree.map(np.asarray, _solve_chunks(part, task, wide))
-
   merged = _replace_games(solution, left, again)
   merged.repeated[left] = True
   merged.iterations[left] += np.asarray(solution.iterations)[left]

@@ -1,0 +1,129 @@
+"""Games of different shapes as few batches of one shape each, and their answers cut back.
+
+A game is padded with strategies that do not exist. Sizes are rounded up to powers of two, and small
+games to equal sizes of all players, so that games of any number of shapes need few programs.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from nes_jax.selection import Selection
+from nes_jax.types import Solution
+
+_SMALLEST = 4
+# Games with no more joint strategies get as many strategies for every player as for the first.
+_CUBIC = 256
+# Selection fields that have the shape of a game.
+_SHAPED = ("target", "welfare")
+
+
+class Bucket(NamedTuple):
+  """Games of one padded shape."""
+
+  index: list[int]  # of the games, in order
+  payoffs: np.ndarray  # [B, N, A1, ..., AN]
+  strategies: tuple[np.ndarray, ...]  # per player bool [B, Ap]
+  selection: str | Selection
+
+
+def is_ragged(payoffs: Any) -> bool:
+  """Whether this is a list or tuple of single games that differ in shape."""
+  if not isinstance(payoffs, (list, tuple)) or not payoffs:
+    return False
+  shapes = {np.shape(x) if hasattr(x, "shape") else None for x in payoffs}
+  return len(shapes) > 1 and None not in shapes
+
+
+def check_games(games: Sequence[np.ndarray]) -> None:
+  """Raises ValueError for a game of the list that is not [N, A1, ..., AN]."""
+  for index, game in enumerate(games):
+    shape = np.shape(game)
+    if len(shape) < 3 or shape[0] != len(shape) - 1 or 0 in shape:
+      raise ValueError(
+          f"game {index} of the list has shape {list(shape)}: every game must be [N, A1, ..., AN]"
+          " with N >= 2 players and at least one strategy each"
+      )
+
+
+def padded_shape(shape: Sequence[int]) -> tuple[int, ...]:
+  """(A1, ..., AN) -> the shape that games of this shape are padded to."""
+  sizes = [max(_SMALLEST, 1 << (count - 1).bit_length()) for count in shape]
+  if max(sizes) ** len(sizes) <= _CUBIC:
+    sizes = [max(sizes)] * len(sizes)
+  return tuple(sizes)
+
+
+def buckets(
+    games: Sequence[np.ndarray], selection: str | Selection | Sequence[Selection]
+) -> list[Bucket]:
+  """Pads games [N, A1, ..., AN] of different shapes.
+
+  Args:
+    games: checked by `check_games`.
+    selection: a name, one `Selection` for all games without a target or welfare, or one a game.
+
+  Raises:
+    ValueError: a selection that does not fit the games.
+  """
+  one_a_game = not isinstance(selection, (str, Selection))
+  if isinstance(selection, Selection) and any(
+      getattr(selection, name) is not None for name in _SHAPED
+  ):
+    raise ValueError(
+        "a target or welfare has the shape of one game: for a list of games of different shapes pass"
+        " a list of selections, one a game"
+    )
+  if one_a_game and len(selection) != len(games):
+    raise ValueError(f"{len(selection)} selections for {len(games)} games: pass one a game")
+  groups: dict[Any, list[int]] = {}
+  for index, game in enumerate(games):
+    key: tuple[Any, ...] = (padded_shape(game.shape[1:]),)
+    if one_a_game:
+      chosen = selection[index]
+      if not isinstance(chosen, Selection):
+        raise ValueError(f"selection {index} of the list is a {type(chosen)}, not a Selection")
+      given = tuple(getattr(chosen, name) is not None for name in _SHAPED)
+      key += (chosen.rho, chosen.epsilon_max, given)
+    groups.setdefault(key, []).append(index)
+  return [_bucket(games, selection, index, key[0]) for key, index in groups.items()]
+
+
+def _bucket(games, selection, index, shape) -> Bucket:
+  # Filled up to a power of two with the last game, so that few programs serve any number of games.
+  filled = index + [index[-1]] * ((1 << (len(index) - 1).bit_length()) - len(index))
+  payoffs = np.stack([_pad(games[i], (len(shape), *shape)) for i in filled])
+  strategies = tuple(
+      np.array([np.arange(count) < games[i].shape[1 + p] for i in filled])
+      for p, count in enumerate(shape)
+  )
+  if not isinstance(selection, (str, Selection)):
+    chosen = [selection[i] for i in filled]
+    fields: Mapping[str, Any] = {
+        name: np.stack([_pad(getattr(x, name), shape) for x in chosen])
+        for name in _SHAPED
+        if getattr(chosen[0], name) is not None
+    }
+    epsilon = np.stack([np.broadcast_to(x.epsilon, (len(shape),)) for x in chosen])
+    weight = np.array([np.asarray(x.welfare_weight) for x in chosen])
+    selection = dataclasses.replace(chosen[0], epsilon=epsilon, welfare_weight=weight, **fields)
+  return Bucket(index, payoffs, strategies, selection)
+
+
+def _pad(x: Any, shape: tuple[int, ...]) -> np.ndarray:
+  x = np.asarray(x)
+  return np.pad(x, [(0, size - count) for count, size in zip(x.shape, shape)])
+
+
+def cut(solution: Solution, row: int, shape: tuple[int, ...]) -> Solution:
+  """The answer of one game of a bucket, at the game's own shape (A1, ..., AN)."""
+  one = jax.tree.map(lambda x: x[row], solution)
+  dual_axes = one.duals[0].ndim
+  return one._replace(
+      joint=one.joint[tuple(map(slice, shape))],
+      duals=tuple(x[(slice(count),) * dual_axes] for x, count in zip(one.duals, shape)),
+      marginals=tuple(x[:count] for x, count in zip(one.marginals, shape)),
+  )
