@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from nes_jax import layout
-from nes_jax.layout import Stages, inline, largest, product, sum_axis, total
+from nes_jax.layout import Stages, inline, product, sum_axis, total
 from nes_jax.types import Array, Concept, Duals
 
 # Regrets of so many ulps of the best replies' payoffs are rounding.
@@ -97,9 +97,7 @@ def centre_near_mean(
     distance = jnp.abs(base - sum_axis(shares * base, 0, n)[None])
     if strategies is not None:
       distance = jnp.where(fit(strategies[p]), distance, jnp.inf)
-    nearest = distance <= -largest(-distance, 1)[None]
-    reference = largest(jnp.where(nearest, own, -jnp.inf), 1)
-    own = own - reference[None]
+    own = own - layout.at_smallest(distance, own, own.ndim > n)[None]
     if strategies is not None:
       own = jnp.where(fit(strategies[p]), own, 0)
     result.append(jnp.moveaxis(own, 0, p))

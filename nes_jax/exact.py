@@ -50,8 +50,8 @@ _DAMPING_ULPS = 0.5
 _DAMPING_GROWTH = 100.0
 # A merit that grows by more than this in one step is the work of rounding.
 _MAX_GROWTH = 1e4
-# Fraction of a turn's games that may be left running when it ends.
-_PATIENCE = 0.1
+# Fraction of the games iterated on that may be left running for later.
+PATIENCE = 0.1
 # A game ends after so many refused steps in a row.
 _MAX_REFUSED = 5
 # A predictor that can go less far than this says little of second order.
@@ -179,8 +179,11 @@ def _program(problem: Problem, concept: Concept, relaxation: float = 0.0) -> Pro
       binds = jnp.where(idle, 0, binds)
     limit.append(row)
     binding.append(binds)
+  payoffs = problem.payoffs
+  if payoffs.dtype != jnp.float64:  # float64 is centred at every step
+    payoffs = deviation.centre_at_best(payoffs, exist)
   return Program(
-      payoffs=problem.payoffs,
+      payoffs=payoffs,
       strategies=exist,
       alive=alive,
       log_target=jnp.log(problem.target if alive is None else jnp.where(alive, problem.target, 1)),
@@ -512,7 +515,12 @@ def _running(state: State, config: Config) -> Array:
 
 
 def _centred(program: Program, duals: Duals, concept: Concept, stage: Stages = inline) -> Program:
-  """The program with the payoffs of `deviation.centre_near_mean`."""
+  """The program with the payoffs of `deviation.centre_near_mean`.
+
+  Only duals that float64 can hold to its tolerance are so large that this matters at every step.
+  """
+  if program.temperature.dtype != jnp.float64:
+    return program
   centre = functools.partial(deviation.centre_near_mean, concept=concept)
   payoffs = stage(
       lambda payoffs, duals, strategies: centre(payoffs, duals, strategies=strategies),
@@ -584,6 +592,7 @@ def _over(function: Callable[..., Any], batch_axis: int | None) -> Callable[...,
 def _run(
     problem: Problem,
     duals: Duals | None,
+    patience: Array,
     config: Config,
     concept: Concept,
     batch_axis: int | None,
@@ -623,7 +632,7 @@ def _run(
     )
 
   if width is None or state.error.size <= width:
-    state = iterate(program, state, 0)
+    state = iterate(program, state, patience)
   else:
     state = _in_turns(program, state, iterate, unfinished, config, batch_axis, width)
   return state.best, state.best_error, state.iterations
@@ -640,7 +649,7 @@ def _in_turns(program, state, iterate, unfinished, config, batch_axis, width):
     running = _running(state, config)
     chosen = jnp.argsort(~running, stable=True)[:width]
     take = lambda tree: jax.tree.map(lambda x: jnp.take(x, chosen, batch_axis), tree)
-    patience = jnp.where(jnp.sum(running) > width, int(_PATIENCE * width), 0)
+    patience = jnp.where(jnp.sum(running) > width, int(PATIENCE * width), 0)
     part = iterate(take(program), take(state), patience)
     put = lambda x, y: jnp.moveaxis(
         jnp.moveaxis(x, batch_axis, 0).at[chosen].set(jnp.moveaxis(y, batch_axis, 0)), 0, batch_axis
@@ -657,9 +666,9 @@ def _conditions(problem: Problem, v: Variables, concept: Concept):
   return residuals.stationarity, residuals.feasibility, residuals.mass, residuals.room
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4, 5))
-def _optimum(problem, duals, config, concept, batch_axis, width):
-  return _run(problem, duals, config, concept, batch_axis, width)
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4, 5, 6))
+def _optimum(problem, duals, patience, config, concept, batch_axis, width):
+  return _run(problem, duals, patience, config, concept, batch_axis, width)
 
 
 @_optimum.defjvp
@@ -727,6 +736,7 @@ def solve(
     duals: Duals | None = None,
     *,
     batch_axis: int | None = None,
+    patience: int | Array = 0,
     width: int | None = None,
 ) -> Answer:
   """Solves eq. (6) for one normalised game or a batch of them.
@@ -740,7 +750,8 @@ def solve(
     duals: where to start from, e.g. a network's answer; duals of the divided objective.
     batch_axis: None, 0 (right for large games) or -1 (right for small ones, see `layout`); that of
       the answer too.
-    width: so many games of the batch are iterated on at a time. None: all of them.
+    patience: stop when so many games of the batch, or fewer, are still running.
+    width: so many games of the batch are iterated on at a time, until all are done. None: all.
 
   Returns:
     The best point. Whether it is an answer is for its residual to say.
@@ -758,5 +769,6 @@ def solve(
         iterations=iterations,
     )
 
-  answer = _optimum(problem, duals, config, concept, batch_axis, width)
+  patience = jnp.asarray(patience, jnp.int32)
+  answer = _optimum(problem, duals, patience, config, concept, batch_axis, width)
   return _over(finish, batch_axis)(problem, *answer)

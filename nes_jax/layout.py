@@ -84,6 +84,16 @@ def largest(x: Array, num_axes: int) -> Array:
   return fold(jnp.maximum, list(x.reshape((-1,) + x.shape[num_axes:])))
 
 
+def at_smallest(key: Array, values: Array, unrolled: bool) -> Array:
+  """Values where the key is smallest along the first axis: [n, ...], [n, ...] -> [...]."""
+  if not unrolled:
+    first = jnp.argmin(key, 0)
+    rows = jnp.arange(len(key)).reshape((-1,) + (1,) * first.ndim)
+    return jnp.where(rows == first, values, 0).sum(0)
+  nearer = lambda x, y: tuple(jnp.where(x[0] <= y[0], a, b) for a, b in zip(x, y))
+  return fold(nearer, list(zip(key, values)))[1]
+
+
 def product(x: Array, y: Array) -> Array:
   """Matrix product: [i, c, *b], [c, k, *b] -> [i, k, *b]."""
   if x.ndim == 2:

@@ -34,9 +34,7 @@ def violations(
     concept: "cce" or "ce".
     strategies: per player bool [Ap], those that exist. None: all do.
   """
-  n = joint.ndim
-  marginals = tuple(joint.sum(tuple(q for q in range(n) if q != p)) for p in range(n))
-  payoffs = deviation.centre_near_mean(payoffs, marginals, "cce", strategies)
+  payoffs = deviation.centre_at_best(payoffs, strategies)  # the same gains, and more digits
   worst = []
   for p, g in enumerate(deviation.gains(payoffs, joint, concept)):
     # The zero diagonal of a CE block is no deviation: with a negative epsilon it must not count.

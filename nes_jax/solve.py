@@ -27,8 +27,6 @@ _ACCELERATOR_CHUNK_BYTES = 2**31
 _UNROLLED_CHUNK = 256
 _MIN_UNROLLED = 128
 _MAX_UNROLLED_DUALS = 20
-# A chunk has at most so many times the games that are iterated on at a time (`exact.solve`).
-_CHUNK_WIDTHS = 16
 # Under `jit` a batch this large is iterated on in so many parts, by those of its games left.
 _MIN_TURNS = 64
 _TURNS = 8
@@ -194,7 +192,7 @@ def _solve(
 
   if traced or any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(inputs)):
     width = _turn_width(shape, len(games), concept, dtype)
-    solution = _solve_batch(inputs, task._replace(width=width), dtype)
+    solution = _solve_batch(inputs, 0, task._replace(width=width), dtype)
   else:
     solution = _solve_concrete(inputs, task, dtype)
   return solution if batched else jax.tree.map(lambda x: x[0], solution)
@@ -566,8 +564,8 @@ def _unrolls(shape: tuple[int, ...], games: int, concept: Concept) -> bool:
   return games >= _MIN_UNROLLED and num_duals <= _MAX_UNROLLED_DUALS and math.prod(shape) <= 256
 
 
-def _solve_batch(inputs: _Inputs, task: _Task, dtype) -> Solution:
-  """The whole pipeline on one batch; traceable."""
+def _solve_batch(inputs: _Inputs, patience: int | Array, task: _Task, dtype) -> Solution:
+  """The whole pipeline on one batch; traceable. Up to `patience` games may be left running."""
   shape = tuple(inputs.payoffs.shape[2:])
   last = _unrolls(shape, len(inputs.payoffs), task.concept)
   axis = -1 if last else 0
@@ -587,7 +585,13 @@ def _solve_batch(inputs: _Inputs, task: _Task, dtype) -> Solution:
     answer = jax.vmap(functools.partial(_recover, task.concept), axis, axis)(problem, start)
   else:
     answer = exact.solve(
-        problem, task.config, task.concept, start, batch_axis=axis, width=task.width
+        problem,
+        task.config,
+        task.concept,
+        start,
+        batch_axis=axis,
+        patience=patience,
+        width=task.width,
     )
 
   def gap_of(problem, answer, scale):
@@ -651,7 +655,7 @@ def _per_dual(factor: Array, block: Array) -> Array:
   return factor.reshape((-1,) + (1,) * (block.ndim - 1))
 
 
-_compiled = jax.jit(_solve_batch, static_argnums=(1, 2))
+_compiled = jax.jit(_solve_batch, static_argnums=(2, 3))
 
 
 def _turn_width(shape: tuple[int, ...], games: int, concept: Concept, dtype) -> int | None:
@@ -695,36 +699,39 @@ def _take(inputs: _Inputs, axes: _Axes, index: np.ndarray | slice) -> _Inputs:
   )
 
 
-def _solve_chunks(inputs: _Inputs, task: _Task, dtype) -> Solution:
+def _solve_chunks(inputs: _Inputs, task: _Task, dtype, patience: float = exact.PATIENCE) -> Solution:
   """Concrete batches: chunks that fit, on all cores where chunks do not already use them."""
   games = len(inputs.payoffs)
   shape = tuple(inputs.payoffs.shape[2:])
-  width = _chunk_size(shape, games, task.concept, dtype)
-  if games <= width:
-    return _compiled(inputs, task, dtype)
-  cores = os.cpu_count() or 1 if jax.default_backend() == "cpu" else 1
-  # A power of two times the width, so that few programs serve any number of games.
-  share = math.ceil(games / (width * cores))
-  chunk = width * min(_CHUNK_WIDTHS, 1 << (share - 1).bit_length())
-  task = task._replace(width=width)
+  chunk = _chunk_size(shape, games, task.concept, dtype)
+  if games <= chunk:
+    return _compiled(inputs, 0, task, dtype)
 
+  # A chunk does not wait for its slowest games: those of all chunks are solved together, from the
+  # start, so that an answer does not depend on its neighbours.
   def one(start: int) -> Solution:
     # The last chunk is filled up with its last game, so that one program serves all.
     index = np.minimum(np.arange(start, start + chunk), games - 1)
     whole = start + chunk <= games
     with _precision(_wider(inputs.payoffs.dtype, dtype)):
       part = _take(inputs, task.axes, slice(start, start + chunk) if whole else index)
-      solution = _compiled(part, task, dtype)
+      solution = _compiled(part, int(patience * chunk), task, dtype)
     solution = jax.tree.map(np.asarray, solution)
     return solution if whole else jax.tree.map(lambda x: x[: games - start], solution)
 
   starts = range(0, games, chunk)
   # A chunk keeps about one core busy, and calls no library that waits for XLA's threads
   # (`layout.cholesky`), so chunks can run side by side.
-  threads = min(cores, len(starts))
+  threads = min(os.cpu_count() or 1, len(starts)) if jax.default_backend() == "cpu" else 1
   with concurrent.futures.ThreadPoolExecutor(threads) as pool:
     parts = list(pool.map(one, starts)) if threads > 1 else [one(start) for start in starts]
-  return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
+  solution = jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
+  left = np.flatnonzero(solution.residual > task.config.tolerance)
+  if not patience or task.method == "neural" or not len(left):
+    return solution
+  filled = np.resize(left, max(len(left), chunk))
+  again = _solve_chunks(_take(inputs, task.axes, filled), task, dtype, patience=0)
+  return _replace_games(solution, left, again)
 
 
 def _replace_games(solution: Solution, index: np.ndarray, again: Solution) -> Solution:
