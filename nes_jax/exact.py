@@ -56,7 +56,8 @@ PATIENCE = 0.1
 _MAX_REFUSED = 5
 # A predictor that can go less far than this says little of second order.
 _SHORT_STEP = 0.1
-_RELAXATION = 5e-3
+# Hard limits are raised by no more than this fraction of the tolerance.
+_RELAXATION = 0.05
 # Of float32: what takes longer is for float64.
 _MAX_ITERATIONS = {"cce": 20, "ce": 30}
 
@@ -74,6 +75,8 @@ class Config:
   start_bound: float  # starting sum of sigma z
   start_slack: float  # smallest starting slack
   warm_start: float  # factor on these when duals are given
+  # Whether hard limits are raised by half of what `metrics.residual` does not count.
+  relaxed: bool = False
 
   @staticmethod
   def default(concept: Concept, dtype: jnp.dtype, rho: float = math.inf, **overrides) -> "Config":
@@ -267,7 +270,8 @@ def _residuals(program: Program, v: Variables, concept: Concept, stage: Stages =
     if program.rho is not None:
       left = [x - e for x, e in zip(left, v.room)]
     bound = [a * b for a, b in zip(v.duals, program.binding)]
-    gap = fold(jnp.add, [total(a * metrics.counted(x), axes) for a, x in zip(bound, left)])
+    counted = [metrics.counted(x, 2 * program.relaxation) for x in left]
+    gap = fold(jnp.add, [total(a * x, axes) for a, x in zip(bound, counted)])
     gap = gap + metrics.entropy_gap(
         v.joint / mass, program.log_target, utility, peak, program.temperature
     )
@@ -599,12 +603,11 @@ def _run(
     width: int | None,
 ) -> tuple[Variables, Array, Array]:
   """-> best point of the interior-point iteration, its error, steps taken."""
-  relaxation = 0.0
-  if math.isinf(problem.rho):
-    relaxation = min(_RELAXATION * config.tolerance, metrics.RESOLUTION / 2)
+  relaxed = config.relaxed and math.isinf(problem.rho)
+  relaxation = min(_RELAXATION * config.tolerance, metrics.RESOLUTION / 2)
 
   def begin(problem, duals):
-    program = _program(problem, concept, relaxation)
+    program = _program(problem, concept, relaxation if relaxed else 0.0)
     variables = _start(program, problem, config, concept, duals)
     residuals, error, merit = _residuals(program, variables, concept)
     return program, State(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from nes_jax import deviation, layout
 from nes_jax.types import Array, Concept, Duals, Problem
 
-RESOLUTION = 1e-10
+RESOLUTION = 1e-9
 
 
 def solver_gap(joint: Array, reference: Array) -> Array:
@@ -123,9 +123,9 @@ def room_gap(room: Array, log_target: Array, sums: Array, rho: Array) -> Array:
   return rho * layout.total(room * (jnp.expm1(-distance) + distance), 1)
 
 
-def counted(slack: Array) -> Array:
-  """Slack of a constraint as the duality gap counts it: violations up to `RESOLUTION` are none."""
-  return jnp.maximum(slack, jnp.minimum(slack + RESOLUTION, 0))
+def counted(slack: Array, resolution: float | Array = RESOLUTION) -> Array:
+  """Slack of a constraint as the duality gap counts it: violations up to the resolution are none."""
+  return jnp.maximum(slack, jnp.minimum(slack + resolution, 0))
 
 
 def residual(

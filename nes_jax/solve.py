@@ -384,20 +384,34 @@ def _find_strategies(
   bad = ~(finite | ~alive[:, None]).reshape(len(values), -1).all(1)
   bad |= ~np.all([block.any(1) for block in exist], 0)
   if bad.any() and invalid == "raise":
-    first = int(np.argmax(bad))
-    name = first if names is None else names[first]
-    where = f"{int(bad.sum())} of {len(bad)} games have" if batched else "the game has"
-    which = f" (the first is game {name})" if batched else ""
-    raise ValueError(
-        f"{where} payoffs that are NaN or infinite, or a player without strategies{which}: a strategy"
-        " that does not exist has own payoffs that are all -infinity, or is False in strategies=;"
-        " leave out other such games, or pass invalid='mark' to have them marked as not converged"
-    )
+    raise ValueError(_invalid_message(finite | ~alive[:, None], bad, batched, names))
   if not bad.all() and all(block[~bad].all() for block in exist):
     return games, None
   # What is marked stays as it is, so that it is found again.
   clean = np.where(alive[:, None] | bad.reshape((-1,) + (1,) * (values.ndim - 1)), values, 0)
   return clean, tuple(block | bad[:, None] for block in exist)
+
+
+def _invalid_message(good: np.ndarray, bad: np.ndarray, batched: bool, names: Any) -> str:
+  """The fault of concrete games: good [B, N, A1, ..., AN], bad [B]."""
+  advice = (
+      "a strategy that does not exist has own payoffs that are all -infinity, or is False in"
+      " strategies=, and every player keeps at least one"
+  )
+  first = int(np.argmax(bad))
+  if batched:
+    name = first if names is None else names[first]
+    return (
+        f"{int(bad.sum())} of {len(bad)} games have payoffs that are NaN or infinite (the first is game"
+        f" {name}), or a player without strategies: {advice}; leave such games out, or pass"
+        " invalid='mark' to have them marked as not converged"
+    )
+  if good.all():
+    return f"a player has no strategy that exists: {advice}"
+  return (
+      f"{int((~good).sum())} payoffs are NaN or infinite (the first at index"
+      f" {np.argwhere(~good[0])[0].tolist()} of [player, strategies...]): {advice}"
+  )
 
 
 class _Axes(NamedTuple):
@@ -500,6 +514,7 @@ class _Task(NamedTuple):
   method: str = "exact"
   network_config: network.Config | None = None
   width: int | None = None  # games that are iterated on at a time; None: all
+  on_face: bool = False  # whether the target is 0 where no equilibrium has mass
 
 
 class _Inputs(NamedTuple):
@@ -549,6 +564,8 @@ def _normalise(
     if narrower:
       centred = deviation.centre_at_best(problem.payoffs, exist)
       problem = dataclasses.replace(problem, payoffs=centred)
+    if task.on_face:
+      problem = selections.on_face(problem, task.concept)
     floats = dataclasses.replace(problem, strategies=None)
     floats = jax.tree.map(lambda x: x.astype(dtype), floats)
     return dataclasses.replace(floats, strategies=problem.strategies), scale
@@ -750,28 +767,71 @@ def _solve_concrete(inputs: _Inputs, task: _Task, dtype) -> Solution:
   # Normalise in the precision given, so that float64 payoffs with a large offset lose nothing.
   with _precision(_wider(inputs.payoffs.dtype, dtype)):
     solution = _solve_chunks(inputs, task, dtype)
-  if task.method != "neural" and jnp.finfo(dtype).bits < 64:
-    solution = _repeat_failed(inputs, task, solution)
+  if task.method != "neural":
+    solution = _repeat_failed(inputs, task, dtype, solution)
   if jnp.finfo(dtype).bits == 64 and not jax.config.jax_enable_x64:
     return jax.tree.map(np.asarray, solution)  # JAX would narrow what is computed from its arrays
   return jax.tree.map(jnp.asarray, solution)
 
 
-def _repeat_failed(inputs: _Inputs, task: _Task, solution: Solution) -> Solution:
-  """Solves again in float64 the games that float32 has left, to the same tolerance."""
-  # The residual of a marked game is NaN, of one that failed it is large or infinite.
-  left = np.flatnonzero(~np.asarray(solution.converged) & ~np.isnan(solution.residual))
-  if not len(left):
-    return solution
+def _repeat_failed(inputs: _Inputs, task: _Task, dtype, solution: Solution) -> Solution:
+  """Solves again, in float64 and to the same tolerance, the games that have not converged.
+
+  What float32 has left comes first; then what float64 has left, on its face where that is smaller
+  than the simplex (`deviation.face`); then what is still left, with limits that are raised by less
+  than `metrics.residual` counts. Fewer games, and harder ones, come so far each time.
+  """
   wide = jnp.dtype("float64")
+  # The residual of a marked game is NaN, of one that failed it is large or infinite.
+  failed = lambda: np.flatnonzero(~np.asarray(solution.converged) & ~np.isnan(solution.residual))
   config = exact.Config.default(task.concept, wide, task.rho, tolerance=task.config.tolerance)
-  task = task._replace(method="exact", network_config=None, config=config)
-  # Filled up to a power of two, so that few programs serve any number of games.
-  filled = np.resize(left, 1 << (len(left) - 1).bit_length())
+  if dtype == wide and task.config.max_iterations < config.max_iterations:
+    return solution  # the caller wants no more steps than these
+  task = task._replace(method="exact", network_config=None)
+  left = failed()
+  if len(left) and dtype != wide:
+    task = task._replace(config=config)
+    solution = _repeat(inputs, task, solution, left)
+    left = failed()
+  if len(left) and math.isinf(task.rho):
+    with _precision(wide):
+      part = _take(inputs, task.axes, _filled(left))._replace(duals=None, variables=None)
+      smaller = left[np.asarray(_has_smaller_face(part, task))[: len(left)]]
+    if len(smaller):
+      solution = _repeat(inputs, task._replace(on_face=True), solution, smaller)
+      left = failed()
+  if len(left) and math.isinf(task.rho):
+    relaxed = dataclasses.replace(task.config, relaxed=True)
+    solution = _repeat(inputs, task._replace(config=relaxed), solution, left)
+  return solution
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _has_smaller_face(inputs: _Inputs, task: _Task) -> Array:
+  """[B]: whether some joint strategy that exists has no mass in any equilibrium."""
+  problem, _, _ = _normalise(inputs, task, jnp.dtype("float64"), 0)
+
+  def smaller(problem):
+    args = problem.payoffs, problem.epsilon == 0, task.concept, problem.strategies
+    return jnp.any((problem.target > 0) & ~deviation.face(*args))
+
+  return jax.vmap(smaller)(problem)
+
+
+def _filled(left: np.ndarray) -> np.ndarray:
+  """Filled up to a power of two, so that few programs serve any number of games."""
+  return np.resize(left, 1 << (len(left) - 1).bit_length())
+
+
+def _repeat(inputs: _Inputs, task: _Task, solution: Solution, left: np.ndarray) -> Solution:
+  """Solves the games `left` in float64 and writes those into the solution that came nearer."""
+  wide = jnp.dtype("float64")
   with _precision(wide):
-    part = _take(inputs, task.axes, filled)._replace(duals=None, variables=None)
-    again = jax.tree.map(np.asarray, _solve_chunks(part, task, wide))
-  merged = _replace_games(solution, left, again)
+    part = _take(inputs, task.axes, _filled(left))._replace(duals=None, variables=None)
+    again = jax.tree.map(lambda x: np.asarray(x)[: len(left)], _solve_chunks(part, task, wide))
+  before = np.asarray(solution.residual)[left]
+  better = ~(again.residual > before)
+  merged = _replace_games(solution, left[better], jax.tree.map(lambda x: x[better], again))
   merged.repeated[left] = True
-  merged.iterations[left] += np.asarray(solution.iterations)[left]
+  merged.iterations[left] = np.asarray(solution.iterations)[left] + again.iterations
   return merged
