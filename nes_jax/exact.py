@@ -47,6 +47,7 @@ _TINY = 1e-30
 _HUGE = 1e19
 # The Newton matrix's diagonal is raised by this many ulps of itself; more after a failed factor.
 _DAMPING_ULPS = 0.5
+_ROW_ULPS = 1.0
 _DAMPING_GROWTH = 100.0
 # A merit that grows by more than this in one step is the work of rounding.
 _MAX_GROWTH = 1e4
@@ -363,11 +364,11 @@ def _newton_joint(program, v, damping):
   payoffs, shape = program.payoffs, v.joint.shape
   weights = v.joint / (program.temperature + v.bound)
   root = jnp.sqrt(weights)
-  ratios = tuple(a / s for a, s in zip(v.duals, v.slack))
-  if root.dtype == jnp.float64:
-    eps = float(jnp.finfo(root.dtype).eps)
-    own = deviation.squares(payoffs, weights, "ce")
-    ratios = tuple(a / (s + a * eps * x) for a, s, x in zip(v.duals, v.slack, own))
+  # Rows that can hold with equality only have slack that runs to 0 and duals that are rounding
+  # noise: one ulp of the row's own diagonal in A P^-1 A' keeps them from growing.
+  own = deviation.squares(payoffs, weights, "ce")
+  ulp = _ROW_ULPS * float(jnp.finfo(root.dtype).eps)
+  ratios = tuple(a / (s + a * ulp * x) for a, s, x in zip(v.duals, v.slack, own))
   inner = deviation.joint_gram(payoffs, ratios)
   hard = program.rho is None
   if not hard:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from nes_jax import deviation, layout
 from nes_jax.types import Array, Concept, Duals, Problem
 
+# Violations of a constraint, in normalised units, that a residual need not count.
 RESOLUTION = 1e-9
 
 
@@ -123,7 +124,7 @@ def room_gap(room: Array, log_target: Array, sums: Array, rho: Array) -> Array:
   return rho * layout.total(room * (jnp.expm1(-distance) + distance), 1)
 
 
-def counted(slack: Array, resolution: float | Array = RESOLUTION) -> Array:
+def counted(slack: Array, resolution: float | Array) -> Array:
   """Slack of a constraint as the duality gap counts it: violations up to the resolution are none."""
   return jnp.maximum(slack, jnp.minimum(slack + resolution, 0))
 
@@ -142,6 +143,11 @@ def residual(
   eq. (10) has it. For a feasible joint, tau KL(joint || optimum) <= gap: by Pinsker's inequality
   the solver gap is at most sqrt(gap / (2 tau)).
 
+  Where payoffs nearly tie, duals are so large that rounding of the joint alone makes a negative
+  slack times a dual more than any tolerance. Where that makes the gap smaller, violations up to
+  `RESOLUTION` therefore count as none: the gap is then that of the problem whose epsilon is larger
+  by so much.
+
   Args:
     problem: the normalised problem.
     joint: [A1, ..., AN], non-negative, sums to one.
@@ -156,7 +162,7 @@ def residual(
   exist = problem.strategies
   payoffs = deviation.centre_near_mean(problem.payoffs, duals, concept, exist)
   gains = deviation.gains(payoffs, joint, concept)
-  complementarity = sum((a * counted(e - g)).sum() for a, e, g in zip(duals, epsilon, gains))
+  slacks = [e - g for e, g in zip(epsilon, gains)]
   infeasibility = violations(problem.payoffs, joint, epsilon, concept, exist).max()
   utility = weight * problem.welfare - deviation.logits(payoffs, duals, concept)
   log_target = jnp.log(problem.target)
@@ -164,9 +170,13 @@ def residual(
     alive = deviation.alive(exist)
     utility = jnp.where(alive, utility, -jnp.inf)
     log_target = jnp.where(alive, log_target, 0)
-  gap = complementarity + entropy_gap(joint, log_target, utility, utility.max(), tau)
+  gap = entropy_gap(joint, log_target, utility, utility.max(), tau)
   if not math.isinf(problem.rho):
     room, target = (problem.epsilon_max - e for e in (epsilon, problem.epsilon))
     sums = jnp.stack([block.sum() for block in duals])
     gap = gap + room_gap(room, jnp.log(target), sums, tau * problem.rho)
-  return jnp.maximum(jnp.abs(gap), infeasibility)
+
+  def total_gap(resolution):
+    return jnp.abs(gap + sum((a * counted(s, resolution)).sum() for a, s in zip(duals, slacks)))
+
+  return jnp.maximum(jnp.minimum(total_gap(0.0), total_gap(RESOLUTION)), infeasibility)

@@ -819,8 +819,8 @@ def _has_smaller_face(inputs: _Inputs, task: _Task) -> Array:
 
 
 def _filled(left: np.ndarray) -> np.ndarray:
-  """Filled up to a power of two, so that few programs serve any number of games."""
-  return np.resize(left, 1 << (len(left) - 1).bit_length())
+  """Filled up to a power of four, so that few programs serve any number of games."""
+  return np.resize(left, 4 ** math.ceil(((len(left) - 1).bit_length()) / 2))
 
 
 def _repeat(inputs: _Inputs, task: _Task, solution: Solution, left: np.ndarray) -> Solution:
