@@ -7,8 +7,6 @@ The dense tensor A has D x |A| entries; nothing here forms it. What the dual pro
   covariance   of the gains    D x D, the dual's Hessian
   joint_gram   A' diag(t) A    |A| x |A|, the same system seen from the joint (smaller for CE)
 
-and `face` tells where A leaves an equilibrium no mass at all.
-
 All take trailing batch axes (`layout`). Blocks of duals are [Ap, *b] for CCE and
 [Ap recommended, Ap deviation, *b] for CE.
 """
@@ -22,10 +20,6 @@ from nes_jax.types import Array, Concept, Duals
 
 # Regrets of so many ulps of the best replies' payoffs are rounding.
 _NOISE_ULPS = 8
-# `face` reads gains within so many ulps of the largest payoff as 0, and only gains above what
-# float32 can leave of equal payoffs of unit variance forbid a joint strategy.
-_ROUNDING_ULPS = 64
-_FORBIDS = 1e-6
 
 
 def num_players(payoffs: Array) -> int:
@@ -419,54 +413,6 @@ def _correlated_covariance(payoffs, w, stage):
       for row, m in zip(blocks, means)
   ]
   return blocks, means, mass
-
-
-def face(
-    payoffs: Array,
-    binding: Array,
-    concept: Concept,
-    strategies: tuple[Array, ...] | None = None,
-) -> Array:
-  """Joint strategies that can have mass where A sigma <= 0; unbatched.
-
-  A deviation that never loses, among the joint strategies left, must gain nowhere: those at which
-  it gains have no mass. What is forbidden so can make others never lose, so this goes on until
-  nothing changes (facial reduction; with a single deviation, iterated dominance). On the face that
-  is left the constraints can be met with room to spare far more often than on the whole simplex.
-
-  Args:
-    payoffs: [N, A1, ..., AN] normalised.
-    binding: [N] bool, players whose epsilon is 0; the constraints of others forbid nothing.
-    concept: "cce" or "ce".
-    strategies: per player bool [Ap], those that exist. None: all do.
-
-  Returns:
-    [A1, ..., AN] bool. False: the mass is 0, or at most 1e-5 by the rounding that is allowed for.
-  """
-  n, sizes = num_players(payoffs), strategy_counts(payoffs)
-  zero = _ROUNDING_ULPS * jnp.finfo(payoffs.dtype).eps * jnp.abs(payoffs).max()
-  # The axis of recommended strategies is summed over in a row of CCE, and names the row in CE.
-  within = (0, 2) if concept == "cce" else 2
-
-  def forbidden(left):
-    found = jnp.zeros_like(left)
-    for p in range(n):
-      gain = _gain_table(own_first(payoffs[p], p, n))
-      here = own_first(left, p, n)[:, None]
-      never_loses = jnp.all((gain >= -zero) | ~here, within, keepdims=True) & binding[p]
-      if strategies is not None:
-        never_loses &= strategies[p][None, :, None]
-      gains = jnp.any(never_loses & (gain > _FORBIDS), 1)
-      found |= own_back(gains, p, sizes)
-    return found
-
-  def reduce(carry):
-    left, _ = carry
-    fewer = left & ~forbidden(left)
-    return fewer, jnp.any(fewer != left)
-
-  every = jnp.ones(sizes, bool) if strategies is None else alive(strategies)
-  return jax.lax.while_loop(lambda carry: carry[1], reduce, (every, jnp.array(True)))[0]
 
 
 def joint_gram(payoffs: Array, weights: Duals) -> Array:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nes_jax import deviation, invariance
-from nes_jax.types import Array, Concept, Problem
+from nes_jax.types import Array, Problem
 
 # A target joint's zeros are read as 0+ (section 6 of the paper): relative entropy needs full
 # support, and this much mass is below what float32 certifies.
@@ -197,18 +197,3 @@ def _scale(payoffs, hard, strategies, alive) -> tuple[Array, Array]:
   power = lambda k: jnp.ldexp(jnp.ones((), payoffs.dtype), k)
   values = payoffs * fit(power(-first)) * fit(power(first - exponent + 1))
   return jnp.where(fit(positive), values, 0), jnp.where(positive, power(exponent - 1), 0)
-
-
-def on_face(problem: Problem, concept: Concept) -> Problem:
-  """The same problem, its target joint a zero wherever no equilibrium has mass (`deviation.face`).
-
-  With hard constraints that cannot all be met with room to spare, duals run off to infinity as
-  the joint comes near the face where equilibria are; once there, they need not. Unbatched.
-  """
-  if not math.isinf(problem.rho):
-    return problem
-  payoffs = jax.lax.stop_gradient(problem.payoffs)
-  can = deviation.face(payoffs, problem.epsilon == 0, concept, problem.strategies)
-  target = jnp.where(can, problem.target, 0)
-  target = jnp.where(problem.target > 0, jnp.maximum(target / target.sum(), TARGET_FLOOR), 0)
-  return dataclasses.replace(problem, target=target / target.sum())

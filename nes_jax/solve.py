@@ -514,7 +514,6 @@ class _Task(NamedTuple):
   method: str = "exact"
   network_config: network.Config | None = None
   width: int | None = None  # games that are iterated on at a time; None: all
-  on_face: bool = False  # whether the target is 0 where no equilibrium has mass
 
 
 class _Inputs(NamedTuple):
@@ -564,8 +563,6 @@ def _normalise(
     if narrower:
       centred = deviation.centre_at_best(problem.payoffs, exist)
       problem = dataclasses.replace(problem, payoffs=centred)
-    if task.on_face:
-      problem = selections.on_face(problem, task.concept)
     floats = dataclasses.replace(problem, strategies=None)
     floats = jax.tree.map(lambda x: x.astype(dtype), floats)
     return dataclasses.replace(floats, strategies=problem.strategies), scale
@@ -777,9 +774,8 @@ def _solve_concrete(inputs: _Inputs, task: _Task, dtype) -> Solution:
 def _repeat_failed(inputs: _Inputs, task: _Task, dtype, solution: Solution) -> Solution:
   """Solves again, in float64 and to the same tolerance, the games that have not converged.
 
-  What float32 has left comes first; then what float64 has left, on its face where that is smaller
-  than the simplex (`deviation.face`); then what is still left, with limits that are raised by less
-  than `metrics.residual` counts. Fewer games, and harder ones, come so far each time.
+  What float32 has left comes first; then what float64 has left, with hard limits raised by less
+  than `metrics.residual` counts.
   """
   wide = jnp.dtype("float64")
   # The residual of a marked game is NaN, of one that failed it is large or infinite.
@@ -794,28 +790,9 @@ def _repeat_failed(inputs: _Inputs, task: _Task, dtype, solution: Solution) -> S
     solution = _repeat(inputs, task, solution, left)
     left = failed()
   if len(left) and math.isinf(task.rho):
-    with _precision(wide):
-      part = _take(inputs, task.axes, _filled(left))._replace(duals=None, variables=None)
-      smaller = left[np.asarray(_has_smaller_face(part, task))[: len(left)]]
-    if len(smaller):
-      solution = _repeat(inputs, task._replace(on_face=True), solution, smaller)
-      left = failed()
-  if len(left) and math.isinf(task.rho):
     relaxed = dataclasses.replace(task.config, relaxed=True)
     solution = _repeat(inputs, task._replace(config=relaxed), solution, left)
   return solution
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def _has_smaller_face(inputs: _Inputs, task: _Task) -> Array:
-  """[B]: whether some joint strategy that exists has no mass in any equilibrium."""
-  problem, _, _ = _normalise(inputs, task, jnp.dtype("float64"), 0)
-
-  def smaller(problem):
-    args = problem.payoffs, problem.epsilon == 0, task.concept, problem.strategies
-    return jnp.any((problem.target > 0) & ~deviation.face(*args))
-
-  return jax.vmap(smaller)(problem)
 
 
 def _filled(left: np.ndarray) -> np.ndarray:

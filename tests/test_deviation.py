@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import optimize
 
 from nes_jax import deviation
 
@@ -174,42 +173,6 @@ def test_joint_gram(x64, shape):
 
 
 @pytest.mark.parametrize("concept", CONCEPTS)
-def test_face_holds_all_equilibria(x64, concept):
-  """No joint of a linear program over the polytope has mass where the face says there is none."""
-  face = jax.jit(deviation.face, static_argnums=2)
-  rng = np.random.default_rng(0)
-  forbidden = 0
-  for game in rng.integers(-2, 3, size=(12, 2, 3, 4)).astype(float):
-    left = np.array(face(game, np.array([True, True]), concept))
-    rows = np.concatenate(flat_gains(game, concept))
-    for a in np.flatnonzero(~left):
-      most = optimize.linprog(
-          -np.eye(left.size)[a], A_ub=rows, b_ub=np.zeros(len(rows)), A_eq=np.ones((1, left.size)),
-          b_eq=[1],
-      )
-      assert most.status == 0 and most.fun > -1e-9
-    forbidden += left.size - left.sum()
-  assert forbidden > 10
-
-
-def test_face_by_hand(x64):
-  both = jnp.array([True, True])
-  dilemma = jnp.array([[[3.0, 0], [5, 1]], [[3.0, 5], [0, 1]]])
-  for concept in CONCEPTS:  # to defect always gains
-    np.testing.assert_array_equal(deviation.face(dilemma, both, concept), [[0, 0], [0, 1]])
-  # Whom epsilon lets cooperate may.
-  one = deviation.face(dilemma, jnp.array([True, False]), "ce")
-  np.testing.assert_array_equal(one, [[0, 0], [1, 1]])
-  # Told to play 1, player 0 loses nothing by playing 0 and would gain where player 1 plays its
-  # third strategy, which is dominated.
-  weak = jnp.array([[[1.0, 2, 4], [1, 2, 3]], [[0.0, 0, -1], [0, 0, -1]]])
-  np.testing.assert_array_equal(deviation.face(weak, both, "ce"), [[1, 1, 0], [1, 1, 0]])
-  # What rounding leaves of equal payoffs forbids nothing.
-  equal = jnp.array([[[1.0, 2], [1 + 1e-15, 2 + 1e-15]], [[0.0, 0], [0, 0]]])
-  assert deviation.face(equal, both, "ce").all()
-
-
-@pytest.mark.parametrize("concept", CONCEPTS)
 @pytest.mark.parametrize("shape", [(3, 2), (2, 3, 2)])
 def test_centre_own(x64, shape, concept):
   payoffs, joint, _ = jax.tree.map(jnp.asarray, case(shape, concept, seed=5))
@@ -222,6 +185,126 @@ def test_centre_own(x64, shape, concept):
   before = deviation.gains(payoffs, joint, concept)
   after = deviation.gains(centred, joint, concept)
   jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-13), before, after)
+
+
+def some_strategies(shape, batch=()):
+  """All but one of a player with more than two strategies, another one in each row of a batch."""
+  masks = []
+  for count in shape:
+    mask = np.ones((count,) + batch, bool)
+    for b in np.ndindex(*batch):
+      mask[(sum(b) % count,) + b] = count == 2
+    masks.append(jnp.asarray(mask))
+  return tuple(masks)
+
+
+@pytest.mark.parametrize("batch", [(), (BATCH,)])
+def test_alive(batch):
+  shape = (2, 3, 4)
+  masks = some_strategies(shape, batch)
+  found = deviation.alive(masks)
+  assert found.shape == shape + batch and found.dtype == bool
+  for a in np.ndindex(*found.shape):
+    b = a[3:]
+    assert found[a] == all(mask[(a[p],) + b] for p, mask in enumerate(masks))
+  assert 0 < found.sum() < found.size
+
+
+def assert_same_gains(payoffs, centred, joint, strategies, concept):
+  """Gains of deviations between strategies that exist, under a joint of these."""
+  before = deviation.gains(payoffs, joint, concept)
+  after = deviation.gains(centred, joint, concept)
+  for x, y, exists in zip(before, after, strategies, strict=True):
+    count = len(x.shape) - (exists.ndim - 1)
+    exists = exists if count == 1 else exists[:, None] & exists[None]
+    np.testing.assert_allclose(np.where(exists, x, 0), np.where(exists, y, 0), atol=1e-10)
+
+
+@pytest.mark.parametrize("concept", CONCEPTS)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("batch", [(), (BATCH,)])
+@pytest.mark.parametrize("masked", [False, True])
+def test_centre_near_mean(x64, shape, concept, batch, masked):
+  payoffs, joint, duals = jax.tree.map(jnp.asarray, case(shape, concept, batch, seed=6))
+  every = tuple(jnp.ones((count,) + batch, bool) for count in shape)
+  strategies = some_strategies(shape, batch) if masked else every
+  alive = deviation.alive(strategies)
+  payoffs, joint = jnp.where(alive, payoffs, 0), jnp.where(alive, joint, 0)
+  centred = deviation.centre_near_mean(payoffs, duals, concept, strategies if masked else None)
+  assert_same_gains(payoffs, centred, joint, strategies, concept)
+  for p, count in enumerate(shape):
+    exists = np.asarray(strategies[p])
+    weights = np.asarray(duals[p] if concept == "cce" else duals[p].sum(0)) * exists
+    # For each play of the others one own strategy, the one nearest to the mean, is left with 0.
+    own = np.moveaxis(np.asarray(payoffs[p]), p, 0)
+    left = np.moveaxis(np.asarray(centred[p]), p, 0)
+    fit = lambda x: x.reshape(x.shape[:1] + (1,) * (len(shape) - 1) + x.shape[1:])
+    mean = (fit(weights / weights.sum(0)) * own).sum(0)
+    distance = np.where(fit(exists), np.abs(own - mean), np.inf)
+    nearest = np.take_along_axis(own, distance.argmin(0)[None], 0)
+    np.testing.assert_allclose(left, np.where(fit(exists), own - nearest, 0), atol=1e-12)
+
+
+def test_centre_near_mean_without_duals(x64):
+  payoffs, joint, duals = jax.tree.map(jnp.asarray, case((3, 2), "cce", seed=7))
+  centred = deviation.centre_near_mean(payoffs, (0 * duals[0], duals[1]), "cce")
+  assert np.isfinite(centred).all()
+  assert_same_gains(
+      payoffs, centred, joint, (jnp.ones(3, bool), jnp.ones(2, bool)), "cce"
+  )
+
+
+@pytest.mark.parametrize("concept", CONCEPTS)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("masked", [False, True])
+def test_centre_at_best(x64, shape, concept, masked):
+  payoffs, joint, _ = jax.tree.map(jnp.asarray, case(shape, concept, seed=8))
+  every = tuple(jnp.ones(count, bool) for count in shape)
+  strategies = some_strategies(shape) if masked else every
+  alive = deviation.alive(strategies)
+  joint = jnp.where(alive, joint, 0)
+  # What stands where no strategy exists does not count as a reply.
+  junk = jnp.where(alive, payoffs, 1e6)
+  centred = deviation.centre_at_best(junk, strategies if masked else None)
+  assert_same_gains(jnp.where(alive, payoffs, 0), centred, joint, strategies, concept)
+  assert (np.where(alive, 0, centred) == 0).all() and (centred <= 0).all()
+  for p in range(len(shape)):
+    reachable = np.asarray(alive).any(p)
+    best = np.where(alive, centred[p], -np.inf).max(p)
+    assert (best[reachable] == 0).all()
+
+
+def test_centre_at_best_keeps_digits_next_to_a_penalty():
+  """float32: regrets of 2 and 1, whatever a third strategy costs."""
+  rows = jnp.array([[3.0, 0, 5], [5, 1, 5], [-1e9, -1e9, -1e9]])
+  centred = deviation.centre_at_best(jnp.stack([rows, rows.T]))
+  np.testing.assert_array_equal(centred[0, :2], [[-2, -1, 0], [0, 0, 0]])
+  np.testing.assert_array_equal(centred[1][:, :2], centred[0, :2].T)
+
+
+def test_least_regret(x64):
+  """By hand. The second strategy is dominant; of the others, the first loses 2 at most."""
+  rows = np.array([[3.0, 0, 5], [5, 1, 5], [-1e9, -1e9, -1e9]])
+  game = jnp.asarray(np.stack([rows, rows.T]))
+  np.testing.assert_array_equal(deviation.least_regret(game), [2, 2])
+  # Without player 0's first strategy only the penalty is not dominant; player 1's first loses 1.
+  first = (jnp.array([False, True, True]), jnp.ones(3, bool))
+  np.testing.assert_array_equal(deviation.least_regret(game, first), [1e9 + 5, 1])
+  pennies = jnp.array([[[1.0, -1], [-1, 1]], [[-1, 1], [1, -1]]])
+  np.testing.assert_array_equal(deviation.least_regret(pennies), [2, 2])
+  np.testing.assert_array_equal(
+      deviation.least_regret(pennies, (jnp.ones(2, bool), jnp.array([True, False]))), [2, 0]
+  )
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e6])
+def test_least_regret_of_rounding_is_zero(x64, offset):
+  """Payoffs that depend on the others alone, but for their last digit."""
+  payoffs = np.zeros((2, 2, 3)) + np.array([1.0, -2, 7]) / 3 + offset
+  payoffs[0, 1] *= 1 + 2e-16
+  payoffs[1] = np.random.default_rng(0).normal(size=(2, 3))
+  found = deviation.least_regret(jnp.asarray(payoffs))
+  assert found[0] == 0 and found[1] > 0
 
 
 @pytest.mark.parametrize("player", [0, 1, 2])

@@ -128,13 +128,72 @@ def test_target_zeros_become_small(x64):
   assert problem.target[1, 2] > 1 - 1e-10
 
 
-def test_on_face_keeps_the_targets_weights(x64):
-  dilemma = jnp.array([[[3.0, 0, 0], [5, 1, 1]], [[3.0, 5, 5], [0, 1, 1]]])
-  target = jnp.array([[0.6, 0.0, 0.1], [0.1, 0.05, 0.15]])
-  problem, _ = selection.problem(dilemma, Selection(target=target))
-  for concept in ("cce", "ce"):
-    on_face = selection.on_face(problem, concept)
-    np.testing.assert_allclose(on_face.target, [[0, 0, 0], [0, 0.25, 0.75]], atol=1e-11)
-    assert (on_face.target > 0).all()
-  soft, _ = selection.problem(dilemma, Selection(target=target, rho=1e4))
-  assert selection.on_face(soft, "cce") is soft
+# Units with hard and with soft constraints.
+
+FORBIDDEN = np.array([[3.0, 0, 5], [5, 1, 5], [-1e9, -1e9, -1e9]])
+
+
+def power_of_two(x):
+  return bool((np.frexp(np.asarray(x))[0] == 0.5).all())
+
+
+@pytest.mark.parametrize("size", [1.0, 3e-200, 7e150])
+def test_hard_constraints_round_no_payoff(x64, size):
+  """Payoffs are divided by a power of two near their norm, and nothing is subtracted."""
+  units = size * (jnp.asarray(PAYOFFS) + 5)
+  problem, scale = selection.problem(units, Selection())
+  assert power_of_two(scale)
+  np.testing.assert_array_equal(problem.payoffs * scale[:, None, None], units)
+  ratio = size * PAYOFFS.std((1, 2)) / scale
+  assert ((ratio > 0.7) & (ratio < 1.42)).all()
+
+
+def test_no_penalty_sets_the_scale(x64):
+  payoffs = jnp.asarray(np.stack([FORBIDDEN, FORBIDDEN.T]))
+  for b in (-1e5, -1e9, -1e12):
+    game = jnp.where(payoffs == -1e9, b, payoffs)
+    hard, scale = selection.problem(game, Selection())
+    # The second strategy is dominant, the first loses 2 at most: 4 times 2.
+    np.testing.assert_array_equal(scale, [8, 8])
+    np.testing.assert_array_equal(hard.payoffs * 8, game)
+    soft, scale = selection.problem(game, Selection(rho=1e3))
+    np.testing.assert_allclose(scale, [8, 8])
+    for p in range(2):
+      np.testing.assert_allclose(soft.payoffs[p], (game[p] - game[p].mean()) / 8, rtol=1e-9)
+
+
+@pytest.mark.parametrize("rho", [1e3, math.inf])
+def test_who_cannot_gain_or_lose_has_scale_zero(x64, rho):
+  payoffs = jnp.asarray(PAYOFFS).at[0].set(jnp.array([1.0, -2, 7]))  # depends on player 1 alone
+  problem, scale = selection.problem(payoffs, Selection(rho=rho))
+  assert scale[0] == 0 and scale[1] > 0
+  assert (problem.payoffs[0] == 0).all() and (problem.payoffs[1] != 0).any()
+
+
+@pytest.mark.parametrize("rho", [1e3, math.inf])
+def test_problem_of_strategies_that_exist(x64, rho):
+  """Units, target and epsilon-plus are those of the game without the other strategies."""
+  given = Selection(**GIVEN, welfare_weight=4.0, rho=rho, epsilon_max=2.0)
+  alone, scale = selection.problem(jnp.asarray(PAYOFFS), given)
+  rows, columns = np.array([1, 2]), np.array([0, 1, 3])
+  pad = lambda x, fill: np.full(x.shape[:-2] + (3, 4), fill)
+  inside = (..., rows[:, None], columns)
+  payoffs, target, welfare = pad(PAYOFFS, 1e6), pad(TARGET, 0.0), pad(WELFARE, -50.0)
+  for outer, inner in ((payoffs, PAYOFFS), (target, TARGET), (welfare, WELFARE)):
+    outer[inside] = inner
+  strategies = (jnp.array([False, True, True]), jnp.array([True, True, False, True]))
+  padded, padded_scale = selection.problem(
+      jnp.asarray(payoffs),
+      dataclasses.replace(given, target=target, welfare=welfare),
+      strategies,
+  )
+  np.testing.assert_allclose(padded_scale, scale, rtol=1e-12)
+  for name in ("payoffs", "target", "welfare"):
+    found = np.asarray(getattr(padded, name))
+    np.testing.assert_allclose(found[inside], getattr(alone, name), rtol=1e-10, atol=1e-12)
+    if name != "welfare":
+      rest = found.copy()
+      rest[inside] = 0
+      assert (rest == 0).all()
+  for name in ("epsilon", "epsilon_max", "welfare_weight"):
+    np.testing.assert_allclose(getattr(padded, name), getattr(alone, name), rtol=1e-12)

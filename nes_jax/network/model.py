@@ -156,8 +156,12 @@ def features(problem: Problem, config: Config) -> Features:
   size = math.prod(shape[2:])
   axes = tuple(range(2, payoffs.ndim))
   scale = jnp.ones(shape[:2], payoffs.dtype)
-  if config.centre == "own":
-    payoffs = jax.vmap(deviation.centre_own)(payoffs)
+  # Problems with hard constraints are not on the sphere (`selection.problem`).
+  if config.centre == "own" or math.isinf(problem.rho):
+    if config.centre == "own":
+      payoffs = jax.vmap(deviation.centre_own)(payoffs)
+    else:
+      payoffs = payoffs - payoffs.mean(axes, keepdims=True)
     square = jnp.mean(payoffs**2, axes)
     varies = square > (_CONSTANT_ULPS * jnp.finfo(payoffs.dtype).eps) ** 2
     scale = jnp.where(varies, jax.lax.rsqrt(jnp.where(varies, square, 1)), 1)
