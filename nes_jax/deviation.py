@@ -11,7 +11,6 @@ All take trailing batch axes (`layout`). Blocks of duals are [Ap, *b] for CCE an
 [Ap recommended, Ap deviation, *b] for CE.
 """
 
-import jax
 import jax.numpy as jnp
 
 from nes_jax import layout
@@ -60,11 +59,12 @@ def centre_own(payoffs: Array) -> Array:
 
 
 def alive(strategies: tuple[Array, ...]) -> Array:
-  """Joint strategies of which every player's part exists: [Ap, *b] a player -> [A1, ..., AN, *b]."""
+  """Joint strategies of which every part exists: [Ap, *b] a player -> [A1, ..., AN, *b] bool."""
   n = len(strategies)
   result = jnp.ones((), bool)
   for p, exists in enumerate(strategies):
-    result = result & exists.reshape((1,) * p + exists.shape[:1] + (1,) * (n - 1 - p) + exists.shape[1:])
+    shape = (1,) * p + exists.shape[:1] + (1,) * (n - 1 - p) + exists.shape[1:]
+    result = result & exists.reshape(shape)
   return result
 
 

@@ -160,7 +160,6 @@ class Program(NamedTuple):
 
 def _program(problem: Problem, concept: Concept, relaxation: float = 0.0) -> Program:
   """Problem [..., *b] -> Program [..., *b], whose limits are raised by the relaxation."""
-  n = deviation.num_players(problem.payoffs)
   temperature, weight = metrics.objective_weights(problem)
   hard = math.isinf(problem.rho)
   target = problem.epsilon if hard else problem.epsilon_max
@@ -215,7 +214,7 @@ def _moves(problem: Problem, player: int) -> Array:
 
 
 def _idle(exists: Array | None, count: int, like: Array, concept: Concept) -> Array | None:
-  """Rows that are no deviation: a CE's diagonal, strategies that do not exist. None: there are none.
+  """Rows that are no deviation: a CE's diagonal, what does not exist. None: there are no such rows.
 
   The gain of such a row is 0 or, from `deviation.centre_near_mean`, that of one which exists.
   """
@@ -630,10 +629,9 @@ def _run(
     return jnp.sum(_running(state, config))
 
   def iterate(program, state, patience):
-    advance = _over(lambda program, state: _step(program, state, config, concept, staged), batch_axis)
-    return jax.lax.while_loop(
-        lambda state: unfinished(state) > patience, lambda state: advance(program, state), state
-    )
+    step = lambda program, state: _step(program, state, config, concept, staged)
+    advance = functools.partial(_over(step, batch_axis), program)
+    return jax.lax.while_loop(lambda state: unfinished(state) > patience, advance, state)
 
   if width is None or state.error.size <= width:
     state = iterate(program, state, patience)

@@ -127,8 +127,11 @@ def cholesky(blocks: Sequence[Sequence[Array]], floor: float, stage: Stages = in
 
 
 def _column_factor(matrix: Array, sizes: Sequence[int], floor: float):
-  """Column by column within a panel, by substitution: slower than `_dense_factor`, and exact to
-  rounding in every row of an ill-conditioned matrix, which products with inverses are not."""
+  """Column by column within a panel, and solved by substitution.
+
+  It is slower than `_dense_factor`. In ill-conditioned matrices every row is right to rounding,
+  which products with inverses of blocks do not achieve.
+  """
   count = len(matrix)
   scale = jax.lax.rsqrt(jnp.diagonal(matrix))
   rest = matrix * scale[:, None] * scale + floor * jnp.eye(count, dtype=matrix.dtype)
@@ -157,7 +160,7 @@ def _column_factor(matrix: Array, sizes: Sequence[int], floor: float):
 
 
 def _panel_factor(panel: Array, floor: float) -> Array:
-  """Cholesky columns of the first columns of a matrix: [n, k] -> [n, k], zero above the diagonal."""
+  """Cholesky factor's first columns: [n, k] of the matrix -> [n, k], zero above the diagonal."""
   rows, columns = jnp.arange(panel.shape[0]), jnp.arange(panel.shape[1])
 
   def eliminate(j, panel):

@@ -125,7 +125,7 @@ def room_gap(room: Array, log_target: Array, sums: Array, rho: Array) -> Array:
 
 
 def counted(slack: Array, resolution: float | Array) -> Array:
-  """Slack of a constraint as the duality gap counts it: violations up to the resolution are none."""
+  """Slack as the duality gap counts it: violations up to the resolution are none."""
   return jnp.maximum(slack, jnp.minimum(slack + resolution, 0))
 
 

@@ -74,8 +74,8 @@ def buckets(
       getattr(selection, name) is not None for name in _SHAPED
   ):
     raise ValueError(
-        "a target or welfare has the shape of one game: for a list of games of different shapes pass"
-        " a list of selections, one a game"
+        "a target or welfare has the shape of one game: for games of different shapes pass a list"
+        " of selections, one a game"
     )
   if one_a_game and len(selection) != len(games):
     raise ValueError(f"{len(selection)} selections for {len(games)} games: pass one a game")
@@ -84,12 +84,34 @@ def buckets(
     key: tuple[Any, ...] = (padded_shape(game.shape[1:]),)
     if one_a_game:
       chosen = selection[index]
-      if not isinstance(chosen, Selection):
-        raise ValueError(f"selection {index} of the list is a {type(chosen)}, not a Selection")
+      _check_selection(chosen, index, game.shape[1:])
       given = tuple(getattr(chosen, name) is not None for name in _SHAPED)
       key += (chosen.rho, chosen.epsilon_max, given)
     groups.setdefault(key, []).append(index)
   return [_bucket(games, selection, index, key[0]) for key, index in groups.items()]
+
+
+def _check_selection(selection: Any, index: int, shape: tuple[int, ...]) -> None:
+  """Raises ValueError for a selection of the list that is not one for a game of this shape."""
+  if not isinstance(selection, Selection):
+    raise ValueError(f"selection {index} of the list is a {type(selection)}, not a Selection")
+  allowed = {"epsilon": [(), (len(shape),)], "welfare_weight": [()]}
+  allowed |= {name: [shape] for name in _SHAPED}
+  for name, shapes in allowed.items():
+    value = getattr(selection, name)
+    if value is not None and np.shape(value) not in shapes:
+      wanted = " or ".join(str(list(x)) for x in shapes)
+      raise ValueError(
+          f"selection {index} of the list: {name} must have shape {wanted}, that of its game, not"
+          f" {list(np.shape(value))}"
+      )
+  if selection.target is not None:
+    target = np.asarray(selection.target)
+    if not (np.all(target >= 0) and abs(target.sum() - 1) <= 1e-3):
+      raise ValueError(
+          f"selection {index} of the list: the target joint must be non-negative and sum to one; its"
+          f" sum is {target.sum():.6g}"
+      )
 
 
 def _bucket(games, selection, index, shape) -> Bucket:

@@ -56,8 +56,8 @@ def solve(
 
   Args:
     payoffs: [N, A1, ..., AN] or [B, N, A1, ..., AN], any real scale and type; N >= 2. Or a list of
-      games [N, A1, ..., AN] of different shapes. A strategy whose own payoffs are all -infinity does
-      not exist (with concrete arrays; under `jit` pass `strategies`).
+      games [N, A1, ..., AN] of different shapes. A strategy whose own payoffs are all -infinity
+      does not exist (with concrete arrays; under `jit` pass `strategies`).
     concept: "cce" (coarse correlated equilibrium) or "ce" (correlated equilibrium).
     selection: a name of the paper's Table 3 (`nes_jax.selection.NAMES`, or its abbreviation) or a
       `nes_jax.Selection`; for a list of games also a list of these, one a game.
@@ -114,10 +114,8 @@ def _solve_list(games, selection, options) -> list[Solution]:
   ragged.check_games(games)
   answers: list[Any] = [None] * len(games)
   for bucket in ragged.buckets(games, selection):
-    solution = _solve(
-        bucket.payoffs, bucket.selection, None, True, bucket.strategies, **options,
-        names=bucket.index,
-    )
+    given = bucket.payoffs, bucket.selection, None, True, bucket.strategies
+    solution = _solve(*given, **options, names=bucket.index)
     solution = jax.tree.map(np.asarray, solution)
     for row, index in enumerate(bucket.index):
       answers[index] = ragged.cut(solution, row, games[index].shape[1:])
@@ -156,7 +154,8 @@ def _solve(
     games, strategies = _find_strategies(games, strategies, batched, invalid, names)
   if strategies is not None and method in ("neural", "refined"):
     raise ValueError(
-        f"networks see whole games: strategies that do not exist need method='exact', not {method!r}"
+        "networks see whole games: where strategies do not exist use method='exact', not"
+        f" {method!r}"
     )
   if isinstance(selection, str):
     # Marked games are left out of the arithmetic here as well.
@@ -289,7 +288,7 @@ def _as_real(payoffs: Any) -> Any:
     except ValueError as error:
       raise ValueError(f"payoffs are not a rectangular array of numbers: {error}") from None
   kind = payoffs.dtype
-  if kind == object:  # integers of any size, fractions
+  if kind.hasobject:  # integers of any size, fractions
     try:
       return np.array([float(x) for x in payoffs.ravel()], np.float64).reshape(payoffs.shape)
     except (TypeError, ValueError, OverflowError) as error:
@@ -297,7 +296,8 @@ def _as_real(payoffs: Any) -> Any:
           f"payoffs are an array of Python objects that are not all real numbers ({error}): pass an"
           " array of float64"
       ) from None
-  if not any(jnp.issubdtype(kind, real) for real in (jnp.floating, jnp.integer, np.bool_)):
+  real = any(jnp.issubdtype(kind, wanted) for wanted in (jnp.floating, jnp.integer, np.bool_))
+  if not real or kind.kind == "m":  # NumPy counts time differences among the integers
     raise ValueError(f"payoffs must be real numbers, not {kind}")
   if isinstance(payoffs, np.ndarray):
     # Of what JAX does not compute with, float64 holds the wide types and float32 the narrow ones.
@@ -402,8 +402,8 @@ def _invalid_message(good: np.ndarray, bad: np.ndarray, batched: bool, names: An
   if batched:
     name = first if names is None else names[first]
     return (
-        f"{int(bad.sum())} of {len(bad)} games have payoffs that are NaN or infinite (the first is game"
-        f" {name}), or a player without strategies: {advice}; leave such games out, or pass"
+        f"{int(bad.sum())} of {len(bad)} games have payoffs that are NaN or infinite (the first is"
+        f" game {name}), or a player without strategies: {advice}; leave such games out, or pass"
         " invalid='mark' to have them marked as not converged"
     )
   if good.all():
@@ -713,8 +713,13 @@ def _take(inputs: _Inputs, axes: _Axes, index: np.ndarray | slice) -> _Inputs:
   )
 
 
-def _solve_chunks(inputs: _Inputs, task: _Task, dtype, patience: float = exact.PATIENCE) -> Solution:
-  """Concrete batches: chunks that fit, on all cores where chunks do not already use them."""
+def _solve_chunks(
+    inputs: _Inputs, task: _Task, dtype, patience: float = exact.PATIENCE
+) -> Solution:
+  """Concrete batches: chunks that fit, on all cores where chunks do not already use them.
+
+  That fraction of a chunk may be left running, to be solved again together with that of others.
+  """
   games = len(inputs.payoffs)
   shape = tuple(inputs.payoffs.shape[2:])
   chunk = _chunk_size(shape, games, task.concept, dtype)

@@ -232,7 +232,7 @@ def test_centre_near_mean(x64, shape, concept, batch, masked):
   payoffs, joint = jnp.where(alive, payoffs, 0), jnp.where(alive, joint, 0)
   centred = deviation.centre_near_mean(payoffs, duals, concept, strategies if masked else None)
   assert_same_gains(payoffs, centred, joint, strategies, concept)
-  for p, count in enumerate(shape):
+  for p in range(len(shape)):
     exists = np.asarray(strategies[p])
     weights = np.asarray(duals[p] if concept == "cce" else duals[p].sum(0)) * exists
     # For each play of the others one own strategy, the one nearest to the mean, is left with 0.

@@ -543,7 +543,6 @@ def test_bad_lists(games, options, match):
     nes_jax.solve(games, **options)
 
 
-@pytest.mark.xfail(strict=True, reason="what fits no game of the list is padded like what does")
 @pytest.mark.parametrize("size", [2, 3])
 @pytest.mark.parametrize("field", ["target", "welfare"])
 def test_targets_that_do_not_fit_their_games(field, size):
