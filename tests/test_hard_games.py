@@ -112,7 +112,10 @@ def assert_right(found):
 
 
 def assert_uniform(found):
-  """The joints are uniform, as far as the certificate promises; duals are not unique here."""
+  """The joints are uniform, as far as the certificate promises.
+
+  Duals are not unique here: those of opposite deviations may grow together.
+  """
   assert_right(found)
   _, solution, _, _ = found
   size = solution.joint[0].size
@@ -121,7 +124,7 @@ def assert_uniform(found):
   entropies = [entropy(joint) for joint in solution.joint]
   np.testing.assert_allclose(entropies, math.log(size), rtol=0, atol=1e-8)
   for block in solution.duals:
-    assert (np.abs(block) <= 10).all()
+    assert np.isfinite(block).all() and (block >= 0).all()
 
 
 # Cycles.
