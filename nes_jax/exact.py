@@ -47,6 +47,8 @@ _TINY = 1e-30
 _HUGE = 1e19
 # The Newton matrix's diagonal is raised by this many ulps of itself; more after a failed factor.
 _DAMPING_ULPS = 0.5
+# A warm start begins so far inside as this times what the given duals' joint violates.
+_WARMTH = 0.1
 _ROW_ULPS = 1.0
 _DAMPING_GROWTH = 100.0
 # A merit that grows by more than this in one step is the work of rounding.
@@ -555,14 +557,19 @@ def _start(
   if duals is None:
     duals = tuple(jnp.full_like(limit, least) for limit in program.limit)
   else:
-    bound, slack, least = (config.warm_start * x for x in (bound, slack, least))
-    duals = tuple(jnp.maximum(a, least) for a in duals)
     # Eq. (9), if there is an entropy to speak of.
     logits = program.welfare - deviation.logits(program.payoffs, duals, concept)
     logits = _where_alive(program, logits, -_HUGE)
     warmth = jnp.maximum(program.temperature, config.warm_start)
     joint = jax.nn.softmax(program.log_target + logits / warmth, axis=tuple(range(n)))
-    joint = _where_alive(program, jnp.maximum(joint, config.warm_start * bound / size), 0)
+    # How far inside to start: the more, the more the given duals' joint violates.
+    gains = deviation.gains(program.payoffs, joint, concept)
+    axes = deviation.dual_axes(concept)
+    worst = fold(jnp.maximum, [largest(g - x, axes) for g, x in zip(gains, program.limit)])
+    factor = jnp.clip(_WARMTH * worst, config.warm_start, 1)
+    bound, slack, least = (factor * x for x in (bound, slack, least))
+    duals = tuple(jnp.maximum(a, least) for a in duals)
+    joint = _where_alive(program, jnp.maximum(joint, factor * bound / size), 0)
   axes = deviation.dual_axes(concept)
   gains = deviation.gains(program.payoffs, joint, concept)
   if program.rho is None:
