@@ -22,6 +22,11 @@ A Newton step solves
 P + A' (alpha/s) A, whichever is smaller. Steps are Mehrotra's: a predictor, a centring parameter
 from what it achieves, a corrector with the same factors, and separate primal and dual lengths.
 
+In float64 every step subtracts from a player's payoffs, for each play of the others, those of one
+own strategy (`deviation.centre_near_mean`): differences of near-ties keep their digits. On request,
+for games that have no joint which meets all constraints with room to spare, limits are raised by a
+little less than `metrics.residual` counts.
+
 Arrays carry trailing batch axes `*b` (see `layout`).
 """
 
@@ -47,17 +52,18 @@ _TINY = 1e-30
 _HUGE = 1e19
 # The Newton matrix's diagonal is raised by this many ulps of itself; more after a failed factor.
 _DAMPING_ULPS = 0.5
-# A warm start begins so far inside as this times what the given duals' joint violates.
-_WARMTH = 0.1
-_ROW_ULPS = 1.0
 _DAMPING_GROWTH = 100.0
+# In the system of the joint, a row's slack is raised by this many ulps of the row's own diagonal.
+_ROW_ULPS = 1.0
+# A warm start begins this far inside, times what the joint of the given duals violates.
+_WARMTH = 0.1
 # A merit that grows by more than this in one step is the work of rounding.
 _MAX_GROWTH = 1e4
 # Fraction of the games iterated on that may be left running for later.
 PATIENCE = 0.1
 # A game ends after so many refused steps in a row.
 _MAX_REFUSED = 5
-# A predictor that can go less far than this says little of second order.
+# Where a predictor can go less far than this, its second-order term counts by that length.
 _SHORT_STEP = 0.1
 # Hard limits are raised by no more than this fraction of the tolerance.
 _RELAXATION = 0.05
