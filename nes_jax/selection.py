@@ -122,15 +122,13 @@ def problem(
 ) -> tuple[Problem, Array]:
   """Puts one game and its selection into normalised units.
 
-  Payoffs are divided by a player's scale, the smaller of
+  With soft constraints, whose rho and epsilon-plus are in these units, they are the paper's: less its
+  mean, a player's payoff is divided by its L2 norm over sqrt(|A|), eq. (16a), which puts it on the
+  invariant sphere. With hard constraints the answer depends on neither, and
 
-    the L2 norm of its payoffs less their mean, over sqrt(|A|), eq. (16a), and
-    `ROBUST_SCALE` times `deviation.least_regret`,
-
-  so that a few payoffs far below all others do not set the unit in which answers are judged. With
-  hard constraints the scale is a power of two and nothing is subtracted: the answer depends on
-  neither, and no payoff is rounded. With soft constraints, whose rho and epsilon-plus are in these
-  units, the scale is as said and the mean is subtracted: on the paper's sphere, for most games.
+    * the scale is no more than `ROBUST_SCALE` times `deviation.least_regret`, so that a few payoffs
+      far below all others do not set the unit in which answers are judged;
+    * it is rounded to a power of two, and nothing is subtracted, so that no payoff is rounded.
 
   Args:
     payoffs: [N, A1, ..., AN] in the user's units, finite.
@@ -184,13 +182,12 @@ def problem(
 def _scale(payoffs, hard, strategies, alive) -> tuple[Array, Array]:
   """Scaled payoffs [N, A1, ..., AN] and the scale [N] of `problem`."""
   normal = jax.vmap(lambda x: invariance.normalise(x, alive=alive))(payoffs)
+  if not hard:
+    return normal.values, normal.scale
   robust = ROBUST_SCALE * deviation.least_regret(payoffs, strategies)
   scale = jnp.minimum(normal.scale, robust)
   positive = scale > 0
   fit = lambda x: x.reshape(x.shape + (1,) * (payoffs.ndim - 1))
-  if not hard:
-    ratio = jnp.where(positive, normal.scale / jnp.where(positive, scale, 1), 0)
-    return normal.values * fit(ratio), scale
   _, exponent = jnp.frexp(jax.lax.stop_gradient(jnp.where(positive, scale, 1)) * math.sqrt(2))
   # Two factors, so that each is finite for the smallest and the largest scale.
   first = (exponent - 1) // 2
