@@ -1,5 +1,5 @@
-"""Where games come from: spheres (training), files (npz, Gambit, OpenSpiel)."""
+"""Where games come from: spheres (training), GAMUT, games with ties (structured), and files."""
 
-from nes_jax.games import files, gamut, spheres
+from nes_jax.games import files, gamut, spheres, structured
 
-__all__ = ("files", "gamut", "spheres")
+__all__ = ("files", "gamut", "spheres", "structured")
