@@ -109,8 +109,8 @@ def _check_selection(selection: Any, index: int, shape: tuple[int, ...]) -> None
     target = np.asarray(selection.target)
     if not (np.all(target >= 0) and abs(target.sum() - 1) <= 1e-3):
       raise ValueError(
-          f"selection {index} of the list: the target joint must be non-negative and sum to one; its"
-          f" sum is {target.sum():.6g}"
+          f"selection {index} of the list: the target joint must be non-negative and sum to one;"
+          f" its sum is {target.sum():.6g}"
       )
 
 

@@ -122,9 +122,9 @@ def problem(
 ) -> tuple[Problem, Array]:
   """Puts one game and its selection into normalised units.
 
-  With soft constraints, whose rho and epsilon-plus are in these units, they are the paper's: less its
-  mean, a player's payoff is divided by its L2 norm over sqrt(|A|), eq. (16a), which puts it on the
-  invariant sphere. With hard constraints the answer depends on neither, and
+  With soft constraints, whose rho and epsilon-plus are in these units, they are the paper's: a
+  player's payoffs less their mean are divided by their L2 norm over sqrt(|A|), eq. (16a), which
+  puts them on the invariant sphere. With hard constraints the answer depends on neither, and
 
     * the scale is no more than `ROBUST_SCALE` times `deviation.least_regret`, so that a few payoffs
       far below all others do not set the unit in which answers are judged;
