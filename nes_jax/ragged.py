@@ -15,7 +15,7 @@ from nes_jax.selection import Selection
 from nes_jax.types import Solution
 
 _SMALLEST = 4
-# Games with no more joint strategies get as many strategies for every player as for the first.
+# All players get the largest size if that makes no more joint strategies than this.
 _CUBIC = 256
 # Selection fields that have the shape of a game.
 _SHAPED = ("target", "welfare")

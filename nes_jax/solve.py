@@ -300,7 +300,7 @@ def _as_real(payoffs: Any) -> Any:
   if not real or kind.kind == "m":  # NumPy counts time differences among the integers
     raise ValueError(f"payoffs must be real numbers, not {kind}")
   if isinstance(payoffs, np.ndarray):
-    # Of what JAX does not compute with, float64 holds the wide types and float32 the narrow ones.
+    # Types that JAX does not compute with: wide ones become float64, narrow ones float32.
     wide = not jnp.issubdtype(kind, jnp.floating) or kind.itemsize >= 8
     return payoffs.astype(np.float64 if wide else np.float32, copy=False)
   return payoffs if kind in (jnp.float32, jnp.float64) else payoffs.astype(jnp.float32)
@@ -385,11 +385,11 @@ def _find_strategies(
   bad |= ~np.all([block.any(1) for block in exist], 0)
   if bad.any() and invalid == "raise":
     raise ValueError(_invalid_message(finite | ~alive[:, None], bad, batched, names))
-  if not bad.all() and all(block[~bad].all() for block in exist):
-    return games, None
-  # What is marked stays as it is, so that it is found again.
-  clean = np.where(alive[:, None] | bad.reshape((-1,) + (1,) * (values.ndim - 1)), values, 0)
-  return clean, tuple(block | bad[:, None] for block in exist)
+  # A game that is to be marked gets payoffs of NaN, by which the engine knows it.
+  clean = np.where(alive[:, None], values, 0)
+  clean[bad] = np.nan
+  exist = [block | bad[:, None] for block in exist]
+  return clean, None if all(block.all() for block in exist) else tuple(exist)
 
 
 def _invalid_message(good: np.ndarray, bad: np.ndarray, batched: bool, names: Any) -> str:

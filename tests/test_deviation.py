@@ -263,7 +263,7 @@ def test_centre_at_best(x64, shape, concept, masked):
   strategies = some_strategies(shape) if masked else every
   alive = deviation.alive(strategies)
   joint = jnp.where(alive, joint, 0)
-  # What stands where no strategy exists does not count as a reply.
+  # A strategy that does not exist does not count as a reply.
   junk = jnp.where(alive, payoffs, 1e6)
   centred = deviation.centre_at_best(junk, strategies if masked else None)
   assert_same_gains(jnp.where(alive, payoffs, 0), centred, joint, strategies, concept)

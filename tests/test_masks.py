@@ -154,7 +154,7 @@ def test_masks_that_differ_from_game_to_game(concept):
   assert_same_as_sub(solution, masks, alone, concept)
   assert (np.abs(solution.gap - alone.gap) <= 1e-7 * payoff_sizes(inner)).all()
   assert (solution.epsilon == 0).all()
-  # What stands where no strategy exists has no influence at all.
+  # Payoffs of strategies that do not exist have no influence at all.
   zeros = games.copy()
   for b in range(4):
     kept = games[b][(slice(None), *cells(masks, b))]

@@ -385,7 +385,7 @@ def test_few_levels():
 
 
 def showdown(mine, other, own, reply, ante, bet):
-  """What player 0 wins with one deal, by the actions for the cards that were dealt."""
+  """Winnings of player 0 with one deal, by the actions for the cards that were dealt."""
   stake = ante + bet
   if own == "bet":
     if reply in ("fold, check", "fold, bet"):
