@@ -772,3 +772,12 @@ def test_large_batches_under_jit_are_solved_in_turns(monkeypatch):
   np.testing.assert_array_equal(turns.iterations, plain.iterations)
   assert turns.converged.all()
   np.testing.assert_allclose(turns.joint, plain.joint, atol=1e-5)
+
+
+def test_marked_where_strategies_leave_a_player_none():
+  """A row of `strategies` that is all False is marked, though its payoffs are finite."""
+  none = np.array([[True, True], [False, False], [True, True], [True, True]])
+  given = (none, np.ones((4, 2), bool))
+  solution = nes_jax.solve(KNOWN, strategies=given, invalid="mark", precision="float64")
+  np.testing.assert_array_equal(solution.converged, [True, False, True, True])
+  assert np.isnan(solution.joint[1]).all() and np.isnan(solution.residual[1])
