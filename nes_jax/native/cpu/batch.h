@@ -1,0 +1,540 @@
+// Batches of games: normalised (nes_jax/selection.py), solved by groups in the lanes of a few
+// threads, solved again in float64 where float32 fails, and written out in the units given.
+#pragma once
+#include <atomic>
+#include <exception>
+#include <mutex>
+#include <numeric>
+#include <thread>
+
+#include "method.h"
+
+extern "C" {
+
+// How the games that the passes before this one left are solved.
+struct NesPass {
+  int32_t wide;  // 0: float32; 1: float64
+  int32_t max_iterations;
+  double tolerance, margin, start_dual, start_bound, start_slack, warm_start, relaxation;
+};
+
+// All arrays are row-major. "Payoff type" is float64 if wide_payoffs, else float32; "answer type"
+// is that of `wide_answers`.
+struct NesRequest {
+  int64_t games;
+  const int32_t* counts;  // [players]
+  int32_t players, correlated, wide_payoffs, wide_answers;
+  // Payoff type. A stride is the distance of two games' values: 0 if one serves all.
+  const void *payoffs;                                        // [games, players, joint]
+  const void *target, *welfare;                               // [joint], or null
+  const void *epsilon, *weight;                               // [players], []
+  int64_t target_stride, welfare_stride, epsilon_stride, weight_stride;
+  const uint8_t* strategies;                                  // [games, sum of counts], or null
+  const void* start;                                          // [games, duals] answer type, or null
+  int32_t start_is_normalised, threads;
+  double rho, epsilon_max;
+  int32_t num_passes;
+  NesPass passes[3];
+  // Answer type.
+  void *joint, *out_epsilon, *gap, *residual, *duals, *marginals;
+  uint8_t *converged, *repeated;
+  int32_t* iterations;
+  // The point of the interior, in normalised units; or null.
+  void *variables_joint, *variables_bound, *variables_slack, *variables_duals, *variables_shift,
+      *variables_room;
+};
+
+}  // extern "C"
+
+namespace nes {
+
+constexpr double kTargetFloor = 1e-12, kRobustScale = 4, kNoiseUlps = 8;
+
+// A request with typed arrays, and what is known of its games.
+template <class S, class Out>
+struct Batch {
+  const NesRequest& request;
+  std::vector<int> counts;
+  Shape whole;
+  int64_t num_marginals = 0;
+  bool soft;
+  std::vector<uint8_t> invalid;  // [games]
+
+  explicit Batch(const NesRequest& r)
+      : request(r), counts(r.counts, r.counts + r.players), whole(counts, r.correlated != 0),
+        soft(!std::isinf(r.rho)), invalid(r.games) {
+    for (int count : counts) num_marginals += count;
+  }
+  template <class X>
+  static X* at(void* array, int64_t index) { return static_cast<X*>(array) + index; }
+  const S* payoffs(int64_t game) const {
+    return static_cast<const S*>(request.payoffs) + game * request.players * whole.size;
+  }
+  static const S* field(const void* array, int64_t stride, int64_t game) {
+    return static_cast<const S*>(array) + stride * game;
+  }
+};
+
+// The strategies of a game that exist, and where the game without the others lies in the whole one.
+struct Origin {
+  std::vector<std::vector<int>> own;  // [player] own strategies
+  std::vector<int> joint, duals;      // indices in the whole game
+
+  std::vector<int> counts() const {
+    std::vector<int> sizes;
+    for (auto& list : own) sizes.push_back(int(list.size()));
+    return sizes;
+  }
+  Origin(const Shape& whole, const uint8_t* strategies, bool correlated) {
+    joint = {0};
+    for (size_t p = 0; p < whole.players.size(); ++p) {
+      const int count = whole.players[p].count, first = whole.first_dual[p];
+      std::vector<int> list, longer;
+      for (int i = 0; i < count; ++i)
+        if (!strategies || strategies[i]) list.push_back(i);
+      if (strategies) strategies += count;
+      for (int e : joint)
+        for (int i : list) longer.push_back(e * count + i);
+      joint = longer;
+      for (int i : list) {
+        if (!correlated) duals.push_back(first + i);
+        else
+          for (int k : list) duals.push_back(first + i * count + k);
+      }
+      own.push_back(list);
+    }
+  }
+};
+
+// Games of one shape in the lanes of a `Method`, until there are none left.
+template <class T, int W, bool kCorrelated, class S, class Out>
+class Worker {
+ public:
+  using O = Lanes<T, W>;
+  using V = typename O::V;
+  using M = typename O::M;
+  // Payoffs are put into normalised units in their own type, so many games at a time.
+  static constexpr int kPart = std::min(W, kLanes<S>);
+  using P = Lanes<S, kPart>;
+  using VS = typename P::V;
+  using MS = typename P::M;
+
+  Worker(Batch<S, Out>& batch, const Shape& shape, const NesPass& pass, bool first)
+      : batch_(batch), request_(batch.request), shape_(shape), pass_(pass), first_(first) {
+    const Config config{pass.tolerance, pass.margin, pass.start_dual, pass.start_bound,
+                        pass.start_slack, pass.warm_start, pass.max_iterations,
+                        batch.soft ? 0 : pass.relaxation};
+    method_.set_up(shape, config, batch.soft, request_.target, request_.welfare);
+    raw_.assign(size_t(W) * request_.players * shape.size + 64 / sizeof(S), 0);
+    best_.assign(size_t(shape.size) + 1, VS{});
+    for (int l = 0; l < W; ++l) game_[l] = -1;
+  }
+
+  void run(const std::vector<int64_t>& games, std::atomic<int64_t>& counter, int64_t chunk) {
+    const FlushSubnormals flush;
+    const int refill = kCorrelated ? 1 : std::max(1, W / 2);
+    int64_t next = 0, end = 0;
+    bool more = true;
+    for (;;) {
+      int idle = 0;
+      for (int l = 0; l < W; ++l) {
+        if (game_[l] >= 0 && !method_.running(l)) unload(l), game_[l] = -1;
+        idle += game_[l] < 0;
+      }
+      if (more && idle >= refill) {
+        M fresh{};
+        for (int l = 0; l < W && more; ++l) {
+          if (game_[l] >= 0) continue;
+          if (next >= end) {
+            next = counter.fetch_add(chunk), end = std::min(next + chunk, int64_t(games.size()));
+            if (next >= end) { more = false; break; }
+          }
+          load(l, games[next++]), fresh[l] = -1;
+        }
+        begin(fresh);
+        continue;  // some may be done already, or invalid
+      }
+      if (idle == W) break;
+      method_.step(occupied());
+    }
+  }
+
+ private:
+  Batch<S, Out>& batch_;
+  const NesRequest& request_;
+  const Shape& shape_;
+  const NesPass& pass_;
+  const bool first_;  // of the passes
+  Method<T, W, kCorrelated> method_;
+  int64_t game_[W];
+  std::vector<Origin> origin_;  // of lanes, where strategies may be missing
+  double scale_[W][kMaxPlayers], stretch_[W], epsilon_max_[W];
+  std::vector<S> raw_;
+  std::vector<VS> best_;
+
+  M occupied() const {
+    M mask{};
+    for (int l = 0; l < W; ++l) mask[l] = game_[l] >= 0 ? -1 : 0;
+    return mask;
+  }
+  static T* lane(V* at, int l) { return reinterpret_cast<T*>(at) + l; }
+  S* raw() {  // aligned to a vector
+    return reinterpret_cast<S*>((reinterpret_cast<uintptr_t>(raw_.data()) + 63) / 64 * 64);
+  }
+
+  // Puts the numbers of a game into a lane, but for what `begin` computes in all fresh lanes.
+  void load(int l, int64_t game) {
+    game_[l] = game;
+    const int players = request_.players, size = shape_.size;
+    const Origin* origin = nullptr;
+    if (request_.strategies) {
+      origin_.resize(W, Origin(batch_.whole, nullptr, kCorrelated));
+      origin_[l] = Origin(batch_.whole, request_.strategies + game * batch_.num_marginals,
+                          kCorrelated);
+      origin = &origin_[l];
+    }
+    const S* from = batch_.payoffs(game);
+    S* to = raw() + size_t(l / kPart) * players * size * kPart + l % kPart;
+    for (int p = 0; p < players; ++p, from += batch_.whole.size)
+      for (int e = 0; e < size; ++e, to += kPart) *to = from[origin ? origin->joint[e] : e];
+    if (request_.target) {
+      const S* target = batch_.field(request_.target, request_.target_stride, game);
+      auto value = [&](int e) {
+        return std::max<S>(target[origin ? origin->joint[e] : e], S(kTargetFloor));
+      };
+      S sum = 0;
+      for (int e = 0; e < size; ++e) sum += value(e);
+      for (int e = 0; e < size; ++e) lane(method_.next.joint, l)[e * W] = T(value(e) / sum);
+    }
+    double weight = 0;
+    if (request_.welfare) {
+      weight = *batch_.field(request_.weight, request_.weight_stride, game);
+      const S* welfare = batch_.field(request_.welfare, request_.welfare_stride, game);
+      auto value = [&](int e) { return double(welfare[origin ? origin->joint[e] : e]); };
+      double top = 0, mean = 0, square = 0, spread = 0;
+      for (int e = 0; e < size; ++e) top = std::max(top, std::abs(value(e)));
+      const double unit = top > 0 ? 1 / top : 1;
+      for (int e = 0; e < size; ++e) mean += value(e) * unit / size;
+      for (int e = 0; e < size; ++e) {
+        const double x = value(e) * unit - mean;
+        square += x * x, spread = std::max(spread, std::abs(x));
+      }
+      const bool varies = spread > kNoiseUlps * std::numeric_limits<S>::epsilon();
+      const double omega = std::isinf(weight) ? 1 : weight / std::max(weight, 1.0);
+      const double factor = varies ? omega / std::sqrt(square / size) : 0;
+      for (int e = 0; e < size; ++e)
+        lane(method_.welfare, l)[e * W] = T((value(e) * unit - mean) * factor);
+    }
+    stretch_[l] = std::isinf(weight) ? 1 : std::max(weight, 1.0);
+    const T temperature = T(1 / std::max(weight, 1.0));
+    method_.temperature[l] = temperature;
+    method_.safe_temperature[l] = std::max(temperature, std::numeric_limits<T>::min());
+  }
+
+  // The programs of the lanes just loaded, and their start.
+  void begin(M fresh) {
+    M valid{};
+    for (int part = 0; part < W / kPart; ++part) {
+      bool any = false;
+      for (int l = 0; l < kPart; ++l) any |= fresh[part * kPart + l] != 0;
+      if (any) normalise(part, fresh);
+    }
+    const bool warm = first_ && request_.start;
+    for (int l = 0; l < W; ++l) {
+      if (!fresh[l]) continue;
+      if (batch_.invalid[game_[l]]) {
+        mark(game_[l]), game_[l] = -1;
+        continue;
+      }
+      valid[l] = -1;
+      set_limits(l);
+      if (warm) warm_duals(l);
+    }
+    method_.even_log_target = O::all(T(-std::log(double(shape_.size))));
+    if (request_.target)
+      for (int e = 0; e < shape_.size; ++e)
+        method_.log_target[e] = fresh ? O::log(method_.next.joint[e]) : method_.log_target[e];
+    method_.start(valid, occupied(), warm);
+  }
+
+  // selection.problem for the payoffs of `kPart` lanes.
+  void normalise(int part, M fresh) {
+    const int players = request_.players, size = shape_.size;
+    const VS* payoffs = reinterpret_cast<const VS*>(raw()) + size_t(part) * players * size;
+    const S size_inverse = S(1) / size;
+    MS mine;
+    for (int l = 0; l < kPart; ++l) mine[l] = fresh[part * kPart + l] ? -1 : 0;
+    VS check{};
+    for (int p = 0; p < players; ++p, payoffs += size) {
+      const auto& player = shape_.players[p];
+      VS top{}, mean{}, square{}, spread{};
+      for (int e = 0; e < size; ++e) {
+        top = P::max(top, P::abs(payoffs[e])), check += payoffs[e] - payoffs[e];
+      }
+      // Scaled by a power of two, in two factors that are finite, so that squares are finite.
+      const MS unit = top > S(0) ? P::exponent(top) : MS{};
+      const VS first = P::power_of_two(-(unit >> 1)), second = P::power_of_two((unit >> 1) - unit);
+      auto value = [&](int e) { return payoffs[e] * first * second; };
+      top = top * first * second;
+      for (int e = 0; e < size; ++e) mean += value(e);
+      mean *= size_inverse;
+      for (int e = 0; e < size; ++e) {
+        const VS x = value(e) - mean;
+        square += x * x, spread = P::max(spread, P::abs(x));
+      }
+      const MS varies = spread > top * S(kNoiseUlps * P::kEpsilon);
+      VS scale = varies ? P::sqrt(square * size_inverse) : VS{};
+      VS factor, offset = mean, largest_best{}, largest_regret{};
+      VS* best = best_.data();  // of the replies to each play of the others
+      for (int r = 0; r < player.others; ++r) {
+        VS x = value(player.base[r]);
+        for (int i = 1; i < player.count; ++i)
+          x = P::max(x, value(player.base[r] + i * player.stride));
+        best[r] = x, largest_best = P::max(largest_best, P::abs(x));
+      }
+      VS least = P::all(P::kInfinity);
+      for (int i = 0; i < player.count; ++i) {
+        VS worst{};
+        for (int r = 0; r < player.others; ++r)
+          worst = P::max(worst, best[r] - value(player.base[r] + i * player.stride));
+        largest_regret = P::max(largest_regret, worst);
+        const MS counts = worst > largest_best * S(kNoiseUlps * P::kEpsilon);
+        least = P::min(least, counts ? worst : P::all(P::kInfinity));
+      }
+      if (batch_.soft) {
+        factor = scale > S(0) ? P::reciprocal(scale) : VS{};
+      } else {
+        scale = P::min(scale, least < P::kInfinity ? least * S(kRobustScale) : VS{});
+        const MS exponent = P::nearest_exponent(scale > S(0) ? scale : P::all(1));
+        factor = scale > S(0) ? P::power_of_two(-exponent) : VS{};
+        scale = scale > S(0) ? P::power_of_two(exponent) : VS{};
+        offset = VS{};
+      }
+      for (int l = 0; l < kPart; ++l) {
+        if (!mine[l]) continue;
+        scale_[part * kPart + l][p] = std::ldexp(double(scale[l]), int(unit[l]));
+        method_.binding[p][part * kPart + l] = largest_regret[l] > 0 && scale[l] > 0 ? 1 : 0;
+      }
+      V* out = Method<T, W, kCorrelated>::kCentres ? method_.given[p] : method_.operate.payoffs[p];
+      // Narrow payoffs are kept as regrets, which have their digits.
+      constexpr bool as_regrets = sizeof(T) == 4;
+      for (int r = 0; r < player.others; ++r) {
+        if (as_regrets) offset = best[r];
+        for (int i = 0, e = player.base[r]; i < player.count; ++i, e += player.stride)
+          put(out + e, part, mine, (value(e) - offset) * factor);
+      }
+    }
+    for (int l = 0; l < kPart; ++l)
+      if (mine[l] && !(check[l] == 0)) batch_.invalid[game_[part * kPart + l]] = 1;
+  }
+
+  static void put(V* at, int part, MS mine, VS x) {
+    using Narrow = typename Lanes<T, kPart>::V;
+    using Mask = typename Lanes<T, kPart>::M;
+    Narrow* to = reinterpret_cast<Narrow*>(at) + part;
+    const Mask keep = __builtin_convertvector(mine, Mask);
+    *to = keep ? __builtin_convertvector(x, Narrow) : *to;
+  }
+
+  // Limits and rooms of a lane: exact._program.
+  void set_limits(int l) {
+    const S* epsilon = batch_.field(request_.epsilon, request_.epsilon_stride, game_[l]);
+    const double z = request_.epsilon_max * std::sqrt(double(shape_.size));
+    epsilon_max_[l] = z;
+    double tau_rho = method_.temperature[l] * request_.rho;
+    method_.rho[l] = batch_.soft ? T(tau_rho) : T(1);
+    for (int p = 0; p < request_.players; ++p) {
+      const double scale = scale_[l][p], given = epsilon[p];
+      double wanted = scale > 0 ? given / scale : double((given > 0) - (given < 0));
+      if (batch_.soft) {
+        wanted = std::max(-z, std::min(wanted, z * (1 - 1e-6)));
+        method_.limit[p][l] = T(z), method_.idle_limit[p][l] = T(3 * z);
+        method_.binding[p][l] = 1, method_.log_room[p][l] = T(std::log(z - wanted));
+        continue;
+      }
+      // A row of zeros binds nothing but would pin its slack to zero: give it room.
+      const bool binds = method_.binding[p][l] != 0 || wanted < 0;
+      method_.binding[p][l] = binds;
+      method_.limit[p][l] = binds ? T(wanted + pass_.relaxation) : T(1);
+    }
+  }
+
+  void warm_duals(int l) {
+    const Out* start = static_cast<const Out*>(request_.start) +
+                       game_[l] * batch_.whole.num_duals;
+    for (int p = 0, d = 0; p < request_.players; ++p) {
+      const double factor = request_.start_is_normalised ? 1 : scale_[l][p] / stretch_[l];
+      for (; d < shape_.first_dual[p + 1]; ++d) {
+        const int from = request_.strategies ? origin_[l].duals[d] : d;
+        lane(method_.next.duals, l)[d * W] = T(start[from] * factor);
+      }
+    }
+  }
+
+  // Answers of a game that cannot be solved.
+  void mark(int64_t game) {
+    const Out nan = std::numeric_limits<Out>::quiet_NaN();
+    fill(game, nan);
+    auto put = [&](void* array, int64_t index) { *batch_.template at<Out>(array, index) = nan; };
+    for (int p = 0; p < request_.players; ++p)
+      put(request_.out_epsilon, game * request_.players + p);
+    put(request_.gap, game), put(request_.residual, game);
+    request_.converged[game] = request_.repeated[game] = 0, request_.iterations[game] = 0;
+  }
+
+  // One value for all numbers of a game's large answers.
+  void fill(int64_t game, Out value) {
+    auto put = [&](void* array, int64_t count) {
+      if (array) std::fill_n(batch_.template at<Out>(array, game * count), count, value);
+    };
+    put(request_.joint, batch_.whole.size), put(request_.duals, batch_.whole.num_duals);
+    put(request_.marginals, batch_.num_marginals);
+    put(request_.variables_joint, batch_.whole.size);
+    put(request_.variables_bound, batch_.whole.size);
+    put(request_.variables_slack, batch_.whole.num_duals);
+    put(request_.variables_duals, batch_.whole.num_duals);
+    put(request_.variables_shift, 1), put(request_.variables_room, request_.players);
+  }
+
+  void unload(int l) {
+    const int64_t game = game_[l];
+    const T error = method_.best_error[l];
+    Out* residual = batch_.template at<Out>(request_.residual, game);
+    request_.repeated[game] = !first_;
+    request_.iterations[game] = int(method_.iterations[l]) + (first_ ? 0 : request_.iterations[game]);
+    if (!first_ && Out(error) > *residual) return;
+    const bool now = method_.best_is_now[l] != 0;
+    auto& point = now ? method_.now : method_.best;
+    const V* worst = now ? method_.worst : method_.best_worst;
+    const T inverse = T(1) / (now ? method_.mass[l] : method_.best_mass[l]);
+    const Origin* origin = request_.strategies ? &origin_[l] : nullptr;
+    if (origin) fill(game, 0);
+    const auto& whole = batch_.whole;
+    Out* joint = batch_.template at<Out>(request_.joint, game * whole.size);
+    for (int e = 0; e < shape_.size; ++e)
+      joint[origin ? origin->joint[e] : e] = Out(lane(point.joint, l)[e * W] * inverse);
+    Out* marginals = batch_.template at<Out>(request_.marginals, game * batch_.num_marginals);
+    for (int p = 0; p < request_.players; ++p) {
+      const auto& player = whole.players[p];
+      for (int i = 0; i < player.count; ++i) {
+        Out sum = 0;
+        for (int r = 0; r < player.others; ++r) sum += joint[player.base[r] + i * player.stride];
+        *marginals++ = sum;
+      }
+    }
+    Out* duals = batch_.template at<Out>(request_.duals, game * whole.num_duals);
+    double factor[kMaxPlayers], gap = 0;
+    Out* epsilon = batch_.template at<Out>(request_.out_epsilon, game * request_.players);
+    const S* given = batch_.field(request_.epsilon, request_.epsilon_stride, game);
+    for (int p = 0; p < request_.players; ++p) {
+      const double scale = scale_[l][p];
+      factor[p] = scale > 0 ? double(method_.binding[p][l]) * stretch_[l] / scale : 0;
+      gap += std::max(double(worst[p][l]), 0.0) * scale;
+      epsilon[p] = batch_.soft ? Out((epsilon_max_[l] - double(point.room[p][l])) * scale)
+                               : Out(given[p]);
+    }
+    method_.each_row([&](int p, int d, bool idle) {
+      duals[origin ? origin->duals[d] : d] =
+          idle ? Out(0) : Out(lane(point.duals, l)[d * W] * factor[p]);
+    });
+    *residual = Out(error);
+    *batch_.template at<Out>(request_.gap, game) = Out(gap);
+    request_.converged[game] = *residual <= Out(request_.passes[0].tolerance);
+    if (!request_.variables_joint) return;
+    auto put = [&](void* array, V* from, int count, int stride, const std::vector<int>* to) {
+      Out* out = batch_.template at<Out>(array, game * stride);
+      for (int i = 0; i < count; ++i) out[to ? (*to)[i] : i] = Out(lane(from, l)[i * W]);
+    };
+    const auto* to_joint = origin ? &origin->joint : nullptr;
+    const auto* to_duals = origin ? &origin->duals : nullptr;
+    if (origin) {  // as exact.py has what does not exist
+      std::fill_n(batch_.template at<Out>(request_.variables_bound, game * whole.size), whole.size,
+                  Out(1));
+      for (void* array : {request_.variables_slack, request_.variables_duals})
+        std::fill_n(batch_.template at<Out>(array, game * whole.num_duals), whole.num_duals,
+                    Out(1));
+    }
+    put(request_.variables_joint, point.joint, shape_.size, whole.size, to_joint);
+    put(request_.variables_bound, point.bound, shape_.size, whole.size, to_joint);
+    put(request_.variables_slack, point.slack, shape_.num_duals, whole.num_duals, to_duals);
+    put(request_.variables_duals, point.duals, shape_.num_duals, whole.num_duals, to_duals);
+    put(request_.variables_shift, &point.shift, 1, 1, nullptr);
+    put(request_.variables_room, point.room, request_.players, request_.players, nullptr);
+  }
+};
+
+template <class T, bool kCorrelated, class S, class Out>
+void solve_group(Batch<S, Out>& batch, const std::vector<int64_t>& games, const Shape& shape,
+                 const NesPass& pass, bool first) {
+  constexpr int W = kLanes<T>;
+  std::atomic<int64_t> counter{0};
+  const int64_t count = int64_t(games.size());
+  const int threads = int(std::max<int64_t>(
+      1, std::min<int64_t>(batch.request.threads, (count + W - 1) / W)));
+  const int64_t chunk = std::max<int64_t>(1, std::min<int64_t>(W, count / (4 * threads)));
+  std::exception_ptr failure;
+  std::mutex guard;
+  auto work = [&] {
+    try {
+      Worker<T, W, kCorrelated, S, Out>(batch, shape, pass, first).run(games, counter, chunk);
+    } catch (...) {
+      const std::lock_guard<std::mutex> lock(guard);
+      failure = std::current_exception();
+    }
+  };
+  std::vector<std::thread> others;
+  try {
+    for (int k = 1; k < threads; ++k) others.emplace_back(work);
+  } catch (const std::system_error&) {
+    // No more threads are to be had: those that there are do the work.
+  }
+  work();
+  for (auto& thread : others) thread.join();
+  if (failure) std::rethrow_exception(failure);
+}
+
+template <bool kCorrelated, class S, class Out>
+void solve_pass(Batch<S, Out>& batch, std::vector<int64_t>& games, const NesPass& pass,
+                bool first) {
+  auto solve = [&](const std::vector<int64_t>& group, const Shape& shape) {
+    if (pass.wide) solve_group<double, kCorrelated>(batch, group, shape, pass, first);
+    else solve_group<float, kCorrelated>(batch, group, shape, pass, first);
+  };
+  if (!batch.request.strategies) return solve(games, batch.whole);
+  // By the shape of the game without the strategies that do not exist.
+  std::vector<std::pair<std::vector<int>, int64_t>> keyed;
+  for (int64_t game : games) {
+    const uint8_t* exist = batch.request.strategies + game * batch.num_marginals;
+    std::vector<int> counts;
+    for (int count : batch.counts) {
+      counts.push_back(int(std::accumulate(exist, exist + count, 0)));
+      exist += count;
+    }
+    keyed.emplace_back(counts, game);
+  }
+  std::sort(keyed.begin(), keyed.end());
+  for (size_t i = 0; i < keyed.size();) {
+    std::vector<int64_t> group;
+    const auto counts = keyed[i].first;
+    for (; i < keyed.size() && keyed[i].first == counts; ++i) group.push_back(keyed[i].second);
+    solve(group, Shape(counts, kCorrelated));
+  }
+}
+
+// -> games that hold what is not finite, or leave a player no strategy; they are marked.
+template <bool kCorrelated, class S, class Out>
+int64_t solve_batch(const NesRequest& request) {
+  Batch<S, Out> batch(request);
+  std::vector<int64_t> games;
+  for (int64_t game = 0; game < request.games; ++game) games.push_back(game);
+  for (int k = 0; k < request.num_passes && !games.empty(); ++k) {
+    solve_pass<kCorrelated>(batch, games, request.passes[k], k == 0);
+    std::vector<int64_t> left;
+    for (int64_t game : games)
+      if (!batch.invalid[game] && !request.converged[game]) left.push_back(game);
+    games.swap(left);
+  }
+  return std::count(batch.invalid.begin(), batch.invalid.end(), 1);
+}
+
+}  // namespace nes

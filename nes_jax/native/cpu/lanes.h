@@ -1,0 +1,190 @@
+// Vectors of numbers, one game a lane, and the elementary functions of the method on them.
+//
+// The width is that of a register of the instruction set that the file is compiled for. A select
+// is written `mask ? a : b`, an arithmetic operation as for numbers.
+#pragma once
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <type_traits>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+// Returns what one instruction of x86 makes of vectors of its width. Compilers find no such
+// instruction by themselves, because of what it does with a not-a-number.
+#define NES_ARGUMENTS_1(type, a, b) (type)(a)
+#define NES_ARGUMENTS_2(type, a, b) (type)(a), (type)(b)
+#define NES_WIDTH(bits, type, op, count, a, b)                                       \
+  if constexpr (sizeof(V) * 8 == bits && kSingle)                                    \
+    return (V)_mm##type##_##op##_ps(NES_ARGUMENTS_##count(__m##bits, a, b));         \
+  if constexpr (sizeof(V) * 8 == bits && !kSingle)                                   \
+    return (V)_mm##type##_##op##_pd(NES_ARGUMENTS_##count(__m##bits##d, a, b));
+#if defined(__AVX512F__)
+#define NES_INSTRUCTION(op, count, a, b)  \
+  NES_WIDTH(512, 512, op, count, a, b)    \
+  NES_WIDTH(256, 256, op, count, a, b)    \
+  NES_WIDTH(128, , op, count, a, b)
+#elif defined(__AVX2__)
+#define NES_INSTRUCTION(op, count, a, b)  \
+  NES_WIDTH(256, 256, op, count, a, b)    \
+  NES_WIDTH(128, , op, count, a, b)
+#elif defined(__x86_64__)
+#define NES_INSTRUCTION(op, count, a, b) NES_WIDTH(128, , op, count, a, b)
+#else
+#define NES_INSTRUCTION(op, count, a, b)
+#endif
+
+namespace nes {
+
+#if defined(__AVX512F__)
+constexpr int kRegisterBytes = 64, kRegisters = 32;
+#elif defined(__AVX2__)
+constexpr int kRegisterBytes = 32, kRegisters = 16;
+#elif defined(__aarch64__)
+constexpr int kRegisterBytes = 16, kRegisters = 32;
+#else
+constexpr int kRegisterBytes = 16, kRegisters = 16;
+#endif
+
+template <class T>
+constexpr int kLanes = kRegisterBytes / int(sizeof(T));
+
+template <class T, int W>
+struct Vector {
+  typedef T type __attribute__((vector_size(W * sizeof(T))));
+};
+
+template <class T, int W>
+struct Lanes {
+  using V = typename Vector<T, W>::type;
+  using I = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+  using M = typename Vector<I, W>::type;  // of masks: all bits set, or none
+  static constexpr T kInfinity = std::numeric_limits<T>::infinity();
+  static constexpr T kEpsilon = std::numeric_limits<T>::epsilon();
+  static constexpr bool kSingle = sizeof(T) == 4;
+  static constexpr int kMantissa = kSingle ? 23 : 52, kBias = kSingle ? 127 : 1023;
+
+  static inline V all(T x) { return V{} + x; }
+
+  // A not-a-number in b survives, one in a does not.
+  static inline V max(V a, V b) {
+    NES_INSTRUCTION(max, 2, a, b)
+    return a > b ? a : b;
+  }
+  static inline V min(V a, V b) {
+    NES_INSTRUCTION(min, 2, a, b)
+    return a < b ? a : b;
+  }
+  static inline V abs(V a) {
+    constexpr I sign = I(1) << (8 * sizeof(T) - 1);
+    return (V)((M)a & ~sign);
+  }
+
+  static inline V reciprocal(V x) {
+#if defined(__AVX512F__)
+    // An approximation of 14 bits, and Newton's steps: a division takes four times as long.
+    if constexpr (sizeof(V) == 64 && kSingle) {
+      const V y = (V)_mm512_rcp14_ps((__m512)x);
+      return y + y * (T(1) - x * y);
+    }
+    if constexpr (sizeof(V) == 64 && !kSingle) {
+      V y = (V)_mm512_rcp14_pd((__m512d)x);
+      y = y + y * (T(1) - x * y);
+      return y + y * (T(1) - x * y);
+    }
+#endif
+    return T(1) / x;
+  }
+
+  static inline V sqrt(V x) {
+    NES_INSTRUCTION(sqrt, 1, x, x)
+    V y = x;
+    for (int l = 0; l < W; ++l) y[l] = std::sqrt(x[l]);
+    return y;
+  }
+  static inline V inverse_sqrt(V x) { return reciprocal(sqrt(x)); }
+
+  // Natural logarithm of positive normal numbers: x = 2^k (1 + f), |f| < 0.42, and
+  // log(1 + f) = 2 artanh(f / (2 + f)) by its series.
+  static inline V log(V x) {
+    constexpr I half_root = kSingle ? I(0x3f3504f3) : I(0x3fe6a09e667f3bcdLL);
+    const M bits = (M)x, exponent = (bits - half_root) >> kMantissa;
+    const V f = (V)(bits - (exponent << kMantissa)) - T(1);
+    const V k = __builtin_convertvector(exponent, V);
+    const V s = f / (f + T(2)), square = s * s;
+    constexpr int terms = kSingle ? 5 : 11;
+    V series = all(T(1) / T(2 * terms + 1));
+#pragma GCC unroll 16
+    for (int i = terms - 1; i >= 1; --i) series = series * square + T(1) / T(2 * i + 1);
+    const V tail = s * square * series * T(2) + k * ln2_low();
+    return k * ln2_high() + (T(2) * s + tail);
+  }
+
+  // Exponential function, of what lies in the range of normal numbers: x = k log 2 + r.
+  static inline V exp(V x) {
+    constexpr T least = kSingle ? T(-87) : T(-708), largest = kSingle ? T(88) : T(709);
+    x = min(max(all(least), x), all(largest));
+    // Adding this and subtracting it again rounds to an integer, left in the last bits of the sum.
+    constexpr T round = kSingle ? T(12582912) : T(6755399441055744);
+    const V shifted = x * T(1.44269504088896340736) + round, k = shifted - round;
+    const V r = (x - k * ln2_high()) - k * ln2_low();
+    constexpr int terms = kSingle ? 8 : 13;
+    double factor = 1;
+    for (int i = 1; i <= terms; ++i) factor /= i;
+    V series = all(T(factor));
+#pragma GCC unroll 16
+    for (int i = terms; i >= 1; --i) factor *= i, series = series * r + T(factor);
+    return series * (V)(((M)shifted + I(kBias)) << kMantissa);
+  }
+
+  // exp(-x) - 1 + x, whose leading terms cancel, of numbers that are not far below 0.
+  static inline V exp_excess(V x) {
+    V series = all(T(0));
+#pragma GCC unroll 16
+    for (int i = kSingle ? 9 : 16; i >= 2; --i) series = (T(1) - series) * x * (T(1) / T(i));
+    return abs(x) < T(0.7) ? series * x : exp(-x) - T(1) + x;
+  }
+
+  // The largest k with 2^k <= x, and the k with x / sqrt(2) < 2^k <= x sqrt(2), of positive normal
+  // numbers.
+  static inline M exponent(V x) { return ((M)x >> kMantissa) - I(kBias); }
+  static inline M nearest_exponent(V x) { return exponent(x * T(1.4142135623730951)); }
+  static inline V power_of_two(M k) { return (V)((k + I(kBias)) << kMantissa); }
+
+ private:
+  // log 2 in two parts: products of the first with an exponent are exact.
+  static constexpr T ln2_high() { return kSingle ? T(0.693359375) : T(6.93147180369123816490e-01); }
+  static constexpr T ln2_low() { return kSingle ? T(-2.12194440e-4) : T(1.90821492927058770002e-10); }
+};
+
+// Treats subnormal numbers as zero while it lives: they would take a hundred times as long.
+class FlushSubnormals {
+ public:
+  FlushSubnormals() {
+#if defined(__x86_64__)
+    before_ = _mm_getcsr();
+    _mm_setcsr(before_ | 0x8040);
+#elif defined(__aarch64__)
+    asm volatile("mrs %0, fpcr" : "=r"(before_));
+    asm volatile("msr fpcr, %0" ::"r"(before_ | (uint64_t(1) << 24)));
+#endif
+  }
+  ~FlushSubnormals() {
+#if defined(__x86_64__)
+    _mm_setcsr(before_);
+#elif defined(__aarch64__)
+    asm volatile("msr fpcr, %0" ::"r"(before_));
+#endif
+  }
+
+ private:
+#if defined(__aarch64__)
+  uint64_t before_ = 0;
+#else
+  unsigned before_ = 0;
+#endif
+};
+
+}  // namespace nes

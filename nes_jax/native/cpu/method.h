@@ -1,0 +1,592 @@
+// The interior-point method of nes_jax/exact.py on a group of games of one shape, one in each lane.
+//
+// The names are those of exact.py. `stationary` is the stationarity without its "- z", which the
+// right sides add again.
+#pragma once
+#include <cstdlib>
+#include <new>
+#include <utility>
+
+#include "deviation.h"
+
+namespace nes {
+
+// exact.Config
+struct Config {
+  double tolerance, margin, start_dual, start_bound, start_slack, warm_start;
+  int max_iterations;
+  double relaxation;  // that hard limits are raised by
+};
+
+template <class T, int W, bool kCorrelated>
+struct Method {
+  using O = Lanes<T, W>;
+  using V = typename O::V;
+  using M = typename O::M;
+  using Gains = std::conditional_t<kCorrelated, Correlated<T, W>, Coarse<T, W>>;
+
+  static constexpr T kToBoundary = T(0.98), kTiny = T(1e-30), kHuge = T(1e19), kWarmth = T(0.1);
+  static constexpr T kMaxGrowth = T(1e4), kShortStep = T(0.1), kStrongest = T(1e-2);
+  static constexpr T kDampingGrowth = T(100), kMaxRefused = T(5);
+  static constexpr T kDamping = T(0.5) * O::kEpsilon, kRowUlps = O::kEpsilon;
+  // CCEs in float64 subtract a strategy's payoffs anew at every step.
+  static constexpr bool kCentres = !kCorrelated && sizeof(T) == 8;
+
+  // A point of the interior, and in `next` the one ahead or the direction to it.
+  struct Point {
+    V *joint, *bound, *slack, *duals, shift, room[kMaxPlayers];
+  };
+  struct Residuals {
+    V *stationary, *feasible, mass, room[kMaxPlayers];
+  };
+
+  const Shape* shape = nullptr;
+  int players = 0, size = 0, num_duals = 0;
+  bool soft = false, has_target = false, has_welfare = false;
+  Config config;
+
+  // The program.
+  Gains operate;
+  V *given[kMaxPlayers];  // payoffs before they are centred, if they are at every step
+  V *log_target, *welfare, even_log_target, temperature, safe_temperature;
+  V limit[kMaxPlayers], binding[kMaxPlayers], idle_limit[kMaxPlayers], rho, log_room[kMaxPlayers];
+
+  // The state.
+  Point now, next, best;
+  Residuals now_residuals, next_residuals;
+  V error, merit, damping, refused, best_error, iterations;
+  V worst[kMaxPlayers], next_worst[kMaxPlayers], best_worst[kMaxPlayers];  // gains above epsilon
+  V next_error, next_merit, mass, best_mass;  // sums of the joints
+  M best_is_now;
+  bool recentre = false;
+
+  // The Newton system.
+  V *weights, *inverse_joint, *inverse_duals, *border, *ratios, *ones, *gain, *scratch;
+  V *joint_aim, *slack_aim, *rays[kMaxPlayers];
+  V inverse_total, room_weights[kMaxPlayers], coupling[kMaxPlayers];
+  Cholesky<T, W> matrix;
+
+  Method() = default;
+  Method(const Method&) = delete;
+  Method& operator=(const Method&) = delete;
+  ~Method() { std::free(memory_); }
+
+  void set_up(const Shape& of, const Config& with, bool soft_, bool target, bool welfare_) {
+    shape = &of, config = with, soft = soft_, has_target = target, has_welfare = welfare_;
+    players = int(of.players.size()), size = of.size, num_duals = of.num_duals;
+    Arena<V> needed(nullptr);
+    lay_out(needed);
+    if (needed.used() > capacity_) {
+      std::free(memory_);
+      memory_ = (V*)std::aligned_alloc(4096, (needed.used() * sizeof(V) + 4095) / 4096 * 4096);
+      capacity_ = memory_ ? needed.used() : 0;
+      if (!memory_) throw std::bad_alloc();
+    }
+    // Lanes without a game compute too: with numbers that do no harm.
+    for (size_t i = 0; i < needed.used(); ++i) memory_[i] = O::all(1);
+    Arena<V> arena(memory_);
+    lay_out(arena);
+    for (int p = 0; p < players; ++p) {
+      for (int e = 0; e < size; ++e) operate.payoffs[p][e] = V{};
+      if (kCentres)
+        for (int e = 0; e < size; ++e) given[p][e] = V{};
+      limit[p] = binding[p] = idle_limit[p] = O::all(1), log_room[p] = V{};
+      now.room[p] = next.room[p] = O::all(1);
+      worst[p] = next_worst[p] = best_worst[p] = V{};
+      now_residuals.room[p] = next_residuals.room[p] = room_weights[p] = coupling[p] = V{};
+    }
+    now.shift = next.shift = now_residuals.mass = V{};
+    temperature = safe_temperature = rho = O::all(1), even_log_target = V{};
+    error = merit = best_error = refused = iterations = V{};
+    damping = O::all(kDamping), mass = best_mass = O::all(1), best_is_now = M{} - 1;
+  }
+
+  // Whether a lane's game takes another step.
+  bool running(int lane) const {
+    return error[lane] > T(config.margin * config.tolerance) && refused[lane] < kMaxRefused &&
+           iterations[lane] < config.max_iterations;
+  }
+
+  // A predictor-corrector step of all lanes; `active` have games.
+  void step(M active) {
+    if (kCentres && recentre) centre(now.duals);
+    newton();
+    V primal, bounds;
+    direction<false>();
+    lengths<false>(primal, bounds);
+    aim(O::reciprocal(O::max(O::all(1), O::max(primal, bounds))));
+    direction<true>();
+    lengths<true>(primal, bounds);
+    advance(primal, bounds);
+    measure();
+    const M sound = (next_merit < merit * kMaxGrowth) | (next_error < error);
+    damping = sound ? O::max(damping * (1 / kDampingGrowth), O::all(kDamping))
+                    : O::min(damping * kDampingGrowth, O::all(kStrongest));
+    refused = sound ? V{} : refused + T(1);
+    iterations += T(1);
+    const M better = sound & (next_error < best_error);
+    keep_best(active & sound & best_is_now & ~better);
+    best_is_now = sound ? better : best_is_now;
+    best_error = better ? next_error : best_error;
+    recentre = move(sound, active);
+  }
+
+  // Puts the games of the lanes `fresh`, whose programs are there, at their start; `occupied` lanes
+  // are these and those with other games. A warm start is from the duals in next.duals.
+  void start(M fresh, M occupied, bool warm) {
+    const V share = O::all(T(1) / size);
+    V bound = O::all(T(config.start_bound)), slack = O::all(T(config.start_slack));
+    V least = O::all(T(config.start_dual)), total;
+    if (kCentres) {
+      for (int d = 0; d < num_duals; ++d) ratios[d] = O::all(1);
+      centre(ratios);
+    }
+    for (int e = 0; e < size; ++e)
+      next.joint[e] = has_target ? T(0.9) * O::exp(log_target[e]) + T(0.1) * share : share;
+    if (!warm) {
+      for (int d = 0; d < num_duals; ++d) next.duals[d] = least;
+    } else {
+      start_joint();
+      operate.gains(next.joint, gain, total);
+      V most = O::all(-O::kInfinity);
+      each_row([&](int p, int d, bool idle) {
+        most = O::max(most, gain[d] - (idle ? idle_limit[p] : limit[p]));
+      });
+      const V factor = O::min(O::max(most * kWarmth, O::all(T(config.warm_start))), O::all(1));
+      bound *= factor, slack *= factor, least *= factor;
+      for (int d = 0; d < num_duals; ++d) next.duals[d] = O::max(next.duals[d], least);
+      for (int e = 0; e < size; ++e) next.joint[e] = O::max(next.joint[e], factor * bound * share);
+    }
+    operate.gains(next.joint, gain, total);
+    if (soft) start_room(bound, slack, least);
+    for (int e = 0; e < size; ++e) next.bound[e] = bound * share * O::reciprocal(next.joint[e]);
+    each_row([&](int p, int d, bool idle) {
+      const V room = soft ? next.room[p] : V{};
+      next.slack[d] = O::max((idle ? idle_limit[p] : limit[p]) - gain[d] - room, slack);
+    });
+    next.shift = V{};
+    measure();
+    damping = fresh ? O::all(kDamping) : damping;
+    refused = fresh ? V{} : refused, iterations = fresh ? V{} : iterations;
+    best_error = fresh ? next_error : best_error, best_is_now = best_is_now | fresh;
+    move(fresh, occupied);
+    recentre = kCentres;  // the payoffs are now centred for `next`
+  }
+
+  // Calls row(player, dual, whether it is no deviation) for every dual.
+  template <class F>
+  void each_row(F row) const {
+    for (int p = 0, d = 0; p < players; ++p) {
+      const int count = shape->players[p].count;
+      if constexpr (kCorrelated) {
+        for (int i = 0; i < count; ++i)
+          for (int k = 0; k < count; ++k, ++d) row(p, d, i == k);
+      } else {
+        for (int i = 0; i < count; ++i, ++d) row(p, d, false);
+      }
+    }
+  }
+
+ private:
+  V* memory_ = nullptr;
+  size_t capacity_ = 0;
+
+  void lay_out(Arena<V>& arena) {
+    operate.shape = shape;
+    operate.lay_out(arena);
+    if (kCentres)
+      for (int p = 0; p < players; ++p) given[p] = arena.take(size);
+    for (V** at : {&weights, &inverse_joint, &joint_aim, &scratch}) *at = arena.take(size);
+    for (Point* point : {&now, &next, &best}) {
+      point->joint = arena.take(size), point->bound = arena.take(size);
+      point->slack = arena.take(num_duals), point->duals = arena.take(num_duals);
+    }
+    for (Residuals* r : {&now_residuals, &next_residuals})
+      r->stationary = arena.take(size), r->feasible = arena.take(num_duals);
+    for (V** at : {&inverse_duals, &gain, &slack_aim, &ratios}) *at = arena.take(num_duals);
+    log_target = has_target ? arena.take(size) : nullptr;
+    welfare = has_welfare ? arena.take(size) : nullptr;
+    border = kCorrelated ? nullptr : arena.take(num_duals);
+    ones = kCorrelated ? arena.take(size) : nullptr;
+    if (kCorrelated && soft)
+      for (int p = 0; p < players; ++p) rays[p] = arena.take(size);
+    matrix.side = kCorrelated ? size : num_duals;
+    matrix.ld = Cholesky<T, W>::leading(matrix.side);
+    matrix.inverse = arena.take(matrix.side);
+    matrix.a = arena.take(matrix.side * matrix.ld);
+  }
+
+  V target_of(int e) const { return has_target ? log_target[e] : even_log_target; }
+
+  // `deviation.centre_near_mean` of the payoffs given.
+  void centre(const V* duals) {
+    for (int p = 0; p < players; ++p) {
+      const auto& player = shape->players[p];
+      const V* block = duals + shape->first_dual[p];
+      V sum{};
+      for (int i = 0; i < player.count; ++i) sum += block[i];
+      const V inverse = O::reciprocal(O::max(sum, O::all(std::numeric_limits<T>::min())));
+      for (int i = 0; i < player.count; ++i) gain[i] = block[i] * inverse;
+      for (int r = 0; r < player.others; ++r) {
+        const V* own = given[p] + player.base[r];
+        V* out = operate.payoffs[p] + player.base[r];
+        const V first = own[0];
+        V mean{};
+        for (int i = 0, at = 0; i < player.count; ++i, at += player.stride)
+          mean += gain[i] * (own[at] - first);
+        V nearest = first, distance = O::abs(mean);
+        for (int i = 1, at = player.stride; i < player.count; ++i, at += player.stride) {
+          const V away = O::abs(own[at] - first - mean);
+          const M nearer = away < distance;
+          nearest = nearer ? own[at] : nearest, distance = nearer ? away : distance;
+        }
+        for (int i = 0, at = 0; i < player.count; ++i, at += player.stride)
+          out[at] = own[at] - nearest;
+      }
+    }
+  }
+
+  // Factors the Newton system at `now`.
+  void newton() {
+    for (int e = 0; e < size; ++e) {
+      inverse_joint[e] = O::reciprocal(now.joint[e]);
+      weights[e] = now.joint[e] * O::reciprocal(temperature + now.bound[e]);
+    }
+    for (int d = 0; d < num_duals; ++d) inverse_duals[d] = O::reciprocal(now.duals[d]);
+    if (soft)
+      for (int p = 0; p < players; ++p) room_weights[p] = now.room[p] * O::reciprocal(rho);
+    if constexpr (kCorrelated) newton_joint();
+    else newton_dual();
+  }
+
+  void newton_dual() {
+    V total;
+    operate.covariance(weights, matrix.a, matrix.ld, border, total);
+    inverse_total = O::reciprocal(total);
+    for (int p = 0; p < players; ++p)
+      for (int d = shape->first_dual[p]; d < shape->first_dual[p + 1]; ++d) {
+        V* row = matrix.a + d * matrix.ld;
+        if (soft)
+          for (int k = shape->first_dual[p]; k <= d; ++k) row[k] += room_weights[p];
+        row[d] = (row[d] + now.slack[d] * inverse_duals[d]) * (damping + T(1));
+      }
+    matrix.factor();
+  }
+
+  void newton_joint() {
+    for (int p = 0, d = 0; p < players; ++p) {
+      V sum{};
+      const int count = shape->players[p].count;
+      for (int i = 0; i < count; ++i)
+        for (int k = 0; k < count; ++k, ++d) {
+          const V own = operate.square(p, weights, i, k) * kRowUlps;
+          ratios[d] = now.duals[d] * O::reciprocal(now.slack[d] + now.duals[d] * own);
+          sum += ratios[d];
+        }
+      if (soft) coupling[p] = room_weights[p] * O::reciprocal(T(1) + room_weights[p] * sum);
+    }
+    for (int e = 0; e < size; ++e) weights[e] = O::sqrt(weights[e]);  // the root, from here on
+    operate.joint_gram(ratios, weights, matrix.a, matrix.ld);
+    if (soft) {
+      // Eliminating the rooms leaves a term of rank one a player.
+      for (int p = 0; p < players; ++p) {
+        each_row([&](int q, int d, bool) { slack_aim[d] = q == p ? ratios[d] : V{}; });
+        operate.logits(slack_aim, scratch,
+                       [&](int e, V x) { rays[p][e] = x * weights[e]; });
+        for (int e = 0; e < size; ++e) {
+          const V x = rays[p][e] * coupling[p];
+          for (int k = 0; k <= e; ++k) matrix.a[e * matrix.ld + k] -= x * rays[p][k];
+        }
+      }
+    }
+    for (int e = 0; e < size; ++e) {
+      V& x = matrix.a[e * matrix.ld + e];
+      x = x + T(1) + damping * (T(1) + x);
+      ones[e] = weights[e];
+    }
+    matrix.factor();
+    matrix.solve(ones);
+    V total{};
+    for (int e = 0; e < size; ++e) total += weights[e] * ones[e];
+    inverse_total = O::reciprocal(total);
+  }
+
+  // Newton direction to joint * bound = joint_aim and slack * duals = slack_aim: all but the bound
+  // and the slack. The predictor aims at zero.
+  template <bool kCorrector>
+  void direction() {
+    auto right_side = [&](int e) {
+      if constexpr (kCorrector)
+        return joint_aim[e] * inverse_joint[e] - now_residuals.stationary[e];
+      else return -now_residuals.stationary[e];
+    };
+    auto row_side = [&](int d) {
+      const V x = now.slack[d] - now_residuals.feasible[d];
+      if constexpr (kCorrector) return x - slack_aim[d] * inverse_duals[d];
+      else return x;
+    };
+    if constexpr (kCorrelated) direction_joint(right_side, row_side);
+    else direction_dual(right_side, row_side);
+  }
+
+  template <class H1, class H2>
+  void direction_dual(H1 right_side, H2 row_side) {
+    V first;
+    for (int e = 0; e < size; ++e) next.joint[e] = weights[e] * right_side(e);
+    operate.gains(next.joint, next.duals, first);
+    first += now_residuals.mass;
+    const V ratio = first * inverse_total;
+    each_row([&](int p, int d, bool) {
+      V x = next.duals[d] - row_side(d) - border[d] * ratio;
+      if (soft) x -= room_weights[p] * now_residuals.room[p];
+      next.duals[d] = x;
+    });
+    matrix.solve(next.duals);
+    V taken{}, sums[kMaxPlayers];
+    for (int p = 0; p < players; ++p) sums[p] = V{};
+    each_row([&](int p, int d, bool) {
+      taken += border[d] * next.duals[d];
+      sums[p] += next.duals[d];
+    });
+    next.shift = (first - taken) * inverse_total;
+    for (int p = 0; p < players; ++p)
+      next.room[p] = -room_weights[p] * (now_residuals.room[p] + sums[p]);
+    operate.logits(next.duals, scratch,
+                   [&](int e, V x) { next.joint[e] -= weights[e] * (x + next.shift); });
+  }
+
+  template <class H1, class H2>
+  void direction_joint(H1 right_side, H2 row_side) {
+    V pushed[2] = {}, dot{}, total, left[2] = {};
+    each_row([&](int p, int d, bool) {
+      gain[d] = row_side(d), next.duals[d] = ratios[d] * gain[d], pushed[p] += next.duals[d];
+    });
+    operate.logits(next.duals, scratch, [&](int e, V x) {
+      x = weights[e] * (x + right_side(e));
+      if (soft)
+        for (int p = 0; p < players; ++p)
+          x -= coupling[p] * (pushed[p] - now_residuals.room[p]) * rays[p][e];
+      next.joint[e] = x;
+    });
+    matrix.solve(next.joint);
+    for (int e = 0; e < size; ++e) dot += weights[e] * next.joint[e];
+    next.shift = (dot + now_residuals.mass) * inverse_total;
+    for (int e = 0; e < size; ++e)
+      next.joint[e] = weights[e] * (next.joint[e] - ones[e] * next.shift);
+    operate.gains(next.joint, next.duals, total);
+    each_row([&](int p, int d, bool) {
+      next.duals[d] -= gain[d], left[p] += ratios[d] * next.duals[d];
+    });
+    for (int p = 0; p < players; ++p)
+      next.room[p] = soft ? -coupling[p] * (now_residuals.room[p] + left[p]) : V{};
+    each_row([&](int p, int d, bool) {
+      next.duals[d] = ratios[d] * (soft ? next.duals[d] + next.room[p] : next.duals[d]);
+    });
+  }
+
+  // Completes the direction; reciprocals of the steps at which a primal, a dual variable is zero.
+  template <bool kCorrector>
+  void lengths(V& primal, V& bounds) {
+    primal = bounds = O::all(-O::kInfinity);
+    for (int e = 0; e < size; ++e) {
+      const V relative = next.joint[e] * inverse_joint[e];
+      primal = O::max(primal, -relative);
+      if constexpr (kCorrector) {
+        const V x = joint_aim[e] * inverse_joint[e] - now.bound[e] * (relative + T(1));
+        next.bound[e] = x;
+        bounds = O::max(bounds, -x / now.bound[e]);
+      } else {
+        next.bound[e] = -now.bound[e] * (relative + T(1));
+        bounds = O::max(bounds, relative + T(1));
+      }
+    }
+    for (int d = 0; d < num_duals; ++d) {
+      const V relative = next.duals[d] * inverse_duals[d];
+      bounds = O::max(bounds, -relative);
+      if constexpr (kCorrector) {
+        const V x = slack_aim[d] * inverse_duals[d] - now.slack[d] * (relative + T(1));
+        next.slack[d] = x;
+        primal = O::max(primal, -x / now.slack[d]);
+      } else {
+        next.slack[d] = -now.slack[d] * (relative + T(1));
+        primal = O::max(primal, relative + T(1));
+      }
+    }
+    if (soft)
+      for (int p = 0; p < players; ++p) primal = O::max(primal, -next.room[p] / now.room[p]);
+  }
+
+  // Mehrotra's centring, and what the predictor's second order adds to the products.
+  void aim(V step) {
+    V before{}, after{};
+    const V weight = step < kShortStep ? step : O::all(1);
+    for (int e = 0; e < size; ++e) {
+      before += now.joint[e] * now.bound[e];
+      after += (now.joint[e] + step * next.joint[e]) * (now.bound[e] + step * next.bound[e]);
+      joint_aim[e] = weight * next.joint[e] * next.bound[e];
+    }
+    for (int d = 0; d < num_duals; ++d) {
+      before += now.slack[d] * now.duals[d];
+      after += (now.slack[d] + step * next.slack[d]) * (now.duals[d] + step * next.duals[d]);
+      slack_aim[d] = weight * next.slack[d] * next.duals[d];
+    }
+    const V left = after / before;
+    const V cube = O::min(O::max(left * left * left, O::all(T(1e-6))), O::all(1));
+    const V target = cube * before * (T(1) / T(size + num_duals));
+    for (int e = 0; e < size; ++e) joint_aim[e] = target - joint_aim[e];
+    for (int d = 0; d < num_duals; ++d) slack_aim[d] = target - slack_aim[d];
+  }
+
+  // The direction's place takes the point ahead.
+  void advance(V primal, V bounds) {
+    primal = O::min(O::all(1), kToBoundary / O::max(primal, O::all(T(1e-3))));
+    bounds = O::min(O::all(1), kToBoundary / O::max(bounds, O::all(T(1e-3))));
+    const V tiny = O::all(kTiny);
+    for (int e = 0; e < size; ++e) {
+      next.joint[e] = O::max(tiny, now.joint[e] + primal * next.joint[e]);
+      next.bound[e] = O::max(tiny, now.bound[e] + bounds * next.bound[e]);
+    }
+    for (int d = 0; d < num_duals; ++d) {
+      next.slack[d] = O::max(tiny, now.slack[d] + primal * next.slack[d]);
+      next.duals[d] = O::max(tiny, now.duals[d] + bounds * next.duals[d]);
+    }
+    next.shift = now.shift + bounds * next.shift;
+    if (soft)
+      for (int p = 0; p < players; ++p) next.room[p] = now.room[p] + primal * next.room[p];
+  }
+
+  // Residuals, error and merit of `next`: exact._residuals.
+  void measure() {
+    if (kCentres) centre(next.duals);
+    V total, peak = O::all(-O::kInfinity), product{};
+    V* taken = next_residuals.stationary;
+    auto utility = [&](int e) { return has_welfare ? welfare[e] - taken[e] : -taken[e]; };
+    operate.gains(next.joint, gain, total);
+    operate.logits(next.duals, taken, [&](int e, V x) {
+      taken[e] = x, peak = O::max(peak, utility(e));
+    });
+    const V inverse = O::reciprocal(total), sharpness = O::reciprocal(safe_temperature);
+    V partition{}, divergence{}, lost{};
+    for (int e = 0; e < size; ++e) {
+      const V joint = next.joint[e], value = utility(e), target = target_of(e);
+      const V ratio = O::log(joint) - target, below = O::min(value - peak, V{});
+      partition += O::exp(target + below * sharpness);
+      divergence += joint * ratio, lost += joint * below;
+      product += joint * next.bound[e];
+      next_residuals.stationary[e] = temperature * ratio - value + next.shift;
+    }
+    V gap = temperature * (divergence * inverse - O::log(total) + O::log(partition)) -
+            lost * inverse;
+    V infeasible[kMaxPlayers], sums[kMaxPlayers], bound_sums[kMaxPlayers];
+    for (int p = 0; p < players; ++p) {
+      infeasible[p] = sums[p] = bound_sums[p] = V{};
+      next_worst[p] = O::all(-O::kInfinity);
+    }
+    const V slackness = O::all(T(2 * config.relaxation));
+    each_row([&](int p, int d, bool idle) {
+      const V dual = next.duals[d];
+      V f = gain[d] + next.slack[d] - (idle ? idle_limit[p] : limit[p]);
+      if (soft) f += next.room[p];
+      next_residuals.feasible[d] = f;
+      infeasible[p] = O::max(infeasible[p], O::abs(f));
+      product += next.slack[d] * dual, sums[p] += dual;
+      if (idle) return;
+      V left = limit[p] - T(config.relaxation) - gain[d] * inverse;
+      if (soft) left -= next.room[p];
+      next_worst[p] = O::max(next_worst[p], -left);
+      if (config.relaxation > 0) left = O::max(left, O::min(left + slackness, V{}));
+      gap += binding[p] * dual * left, bound_sums[p] += binding[p] * dual;
+    });
+    next_residuals.mass = total - T(1);
+    V largest = O::all(-O::kInfinity), off = O::abs(next_residuals.mass);
+    next_merit = product + off;
+    for (int p = 0; p < players; ++p) {
+      largest = O::max(largest, next_worst[p]), next_merit += infeasible[p];
+      if (!soft) continue;
+      const V level = O::log(next.room[p]) - log_room[p];
+      next_residuals.room[p] = rho * level + sums[p];
+      gap += rho * next.room[p] * O::exp_excess(level + bound_sums[p] / rho);
+    }
+    next_error = O::max(O::max(largest, off), O::abs(gap));
+    // A not-a-number must never look converged, nor win a comparison.
+    next_error = gap != gap ? O::all(O::kInfinity) : next_error;
+    next_merit = (next_merit != next_merit) | (gap != gap) ? O::all(O::kInfinity) : next_merit;
+  }
+
+  // Keeps `now` as the best point of the lanes marked, which are about to leave it.
+  void keep_best(M leaving) {
+    bool any = false;
+    for (int l = 0; l < W; ++l) any |= leaving[l] != 0;
+    if (!any) return;
+    auto keep = [&](V* to, const V* from, int count) {
+      for (int i = 0; i < count; ++i) to[i] = leaving ? from[i] : to[i];
+    };
+    keep(best.joint, now.joint, size), keep(best.bound, now.bound, size);
+    keep(best.slack, now.slack, num_duals), keep(best.duals, now.duals, num_duals);
+    keep(&best.shift, &now.shift, 1), keep(best.room, now.room, players);
+    keep(best_worst, worst, players), keep(&best_mass, &mass, 1);
+  }
+
+  // Lanes marked go to `next`. -> whether an occupied lane stays.
+  bool move(M moving, M occupied) {
+    bool all = true;
+    for (int l = 0; l < W; ++l) all &= moving[l] != 0 || occupied[l] == 0;
+    auto go = [&](V*& to, V*& from, int count) {
+      if (all) return std::swap(to, from);
+      for (int i = 0; i < count; ++i) to[i] = moving ? from[i] : to[i];
+    };
+    auto choose = [&](V* to, const V* from, int count) {
+      for (int i = 0; i < count; ++i) to[i] = moving ? from[i] : to[i];
+    };
+    go(now.joint, next.joint, size), go(now.bound, next.bound, size);
+    go(now.slack, next.slack, num_duals), go(now.duals, next.duals, num_duals);
+    go(now_residuals.stationary, next_residuals.stationary, size);
+    go(now_residuals.feasible, next_residuals.feasible, num_duals);
+    const V total = next_residuals.mass + T(1);
+    choose(&mass, &total, 1);
+    choose(&now.shift, &next.shift, 1), choose(now.room, next.room, players);
+    choose(&now_residuals.mass, &next_residuals.mass, 1);
+    choose(now_residuals.room, next_residuals.room, players);
+    choose(worst, next_worst, players), choose(&error, &next_error, 1);
+    choose(&merit, &next_merit, 1);
+    return !all;
+  }
+
+  // Eq. (9) of the duals given, where there is an entropy to speak of.
+  void start_joint() {
+    const V sharpness =
+        O::reciprocal(O::max(temperature, O::all(T(config.warm_start))));
+    V peak = O::all(-O::kInfinity), sum{};
+    operate.logits(next.duals, scratch, [&](int e, V x) {
+      const V value = (has_welfare ? welfare[e] - x : -x) * sharpness + target_of(e);
+      next.joint[e] = value, peak = O::max(peak, value);
+    });
+    for (int e = 0; e < size; ++e) {
+      next.joint[e] = O::exp(next.joint[e] - peak);
+      sum += next.joint[e];
+    }
+    for (int e = 0; e < size; ++e) next.joint[e] = next.joint[e] / sum;
+  }
+
+  // Rooms where the joint is feasible, or as far as epsilon-plus lets it, and multipliers of the
+  // size that eq. (10) gives to these rooms.
+  void start_room(V& bound, V slack, V least) {
+    int largest_block = 0;
+    V growth = O::all(-O::kInfinity);
+    for (int p = 0; p < players; ++p) {
+      V most = O::all(-O::kInfinity);
+      for (int d = shape->first_dual[p]; d < shape->first_dual[p + 1]; ++d)
+        most = O::max(most, gain[d]);
+      const V target = O::exp(log_room[p]);
+      next.room[p] = O::min(O::max(limit[p] - most - slack, T(0.1) * target), target);
+      growth = O::max(growth, O::log(target / next.room[p]));
+      largest_block = std::max(largest_block, shape->first_dual[p + 1] - shape->first_dual[p]);
+    }
+    growth *= rho * T(1 / (largest_block * config.start_dual));
+    growth = O::max(growth, O::all(1));
+    for (int d = 0; d < num_duals; ++d) next.duals[d] = O::max(next.duals[d], growth * least);
+    bound *= growth;
+  }
+};
+
+}  // namespace nes
