@@ -1,25 +1,12 @@
-"""How fast: measured against reference solvers and against the arithmetic that has to be done.
+"""How fast: measured against other solvers and against the arithmetic that has to be done.
 
   python -m launch.benchmark --suite=exact --out=out/benchmark
 
-Prints a table and writes SUITE.csv, SUITE.md and SUITE.json (rows, hardware, versions) into --out.
---quick runs small batches once, to see that all works; its figures mean nothing.
+Prints a table and writes SUITE.csv, SUITE.md and SUITE.json (rows, hardware, versions) into --out,
+anew after every row. Columns without any value are in the files only. --quick runs small batches
+once, to see that all works; its figures mean nothing.
 
-Suite `exact`: maximum-entropy equilibria of uniform games on the L2 sphere, `nes_jax.solve` in
-float32 with its default tolerance, beside one core of ECOS and Clarabel through a parametrised
-CVXPY problem with their default tolerances, on the first games of the same batch. Columns:
-
-  size, concept, batch        what was solved
-  us_game, compile_s          ours: median call / batch; first call less a median one
-  iterations, iterations_max  Newton steps a game: mean, largest
-  converged_pct               games with residual within the tolerance, %
-  repeated                    games of the batch that float32 left and float64 took over
-  residual                    worst KKT residual
-  ecos_us, ecos_failed        median of the reference, and how many of its games it did not solve
-  clarabel_us, clarabel_failed
-  ecos_ratio, clarabel_ratio  reference time / our time, a game
-  distance                    worst half L1 distance between our joint and Clarabel's
-  floor_us, over_floor        flops of the Newton steps / measured rate; our time / floor
+Suite `exact`: our engine beside the solvers of others; see `launch.benchmark_exact`.
 
 Suite `neural`: fresh parameters, uniform games of the L2 sphere. Columns:
 
@@ -40,27 +27,28 @@ Suite `devices`: updates and stages on 1, 2, 4, 8 devices; see `launch.benchmark
 """
 
 from collections.abc import Callable, Mapping, Sequence
+import contextlib
 import csv
 import dataclasses
 import datetime
 from importlib import metadata
 import io
-import itertools
 import json
 import math
 import os
 import pathlib
 import platform
 import statistics
+import subprocess
 from typing import Any
 
 from absl import app, flags
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from launch import benchmark_devices, benchmark_market
-from launch.runtime import reference
+from launch import benchmark_devices, benchmark_exact, benchmark_market
+from launch.runtime import peers, timed_solve
+from launch.runtime.tables import filled, markdown, text
 from launch.runtime.timing import seconds
 import nes_jax
 from nes_jax import learner, network
@@ -69,136 +57,21 @@ from nes_jax.network import descent
 
 Row = dict[str, Any]
 
-# Side of the float32 matrix product whose rate is the machine's.
-_PRODUCT_SIDE = 1024
+# Side of the float32 matrix product whose rate is the machine's, on a CPU and elsewhere.
+_PRODUCT_SIDE, _LARGE_PRODUCT_SIDE = 1024, 8192
 _CALLS = 5
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-  """A line of the suite `exact`."""
-
-  concept: str
-  shape: tuple[int, ...]
-  batch: int  # chosen so that the entry takes seconds
-  # Games given to each reference solver; 0: too slow, or CVXPY wants 32 GiB (`reference`).
-  references: int
-
-  @property
-  def size(self) -> str:
-    return learner.shape_name(self.shape)
-
-  @property
-  def name(self) -> str:
-    return f"{self.concept}:{self.size}"
-
-
-EXACT = (
-    Entry("cce", (4, 4), 4096, 20),
-    Entry("cce", (8, 8), 4096, 20),
-    Entry("cce", (16, 16), 2048, 10),
-    Entry("cce", (32, 32), 512, 5),
-    Entry("cce", (64, 64), 128, 0),
-    Entry("cce", (128, 128), 32, 0),
-    Entry("cce", (4, 4, 4), 2048, 20),
-    Entry("ce", (4, 4), 4096, 20),
-    Entry("ce", (8, 8), 1024, 20),
-    Entry("ce", (16, 16), 64, 5),
-    Entry("ce", (4, 4, 4), 1024, 20),
-)
-
-
-def newton_flops(shape: Sequence[int], concept: str) -> float:
-  """Least floating-point operations of one interior-point step on one game.
-
-  Forming the Newton matrix, its Cholesky factor, and what a predictor and a corrector take: two
-  solves, and three products each with A and A' (one for the residual). Elementwise work is left
-  out, and the symmetric half of a product counted once: this is a floor. With a = |A|, counts A_p,
-  R_p = a / A_p:
-
-    CCE, D x D    a A_p a player, 4 a min(A_p, A_q) a pair; two players n x n: 6 n^3 + (2n)^3 / 3
-    CE,  D x D    a (A_p - 1)^2 a player, 2 a (A_p - 1) (A_q - 1) a pair
-    CE,  a x a    a (A_p - 1) R_p a player; taken where it is the cheaper of the two
-  """
-  size, pairs = math.prod(shape), list(itertools.combinations(shape, 2))
-
-  def step(form: float, unknowns: int, product: float) -> float:
-    return form + unknowns**3 / 3 + 2 * 2 * unknowns**2 + 6 * product
-
-  if concept == "cce":
-    form = sum(size * n for n in shape) + sum(4 * size * min(pair) for pair in pairs)
-    return step(form, sum(shape), 2 * size * len(shape))
-  product = sum(2 * size * (n - 1) for n in shape)
-  dual = sum(size * (n - 1) ** 2 for n in shape)
-  dual += sum(2 * size * (n - 1) * (m - 1) for n, m in pairs)
-  joint = sum(size * (n - 1) * (size // n) for n in shape)
-  num_duals = sum(n * (n - 1) for n in shape)
-  return min(step(dual, num_duals, product), step(joint, size, product))
+_QUICK_GAMES = 16
+# An accelerator gets so many times the games of the suite `neural`.
+_ACCELERATOR_GAMES = 16
 
 
 def machine_rate() -> float:
   """Floating-point operations a second of a float32 matrix product on the whole device."""
-  x = jax.random.normal(jax.random.key(0), (_PRODUCT_SIDE, _PRODUCT_SIDE))
+  side = _PRODUCT_SIDE if jax.default_backend() == "cpu" else _LARGE_PRODUCT_SIDE
+  x = jax.random.normal(jax.random.key(0), (side, side))
   product = jax.jit(lambda x: jnp.matmul(x, x, precision=jax.lax.Precision.HIGHEST))
   times = seconds(lambda: product(x), 10)[1:]
-  return 2 * _PRODUCT_SIDE**3 / min(times)
-
-
-def exact_row(entry: Entry, rate: float, *, quick: bool = False) -> Row:
-  """Measures one entry; `rate` is `machine_rate()`."""
-  batch = min(entry.batch, 16) if quick else entry.batch
-  count = min(entry.references, 2) if quick else entry.references
-  payoffs = spheres.sample(jax.random.key(1), batch, entry.shape, dtype=jnp.float32)
-
-  def solve():
-    return nes_jax.solve(payoffs, concept=entry.concept, precision="float32", batched=True)
-
-  first, *times = seconds(solve, 1 if quick else _CALLS)
-  solution, median = solve(), statistics.median(times)
-  ours = median / batch * 1e6
-  iterations = np.asarray(solution.iterations)
-  floor = newton_flops(entry.shape, entry.concept) * float(iterations.mean()) / rate * 1e6
-  ecos, clarabel = (_reference(entry, payoffs[:count], name) for name in ("ECOS", "CLARABEL"))
-  distance = None
-  if clarabel["joints"]:
-    pairs = zip(np.asarray(solution.joint), clarabel["joints"])
-    distances = [0.5 * float(np.abs(a - b).sum()) for a, b in pairs]
-    distance = max((d for d in distances if not math.isnan(d)), default=None)
-  return {
-      "size": entry.size,
-      "concept": entry.concept,
-      "batch": batch,
-      "us_game": ours,
-      "compile_s": max(first - median, 0.0),
-      "iterations": float(iterations.mean()),
-      "iterations_max": int(iterations.max()),
-      "converged_pct": 100 * float(np.asarray(solution.converged).mean()),
-      "repeated": int(np.asarray(solution.repeated).sum()),
-      "residual": float(np.asarray(solution.residual).max()),
-      "ecos_us": ecos["us"],
-      "ecos_failed": ecos["failed"],
-      "clarabel_us": clarabel["us"],
-      "clarabel_failed": clarabel["failed"],
-      "ecos_ratio": ecos["us"] and ecos["us"] / ours,
-      "clarabel_ratio": clarabel["us"] and clarabel["us"] / ours,
-      "distance": distance,
-      "floor_us": floor,
-      "over_floor": ours / floor,
-  }
-
-
-def _reference(entry: Entry, payoffs: jax.Array, solver: str) -> Mapping[str, Any]:
-  """-> us, median microseconds a game; failed, "1/20"; joints. None where there is no game."""
-  if not len(payoffs):
-    return {"us": None, "failed": None, "joints": []}
-  problem = reference.Reference(entry.shape, entry.concept, solver=solver)
-  answers = [problem.solve(game) for game in np.asarray(payoffs, np.float64)]
-  failed = sum(answer.status != "optimal" for answer in answers)
-  return {
-      "us": statistics.median(answer.seconds for answer in answers) * 1e6,
-      "failed": f"{failed}/{len(answers)}",
-      "joints": [answer.joint for answer in answers],
-  }
+  return 2 * side**3 / min(times)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,7 +85,9 @@ class NeuralEntry:
   rounds: int = 0  # of descent
   newton: int = 0  # steps after them
 
-  size = Entry.size
+  @property
+  def size(self) -> str:
+    return learner.shape_name(self.shape)
 
   @property
   def name(self) -> str:
@@ -265,9 +140,11 @@ def network_work(config: network.Config, shape: Sequence[int]) -> tuple[float, f
 
 def neural_row(entry: NeuralEntry, rate: float, *, quick: bool = False) -> Row:
   """Measures one entry; `rate` is `machine_rate()`."""
-  batch = min(entry.batch, 16) if quick else entry.batch
-  train_batch = min(entry.train_batch, 16) if quick else entry.train_batch
-  calls = 1 if quick else _CALLS
+  batch, train_batch, calls = entry.batch, entry.train_batch, _CALLS
+  if jax.default_backend() != "cpu":
+    batch, train_batch = _ACCELERATOR_GAMES * batch, _ACCELERATOR_GAMES * train_batch
+  if quick:
+    batch, train_batch, calls = min(batch, _QUICK_GAMES), min(train_batch, _QUICK_GAMES), 1
   config = learner.Config(entry.network, shapes=(entry.shape,), batches=(train_batch,))
   state = jax.jit(learner.init, static_argnums=1)(jax.random.key(0), config)
   payoffs = spheres.sample(jax.random.key(1), batch, entry.shape, dtype=jnp.float32)
@@ -306,30 +183,29 @@ def neural_row(entry: NeuralEntry, rate: float, *, quick: bool = False) -> Row:
 
 # name -> its entries, and what measures one at the machine's rate.
 SUITES: Mapping[str, tuple[Sequence[Any], Callable[..., Row]]] = {
-    "exact": (EXACT, exact_row),
+    "exact": (benchmark_exact.ENTRIES, benchmark_exact.row),
     "neural": (NEURAL, neural_row),
     "market": (benchmark_market.ENTRIES, benchmark_market.row),
     "devices": (benchmark_devices.ENTRIES, benchmark_devices.row),
 }
 
 
-def measure(suite: str, only: Sequence[str], quick: bool) -> tuple[list[Row], Row]:
-  """-> rows of a suite, and facts to note beside them."""
-  known, row = SUITES[suite]
+def chosen(suite: str, only: Sequence[str]) -> tuple[list[Any], list[str]]:
+  """-> the suite's entries and the names of its smaller tables that --only asks for; none: all."""
+  entries = SUITES[suite][0]
   if suite == "devices":
-    known = tuple(filter(benchmark_devices.possible, known))
-  entries = [e for e in known if not only or e.name in only]
-  if not entries:
-    listing = ", ".join(e.name for e in known)
+    entries = tuple(filter(benchmark_devices.possible, entries))
+  extras = benchmark_exact.EXTRAS if suite == "exact" else {}
+  names = [e.name for e in entries] + list(extras)
+  if not set(only) <= set(names):
+    unknown = [name for name in only if name not in names]
     raise ValueError(
-        f"--only={','.join(only)} names no entry of suite {suite}; they are {listing}"
+        f"--only: {', '.join(unknown)} names no entry of suite {suite}; they are"
+        f" {', '.join(names)}"
     )
-  rate = machine_rate()
-  rows = []
-  for entry in entries:
-    print(f"  {entry.name} ...", flush=True)
-    rows.append(row(entry, rate, quick=quick))
-  return rows, {"float32_matmul_gflops": rate / 1e9}
+  if not only:
+    return list(entries), [name for name, (_, wanted) in extras.items() if wanted()]
+  return [e for e in entries if e.name in only], [name for name in extras if name in only]
 
 
 def hardware() -> Row:
@@ -349,13 +225,14 @@ def hardware() -> Row:
       "devices": jax.device_count(),
       "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
       "versions": {"python": platform.python_version()} | _versions(),
+      "commit": _commit(benchmark_exact.ROOT),
       "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
   }
 
 
 def _versions() -> dict[str, str]:
   found = {}
-  for name in ("jax", "jaxlib", "numpy", "cvxpy", "ecos", "clarabel"):
+  for name in ("jax", "jaxlib", "numpy", *peers.PACKAGES):
     try:
       found[name] = metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -363,49 +240,108 @@ def _versions() -> dict[str, str]:
   return found
 
 
-def text(value: Any) -> str:
-  """A cell: three significant digits, "-" for what was not measured."""
-  if value is None:
-    return "-"
-  if isinstance(value, float):
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
-  return str(value)
+def _commit(root: pathlib.Path) -> str | None:
+  """Of a checkout, with a plus sign if files differ from it; None where git does not know."""
+  command = ["git", "-C", str(root), "describe", "--always", "--exclude=*", "--dirty=+"]
+  try:
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+  except OSError:
+    return None
+  return result.stdout.strip() or None
 
 
-def markdown(rows: Sequence[Row]) -> str:
-  """Rows with the same keys -> a Markdown table whose columns also line up in a terminal."""
-  table = [list(rows[0])] + [[text(value) for value in row.values()] for row in rows]
-  widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
-  lines = ["| " + " | ".join(c.rjust(w) for c, w in zip(line, widths)) + " |" for line in table]
-  lines.insert(1, "|" + "|".join("-" * (w + 1) + ":" for w in widths) + "|")
-  return "\n".join(lines)
+class Record:
+  """What a run has measured so far, in the files of its suite."""
+
+  def __init__(self, suite: str, out: str | os.PathLike, facts: Row):
+    self._path = pathlib.Path(out) / suite
+    self._path.parent.mkdir(parents=True, exist_ok=True)
+    self._facts = facts
+    self.rows: list[Row] = []
+    self.extras: dict[str, Row] = {}
+
+  def text(self) -> str:
+    """The tables, and a note on where the figures are from."""
+    tables = [markdown(filled(self.rows))] if self.rows else []
+    tables += [f"{name}:\n\n{markdown(filled([row]))}" for name, row in self.extras.items()]
+    return "\n\n".join([*tables, note(self._facts)])
+
+  def write(self) -> None:
+    """Replaces the files."""
+    self._path.with_suffix(".md").write_text(f"{self.text()}\n", encoding="utf-8")
+    content = {"hardware": self._facts, "rows": self.rows}
+    if self.extras:
+      content["extras"] = self.extras
+    self._path.with_suffix(".json").write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+    if not self.rows:
+      return
+    sheet = io.StringIO()
+    writer = csv.DictWriter(sheet, list(self.rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(self.rows)
+    self._path.with_suffix(".csv").write_text(sheet.getvalue(), encoding="utf-8")
 
 
-def run(suite: str, out: str, *, only: Sequence[str] = (), quick: bool = False) -> list[Row]:
-  """Runs a suite, prints its table and writes SUITE.csv, .md and .json into `out`."""
-  folder = pathlib.Path(out)
-  folder.mkdir(parents=True, exist_ok=True)
-  facts = hardware()
-  versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+def note(facts: Row) -> str:
+  """Where and when figures were taken, in a line."""
   place = f"{facts['cpu']}, {facts['cores']} core(s)"
   if facts["platform"] != "cpu":
     place = f"{facts['devices']} {facts['device']}; {place}"
-  print(f"benchmark {suite}: {place}; {versions}; load {text(facts['load_average'])}", flush=True)
-  rows, more = measure(suite, only, quick)
-  facts |= more | {"suite": suite, "quick": quick}
-  table = markdown(rows)
-  notes = "; ".join(f"{name} {text(value)}" for name, value in more.items())
-  note = f"{place}; {versions}; {facts['date']}; {notes}{'; QUICK, not a measurement' * quick}"
-  print(f"{table}\n\n{note}", flush=True)
-  (folder / f"{suite}.md").write_text(f"{table}\n\n{note}\n", encoding="utf-8")
-  sheet = io.StringIO()
-  writer = csv.DictWriter(sheet, list(rows[0]), lineterminator="\n")
-  writer.writeheader()
-  writer.writerows(rows)
-  (folder / f"{suite}.csv").write_text(sheet.getvalue(), encoding="utf-8")
-  record = json.dumps({"hardware": facts, "rows": rows}, indent=2)
-  (folder / f"{suite}.json").write_text(record + "\n", encoding="utf-8")
-  return rows
+  versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+  parts = [place, versions, facts["date"], f"load {text(facts['load_average'])}"]
+  names = ("commit", "before", "float32_matmul_gflops")
+  parts += [f"{name} {text(facts[name])}" for name in names if facts.get(name) is not None]
+  return "; ".join(parts) + "; QUICK, not a measurement" * facts["quick"]
+
+
+def run(
+    suite: str,
+    out: str | os.PathLike,
+    *,
+    only: Sequence[str] = (),
+    quick: bool = False,
+    before: str | None = None,
+) -> list[Row]:
+  """Runs a suite, prints its tables and writes SUITE.csv, .md and .json into `out`.
+
+  Args:
+    suite: one of `SUITES`.
+    out: directory, made if need be.
+    only: names of entries; none: all of them.
+    quick: small batches, once.
+    before: of suite "exact": the checkout of an older version, to measure beside this one.
+
+  Returns:
+    The rows.
+
+  Raises:
+    ValueError: an unknown entry, or an older version that cannot be measured.
+  """
+  entries, extras = chosen(suite, only)
+  facts = hardware() | {"suite": suite, "quick": quick}
+  options: dict[str, Any] = {"quick": quick}
+  with contextlib.ExitStack() as stack:
+    if before is not None:
+      root = pathlib.Path(before).resolve()
+      if suite != "exact" or not (root / "nes_jax").is_dir():
+        raise ValueError(
+            f"--before={before} must be a directory that holds nes_jax, and the suite exact"
+        )
+      facts["before"] = f"{_commit(root) or root}"
+      options["before"] = stack.enter_context(timed_solve.Process(root))
+    print(f"benchmark {suite}: {note(facts)}", flush=True)
+    rate = machine_rate()
+    record = Record(suite, out, facts | {"float32_matmul_gflops": rate / 1e9})
+    for entry in entries:
+      print(f"  {entry.name} ...", flush=True)
+      record.rows.append(SUITES[suite][1](entry, rate, **options))
+      record.write()
+    for name in extras:
+      print(f"  {name} ...", flush=True)
+      record.extras[name] = benchmark_exact.EXTRAS[name][0](quick)
+      record.write()
+  print(record.text(), flush=True)
+  return record.rows
 
 
 def main(argv: Sequence[str]) -> None:
@@ -415,7 +351,9 @@ def main(argv: Sequence[str]) -> None:
   if values.suite == "devices":
     jax.config.update("jax_num_cpu_devices", max(benchmark_devices.DEVICES))
   try:
-    run(values.suite, values.out, only=values.only, quick=values.quick)
+    run(
+        values.suite, values.out, only=values.only, quick=values.quick, before=values.before
+    )
   except (ImportError, ValueError) as error:
     raise app.UsageError(str(error)) from error
 
@@ -425,6 +363,7 @@ def _define_flags() -> None:
   flags.DEFINE_string("out", "out/benchmark", "Folder for the tables.")
   flags.DEFINE_list("only", [], "Entries to run, e.g. cce:8x8,ce:4x4, or n10:256. Empty: all.")
   flags.DEFINE_bool("quick", False, "Small batches, once: does it work?")
+  flags.DEFINE_string("before", None, "Checkout of an older version to measure beside this one.")
 
 
 if __name__ == "__main__":

@@ -4,14 +4,20 @@ import csv
 import dataclasses
 import json
 
+import jax
+import numpy as np
 import pytest
 
-from launch import benchmark
+from launch import benchmark, benchmark_exact
+from launch.runtime import peers, tables, timed_solve
 from nes_jax import network
+from nes_jax.games import spheres
 
 COLUMNS = (
-    "size concept batch us_game compile_s iterations iterations_max converged_pct repeated residual"
-    " ecos_us ecos_failed clarabel_us clarabel_failed ecos_ratio clarabel_ratio distance floor_us"
+    "size concept batch engine us_game compile_s jit_us first_ms iterations iterations_max"
+    " converged_pct repeated residual before_us before_ratio ecos_us ecos_failed ecos_ratio"
+    " clarabel_us clarabel_failed clarabel_ratio direct_us direct_failed direct_ratio moreau_us"
+    " moreau_failed moreau_ratio polarix_us polarix_failed polarix_ratio distance floor_us"
     " over_floor"
 ).split()
 
@@ -19,16 +25,22 @@ COLUMNS = (
 @pytest.mark.slow
 def test_quick_entry_end_to_end(tmp_path, capsys):
   pytest.importorskip("cvxpy")
-  (row,) = benchmark.run("exact", str(tmp_path), only=["cce:4x4"], quick=True)
+  (row,) = benchmark.run(
+      "exact", tmp_path, only=["cce:4x4"], quick=True, before=benchmark_exact.ROOT
+  )
   assert list(row) == COLUMNS
   assert 0 < row["floor_us"] <= row["us_game"]
   assert row["over_floor"] == pytest.approx(row["us_game"] / row["floor_us"])
-  assert row["converged_pct"] == 100
-  assert row["ecos_failed"] == "0/2" and row["clarabel_ratio"] > 0
+  assert row["jit_us"] > 0 and row["first_ms"] > 0 and row["converged_pct"] == 100
+  # The older version is this one, in another process.
+  assert row["before_ratio"] == pytest.approx(row["before_us"] / row["us_game"])
+  assert row["ecos_failed"] == row["direct_failed"] == "0/2" and row["clarabel_ratio"] > 0
+  assert row["polarix_us"] is None  # knows no CCE
   # float32 at tolerance 1e-4 against Clarabel's default: usually 1e-3 or less.
   assert row["distance"] < 2e-2
   printed = " ".join(capsys.readouterr().out.split())
   assert "| size | concept | batch |" in printed and "| 4x4 | cce | 16 |" in printed
+  assert "polarix_us" not in printed
   record = json.loads((tmp_path / "exact.json").read_text())
   assert record["rows"] == [row]
   assert record["hardware"]["cores"] >= 1 and record["hardware"]["versions"]["jax"]
@@ -38,17 +50,114 @@ def test_quick_entry_end_to_end(tmp_path, capsys):
   assert "QUICK" in (tmp_path / "exact.md").read_text()
 
 
+@pytest.mark.parametrize("concept", ["cce", "ce"])
+@pytest.mark.parametrize("shape", [(3, 3), (2, 3, 2)])
+def test_peers_agree(concept, shape):
+  """On the same problem, stated by hand and by CVXPY. Usually 1e-5 apart."""
+  payoffs = np.asarray(spheres.sample(jax.random.key(0), 3, shape))
+  outcomes = {name: peers.measure(name, concept, payoffs) for name in ("clarabel", "direct")}
+  outcomes["moreau"] = peers.measure("moreau", concept, payoffs)
+  found = {name: outcome for name, outcome in outcomes.items() if outcome is not None}
+  if "clarabel" not in found:
+    pytest.skip("CVXPY and Clarabel are not installed")
+  for outcome in found.values():
+    assert outcome.failures == "0/3" and outcome.us > 0
+    np.testing.assert_allclose(outcome.joints, found["clarabel"].joints, atol=1e-3)
+
+
+def test_benchmark_goes_on_without_peers(monkeypatch, capsys):
+  def absent(*_):
+    raise ImportError
+
+  def broken(*_):
+    raise ValueError("out of order")
+
+  monkeypatch.setattr(peers, "PEERS", {**dict.fromkeys(peers.PEERS, absent), "moreau": broken})
+  games = np.zeros((3, 2, 4, 4), np.float32)
+  row = benchmark_exact._peer_columns(benchmark_exact.ENTRIES[1], games, games[:, 0], 1.0, False)
+  assert set(row.values()) == {None} and set(row) <= set(COLUMNS)
+  assert "moreau failed: ValueError: out of order" in capsys.readouterr().out
+
+
+def test_games_of_many_shapes(monkeypatch, tmp_path):
+  solved = []
+
+  class Fake:
+    def __init__(self, root):
+      assert root == benchmark_exact.ROOT
+
+    def solve(self, payoffs, concept, batched):
+      assert not batched and payoffs.ndim == 3 and len(payoffs) == 2
+      solved.append((concept, payoffs.shape[1:]))
+      return {"seconds": 0.5, "converged": 1}
+
+    def __enter__(self):
+      return self
+
+    def __exit__(self, *_):
+      pass
+
+  monkeypatch.setattr(timed_solve, "Process", Fake)
+  row = benchmark_exact.shapes_row(quick=False)
+  assert row["cce_s"] == row["ce_s"] == 50 and row["converged"] == "200/200"
+  assert len(set(solved)) == 200 and {min(s) for _, s in solved} | {16} <= set(range(2, 17))
+  # On its own it leaves no table of entries.
+  monkeypatch.setattr(benchmark, "machine_rate", lambda: 1e9)
+  assert benchmark.run("exact", tmp_path, only=["shapes"], quick=True) == []
+  record = json.loads((tmp_path / "exact.json").read_text())
+  assert record["extras"]["shapes"]["shapes"] == 2 and not (tmp_path / "exact.csv").exists()
+  # By default only where nothing is compiled.
+  monkeypatch.setattr(benchmark_exact, "engine", lambda: "native")
+  assert benchmark.chosen("exact", [])[1] == ["gradient", "shapes"]
+  monkeypatch.setattr(benchmark_exact, "engine", lambda: "xla")
+  assert benchmark.chosen("exact", [])[1] == ["gradient"]
+
+
+@pytest.mark.slow
+def test_gradients_are_those_of_layers():
+  row = benchmark_exact.gradient_row(quick=True)
+  assert row["one_us"] > 0 and row["us_game"] > 0 and row["largest"] > 1e-3
+  if row["difference"] is None:
+    pytest.skip("cvxpylayers is not installed")
+  # Ours is of float32 at tolerance 1e-4: usually 1e-3 of the largest.
+  assert row["difference"] < 0.05 * row["largest"]
+
+
+def test_another_version_in_a_process_of_its_own(tmp_path):
+  package = tmp_path / "nes_jax"
+  package.mkdir()
+  # An old one: it knows no `batched`, and prints.
+  (package / "__init__.py").write_text(
+      "import collections\n"
+      "Answer = collections.namedtuple('Answer', ['converged'])\n"
+      "def solve(payoffs, *, concept):\n"
+      "  print(concept)\n"
+      "  return Answer(payoffs[..., 0, 0, 0] > 0)\n"
+  )
+  payoffs = np.ones((3, 2, 2, 2), np.float32)
+  payoffs[0] = -1
+  with timed_solve.Process(tmp_path) as process:
+    answers = [process.solve(payoffs, "cce", True) for _ in range(2)]
+    answers.append(process.solve(payoffs[0], "ce", False))
+  assert [(a["games"], a["converged"]) for a in answers] == [(3, 2), (3, 2), (1, 0)]
+  assert all(answer["seconds"] > 0 for answer in answers)
+  (package / "__init__.py").write_text("raise SystemExit(3)\n")
+  with timed_solve.Process(tmp_path) as process:
+    with pytest.raises(RuntimeError, match="has ended with exit code 3"):
+      process.solve(payoffs, "cce", True)
+
+
 def test_newton_flops_by_hand():
   n = 8
   matrix = 6 * n**3 + (2 * n) ** 3 / 3
   rest = 4 * (2 * n) ** 2 + 6 * 2 * n**2 * 2
-  assert benchmark.newton_flops((n, n), "cce") == pytest.approx(matrix + rest)
+  assert benchmark_exact.newton_flops((n, n), "cce") == pytest.approx(matrix + rest)
   # CE 4x4: D = 24 duals against 16 joint strategies: the joint's system is the smaller.
   joint = 2 * 16 * 3 * 4 + 16**3 / 3 + 4 * 16**2 + 6 * (2 * 2 * 16 * 3)
-  assert benchmark.newton_flops((4, 4), "ce") == pytest.approx(joint)
+  assert benchmark_exact.newton_flops((4, 4), "ce") == pytest.approx(joint)
   # CE 2x2x2x2x2: D = 10 duals against 32.
   dual = 5 * 32 + 10 * 2 * 32 + 10**3 / 3 + 4 * 10**2 + 6 * (5 * 2 * 32)
-  assert benchmark.newton_flops((2,) * 5, "ce") == pytest.approx(dual)
+  assert benchmark_exact.newton_flops((2,) * 5, "ce") == pytest.approx(dual)
 
 
 def test_table_marks_what_was_not_measured():
@@ -61,9 +170,16 @@ def test_table_marks_what_was_not_measured():
   ]
 
 
-def test_unknown_entry_is_named(tmp_path):
-  with pytest.raises(ValueError, match="cce:5x5 names no entry.*cce:4x4"):
-    benchmark.run("exact", str(tmp_path), only=["cce:5x5"])
+def test_columns_without_values_are_left_out():
+  rows = [{"a": 1, "b": None, "c": None}, {"a": 2, "b": None, "c": 0.0}]
+  assert tables.filled(rows) == [{"a": 1, "c": None}, {"a": 2, "c": 0.0}]
+
+
+def test_what_cannot_be_measured_is_named(tmp_path):
+  with pytest.raises(ValueError, match="cce:5x5 names no entry.*cce:4x4.*gradient"):
+    benchmark.run("exact", tmp_path, only=["ce:4x4", "cce:5x5"])
+  with pytest.raises(ValueError, match="a directory that holds nes_jax"):
+    benchmark.run("exact", tmp_path, only=["ce:4x4"], before=str(tmp_path))
 
 
 @pytest.mark.slow

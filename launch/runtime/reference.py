@@ -65,6 +65,22 @@ def deviation_matrix(payoffs: np.ndarray, concept: str) -> np.ndarray:
   return np.array(matrix).reshape(len(matrix), math.prod(shape))
 
 
+def nonzero_blocks(shape: Sequence[int], concept: str) -> list[tuple[np.ndarray, np.ndarray]]:
+  """Rows and columns of A between which it is not zero for every game.
+
+  There is one block for each player (CCE), or for each recommended strategy (CE).
+  """
+  deviations = deviation_rows(shape, concept)
+  played = np.indices(tuple(shape)).reshape(len(shape), -1)
+  blocks = []
+  for key in dict.fromkeys((p, recommended) for p, recommended, _ in deviations):
+    rows = [i for i, row in enumerate(deviations) if row[:2] == key]
+    p, recommended = key
+    columns = slice(None) if recommended is None else played[p] == recommended
+    blocks.append((np.array(rows), np.arange(played.shape[1])[columns]))
+  return blocks
+
+
 class Reference:
   """Problem (6) for every game of one shape, compiled once and solved game by game.
 
@@ -118,9 +134,10 @@ class Reference:
     size, players = math.prod(self.shape), len(self.shape)
     joint = cp.Variable(size, nonneg=True)
     self._joint = joint
-    # A without its zeros: one block a player for CCE, one for each recommended strategy for CE.
+    # A without its zeros.
     self._blocks = [
-        (block, cp.Parameter((len(block[0]), len(block[1])))) for block in self._nonzero_blocks()
+        (block, cp.Parameter((len(block[0]), len(block[1]))))
+        for block in nonzero_blocks(self.shape, self.concept)
     ]
     self._utility = cp.Parameter(size)  # mu W + log target
     self._target = cp.Parameter(players)  # epsilon-hat
@@ -150,18 +167,6 @@ class Reference:
     ]
     self._problem = cp.Problem(goal, constraints)
     self._warm = False
-
-  def _nonzero_blocks(self) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Rows and columns of A between which it is not zero for every game."""
-    deviations = deviation_rows(self.shape, self.concept)
-    played = np.indices(self.shape).reshape(len(self.shape), -1)
-    blocks = []
-    for key in dict.fromkeys((p, recommended) for p, recommended, _ in deviations):
-      rows = [i for i, row in enumerate(deviations) if row[:2] == key]
-      p, recommended = key
-      columns = slice(None) if recommended is None else played[p] == recommended
-      blocks.append((np.array(rows), np.arange(played.shape[1])[columns]))
-    return blocks
 
   def solve(
       self,
