@@ -1,0 +1,274 @@
+"""nes_jax.native.cuda: its kernels, on a host that plays the part of a GPU, against JAX's engine.
+
+emulation.h runs a warp as 32 fibres; the kernels' source is the one that a GPU gets.
+"""
+
+import ctypes
+import functools
+import pathlib
+import re
+import shutil
+import subprocess
+import tempfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import nes_jax
+from nes_jax import deviation, exact, selection
+
+SOURCES = pathlib.Path(nes_jax.__file__).parent / "native" / "cuda"
+GAMUT = pathlib.Path(__file__).parent / "data" / "gamut_8x8.npz"
+TOLERANCE, MARGIN = 1e-4, 0.8
+STEPS = {"cce": 20, "ce": 30}
+# Half the L1 distance that two joints may have of which each has a duality gap of 1e-4 at most.
+FAR, NEAR = 1.5e-2, 5e-3
+CLASSES = {"cce": "Coarse", "ce": "Correlated"}
+# Concept, size, padded.
+KERNELS = [("cce", n, padded) for n in (2, 4, 8, 16) for padded in (False, True)]
+# Local memory that a kernel may use beside its registers, in bytes of stores and of loads.
+SPILLS = 400
+
+
+@functools.cache
+def emulated(concept, size, padded):
+  """The kernel as a host function, compiled for this test run."""
+  compiler = shutil.which("g++")
+  if compiler is None:
+    pytest.skip("needs g++")
+  folder = pathlib.Path(tempfile.mkdtemp(prefix="emulated-"))
+  library = folder / "kernel.so"
+  command = [compiler, "-O2", "-std=c++17", "-shared", "-fPIC", "-Wno-unknown-pragmas"]
+  command += macros(concept, size, padded) + [str(SOURCES / "emulate.cpp"), "-o", str(library)]
+  subprocess.run(command, check=True, timeout=300)
+  loaded = ctypes.CDLL(str(library))
+  shutil.rmtree(folder)
+  return loaded.nes_emulate
+
+
+def macros(concept, size, padded):
+  """What tells the compiler which kernel is wanted."""
+  padded = "true" if padded else "false"
+  return [f"-DNES_CONCEPT={CLASSES[concept]}", f"-DNES_SIZE={size}", f"-DNES_PADDED={padded}"]
+
+
+def aligned(shape, dtype=np.float32, values=None):
+  """An array whose address is a multiple of 64, as on a GPU; without values full of garbage."""
+  count = int(np.prod(shape)) * np.dtype(dtype).itemsize
+  memory = np.full(count + 64, 255, np.uint8)
+  first = -memory.ctypes.data % 64
+  array = memory[first : first + count].view(dtype).reshape(shape)
+  if values is not None:
+    array[...] = values
+  return array
+
+
+def run(concept, size, padded, payoffs, epsilon, log_target=None, masks=None, chunk=8):
+  """Centred payoffs [B, 2, n, m] -> joint, duals, residual, iterations of the kernel."""
+  batch, _, n, m = payoffs.shape
+  given = [aligned(payoffs.shape, values=payoffs)]
+  given.append(None if log_target is None else aligned(log_target.shape, values=log_target))
+  given.append(aligned(epsilon.shape, values=epsilon))
+  for p in range(2):
+    given.append(None if masks is None else aligned(masks[p].shape, np.uint8, masks[p]))
+  joint = aligned((batch, n, m))
+  duals = [aligned((batch,) + (k,) * (1 if concept == "cce" else 2)) for k in (n, m)]
+  residual, iterations = aligned((batch,)), aligned((batch,), np.int32)
+  arrays = [*given, joint, *duals, residual, iterations]
+  pointers = [None if x is None else x.ctypes.data_as(ctypes.c_void_p) for x in arrays]
+  threshold = ctypes.c_float(MARGIN * TOLERANCE)
+  blocks = 2 if chunk < batch else 1
+  emulated(concept, size, padded)(
+      *pointers, batch, n, m, threshold, STEPS[concept], blocks, chunk
+  )
+  return joint, duals, residual, iterations
+
+
+@functools.partial(jax.jit, static_argnames="concept")
+def reference(games, target, epsilon, concept):
+  """Games [B, 2, n, m] -> their normalised problem, its centred payoffs, JAX's answer."""
+
+  def normalise(payoffs, target, epsilon):
+    wanted = nes_jax.Selection(target=target, epsilon=epsilon)
+    problem, _ = selection.problem(payoffs, wanted)
+    return problem, deviation.centre_at_best(problem.payoffs)
+
+  problem, payoffs = jax.vmap(normalise)(games, target, epsilon)
+  config = exact.Config.default(
+      concept, jnp.float32, tolerance=TOLERANCE, margin=MARGIN, max_iterations=STEPS[concept]
+  )
+  return problem, payoffs, exact.solve(problem, config, concept, batch_axis=0)
+
+
+def spheres(rng, count, n, m):
+  return rng.standard_normal((count, 2, n, m))
+
+
+def centred(games):
+  """What `deviation.centre_at_best` makes of games [B, 2, n, m]."""
+  first, second = games[:, 0], games[:, 1]
+  best = first - first.max(1, keepdims=True), second - second.max(2, keepdims=True)
+  return np.stack(best, 1).astype(np.float32)
+
+
+def sets(n, m, count):
+  """name -> games, targets, epsilon; the target is uniform but in one set."""
+  rng = np.random.default_rng(100 * n + m)
+  uniform = np.full((count, n, m), 1 / (n * m))
+  zero = np.zeros((count, 2))
+  games = spheres(rng, count, n, m)
+  target = rng.dirichlet(np.full(n * m, 0.3), count).reshape(count, n, m)
+  constant = games.copy()
+  constant[: count // 2, 0] = 1.5
+  constant[count // 4 :, 1] = -2
+  result = {
+      "spheres": (games, uniform, zero),
+      "ties": (rng.integers(0, 3, (count, 2, n, m)).astype(float), uniform, zero),
+      "constant": (constant, uniform, zero),
+      "epsilon": (games, uniform, rng.uniform(-0.02, 0.3, (count, 2))),
+      "target": (games, target, zero),
+  }
+  if n == m == 8:
+    with np.load(GAMUT) as data:
+      gamut = np.concatenate([data[name][:4] for name in data.files])
+    shape = gamut.shape[:1]
+    result["gamut"] = (gamut, np.full(shape + (8, 8), 1 / 64), np.zeros(shape + (2,)))
+  return result
+
+
+def check_same(name, ours, theirs):
+  """Of answers (joint, duals, residual, iterations): the same within rounding."""
+  joint, duals, residual, iterations = ours
+  answer = jax.tree.map(np.asarray, theirs)
+  good, wanted = residual <= TOLERANCE, answer.residual <= TOLERANCE
+  assert np.mean(good != wanted) <= 5e-3, name
+  # One hundredth, or two steps where games are few.
+  more = int(iterations.sum()) - int(answer.iterations.sum())
+  assert abs(more) <= max(2, 0.01 * answer.iterations.sum()), name
+  np.testing.assert_allclose(joint.sum((1, 2)), 1, atol=3e-6, err_msg=name)
+  distance = 0.5 * np.abs(joint - answer.joint).sum((1, 2))[good & wanted]
+  assert distance.max(initial=0) < FAR, name
+  assert np.mean(distance > NEAR) <= 1e-2, name
+  assert distance.mean() < 3e-4, name
+  for x, y in zip(duals, answer.duals):
+    assert np.all((x == 0) == (y == 0)), name
+    typical = np.quantile(np.abs(x - y), 0.9)
+    assert typical <= 1e-2 * np.quantile(np.abs(y), 0.9) + 1e-4, name
+
+
+def check_sets(concept, size, padded, n, m, count, chosen=None):
+  """Compares all sets of games of one shape, in one batch with the target and one without it."""
+  given = {k: v for k, v in sets(n, m, count).items() if chosen is None or k in chosen}
+  batch = [np.concatenate(x).astype(np.float32) for x in zip(*given.values())]
+  problem, payoffs, answer = jax.tree.map(np.asarray, reference(*batch, concept=concept))
+  first = 0
+  for name, (games, _, _) in given.items():
+    part = slice(first, first + len(games))
+    first += len(games)
+    log_target = np.log(problem.target[part]) if name == "target" else None
+    ours = run(concept, size, padded, payoffs[part], problem.epsilon[part], log_target)
+    check_same(name, ours, jax.tree.map(lambda x, part=part: x[part], answer))
+
+
+@pytest.mark.parametrize("n", [2, 4, 8])
+def test_cce_is_that_of_jax(n):
+  check_sets("cce", n, False, n, n, 96)
+
+
+@pytest.mark.slow
+def test_cce_of_large_games_is_that_of_jax():
+  check_sets("cce", 16, False, 16, 16, 24, ("spheres", "ties", "target"))
+
+
+@pytest.mark.parametrize(
+    "size,n,m", [(4, 3, 4), (8, 7, 2), pytest.param(16, 9, 5, marks=pytest.mark.slow)]
+)
+def test_cce_of_rectangular_games_is_that_of_jax(size, n, m):
+  check_sets("cce", size, True, n, m, 32)
+
+
+def embedded(concept, size, n, m, count, seed=0):
+  """Games of n x m as part of games of size x size in which other strategies do not exist."""
+  rng = np.random.default_rng(seed)
+  games = spheres(rng, count, n, m).astype(np.float32)
+  target = rng.dirichlet(np.full(n * m, 0.5), count).reshape(count, n, m).astype(np.float32)
+  problem, payoffs, answer = jax.tree.map(
+      np.asarray, reference(games, target, np.zeros((count, 2), np.float32), concept=concept)
+  )
+  rows, columns = np.zeros((2, count, size), bool)
+  large = np.zeros((count, 2, size, size), np.float32)
+  log_target = np.full((count, size, size), -np.inf, np.float32)
+  joint = np.zeros((count, size, size))
+  for b in range(count):
+    i, j = np.sort(rng.permutation(size)[:n]), np.sort(rng.permutation(size)[:m])
+    rows[b, i] = columns[b, j] = True
+    large[b][np.ix_([0, 1], i, j)] = payoffs[b]
+    log_target[b][np.ix_(i, j)] = np.log(problem.target[b])
+    joint[b][np.ix_(i, j)] = answer.joint[b]
+  return large, log_target, (rows, columns), joint, answer
+
+
+def check_masks(concept, size, n, m, count):
+  payoffs, log_target, masks, joint, answer = embedded(concept, size, n, m, count)
+  zero = np.zeros((count, 2), np.float32)
+  ours = run(concept, size, True, payoffs, zero, log_target, masks)
+  assert np.all(ours[2] <= TOLERANCE)
+  assert abs(ours[3].mean() / answer.iterations.mean() - 1) <= 1e-2
+  assert np.all(0.5 * np.abs(ours[0] - joint).sum((1, 2)) < NEAR)
+  rows, columns = masks
+  assert np.all(ours[0][~(rows[:, :, None] & columns[:, None])] == 0)
+  for block, exists in zip(ours[1], masks):
+    assert np.all(block[~exists] == 0) and np.all(block[exists].max(-1) > 0)
+
+
+def test_cce_knows_no_strategies_that_do_not_exist():
+  check_masks("cce", 8, 6, 5, 48)
+
+
+def check_no_number(concept):
+  """A game that is not a number ends, says so, and leaves its neighbours alone."""
+  rng = np.random.default_rng(0)
+  payoffs = centred(spheres(rng, 40, 4, 4))
+  zero = np.zeros((40, 2), np.float32)
+  joint, _, residual, iterations = run(concept, 4, False, payoffs, zero)
+  payoffs[7, 1, 2, 0] = np.nan
+  bad = np.arange(40) == 7
+  marked = run(concept, 4, False, payoffs, zero)
+  assert not np.isfinite(marked[2][7]) and marked[3][7] <= 5
+  np.testing.assert_array_equal(marked[0][~bad], joint[~bad])
+  np.testing.assert_array_equal(marked[3][~bad], iterations[~bad])
+  assert np.all(residual <= TOLERANCE)
+
+
+def test_cce_marks_what_is_no_number():
+  check_no_number("cce")
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 64])
+def test_the_answer_does_not_depend_on_the_queue(chunk):
+  rng = np.random.default_rng(0)
+  payoffs = centred(spheres(rng, 50, 4, 4))
+  zero = np.zeros((50, 2), np.float32)
+  wanted = run("cce", 4, False, payoffs, zero)
+  for x, y in zip(jax.tree.leaves(wanted), jax.tree.leaves(run(
+      "cce", 4, False, payoffs, zero, chunk=chunk))):
+    np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize(
+    "concept,size,padded",
+    [pytest.param(*k, marks=pytest.mark.slow if k[1] == 16 else []) for k in KERNELS],
+)
+def test_kernels_fit_the_registers(concept, size, padded, tmp_path):
+  compiler = shutil.which("nvcc")
+  if compiler is None:
+    pytest.skip("needs nvcc")
+  command = [compiler, "-arch=sm_90", "-std=c++17", "-Xptxas", "-v", "-cubin"]
+  command += macros(concept, size, padded)
+  command += [str(SOURCES / "kernels.cu"), "-o", str(tmp_path / "kernel.cubin")]
+  report = subprocess.run(command, capture_output=True, text=True, timeout=300)
+  assert report.returncode == 0, report.stderr
+  spilled = re.findall(r"(\d+) bytes spill (?:stores|loads)", report.stderr)
+  assert len(spilled) == 2 and max(map(int, spilled)) <= SPILLS, report.stderr
