@@ -18,8 +18,9 @@ import pytest
 
 import nes_jax
 from nes_jax import deviation, exact, selection
+from nes_jax.native import cuda
 
-SOURCES = pathlib.Path(nes_jax.__file__).parent / "native" / "cuda"
+SOURCES = pathlib.Path(cuda.__file__).parent
 GAMUT = pathlib.Path(__file__).parent / "data" / "gamut_8x8.npz"
 TOLERANCE, MARGIN = 1e-4, 0.8
 STEPS = {"cce": 20, "ce": 30}
@@ -272,3 +273,85 @@ def test_kernels_fit_the_registers(concept, size, padded, tmp_path):
   assert report.returncode == 0, report.stderr
   spilled = re.findall(r"(\d+) bytes spill (?:stores|loads)", report.stderr)
   assert len(spilled) == 2 and max(map(int, spilled)) <= SPILLS, report.stderr
+
+
+# The launcher, as far as it goes without a GPU.
+
+
+@pytest.fixture(scope="module")
+def launcher(tmp_path_factory):
+  """The library that launches kernels, as setup.py builds it."""
+  compiler = shutil.which("g++")
+  if compiler is None:
+    pytest.skip("needs g++")
+  path = tmp_path_factory.mktemp("launch") / "_launch.so"
+  command = [compiler, "-O1", "-std=c++17", "-shared", "-fPIC", "-isystem", jax.ffi.include_dir()]
+  command += [str(SOURCES / "launch.cpp"), "-o", str(path), "-ldl"]
+  subprocess.run(command, check=True, timeout=300)
+  return path
+
+
+@pytest.fixture
+def cache(monkeypatch, tmp_path):
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+  cuda._library.cache_clear()
+  yield tmp_path / "nes_jax"
+  cuda._library.cache_clear()
+
+
+def test_reasons_are_given(monkeypatch):
+  if jax.default_backend() == "cpu":
+    assert "not on a GPU" in cuda.available()
+  monkeypatch.setenv(cuda.VARIABLE, "none")
+  assert cuda.VARIABLE in cuda.available()
+  assert cuda.serves((16, 9), "cce") is None and cuda.serves((8, 8), "ce") is None
+  assert "16 x 16" in cuda.serves((17, 2), "cce")
+  assert "8 x 8" in cuda.serves((9, 2), "ce")
+  assert "two players" in cuda.serves((2, 2, 2), "cce")
+  assert "float32" in cuda.serves((2, 2), "cce", np.float64)
+
+
+def test_what_is_missing_is_named(launcher, cache):
+  with pytest.raises(OSError):
+    cuda._library(launcher.parent / "absent.so")
+  missing = cuda._missing(cuda._library(launcher))
+  if missing is None:
+    pytest.skip("this machine has a driver")
+  assert "libcuda.so.1" in missing or "libnvrtc" in missing
+
+
+def test_calls_are_lowered_for_gpus(launcher, cache, monkeypatch):
+  monkeypatch.setattr(cuda, "_LIBRARY", launcher)
+
+  def one(payoffs, epsilon, rows, columns, target):
+    options = dict(tolerance=1e-4, margin=0.8, max_iterations=20)
+    first = cuda.solve(payoffs, None, epsilon, concept="cce", **options)
+    second = cuda.solve(payoffs, target, epsilon, (rows, columns), concept="ce", **options)
+    return first, second
+
+  shapes = [(5, 2, 4, 3), (5, 2), (5, 4), (5, 3), (5, 4, 3)]
+  given = [jnp.ones(shape, bool if i in (2, 3) else jnp.float32) for i, shape in enumerate(shapes)]
+  first, second = jax.eval_shape(one, *given)
+  assert [x.shape for x in first[1]] == [(5, 4), (5, 3)]
+  assert [x.shape for x in second[1]] == [(5, 4, 4), (5, 3, 3)]
+  many = jax.vmap(one, in_axes=(0, None, None, None, None))
+  given[0] = jnp.ones((7, 5, 2, 4, 3))
+  text = jax.jit(many).trace(*given).lower(lowering_platforms=("cuda",)).as_text()
+  assert text.count(f"@{cuda._TARGET}") == 2 and "7x5x4x3xf32" in text
+
+
+def test_nvrtc_compiles_the_kernels(launcher, cache):
+  """Needs no GPU; where NVRTC is not installed there is nothing to be seen."""
+  library = cuda._library(launcher)
+  try:
+    cuda._compile(library, "cce", 4, True, (9, 0))
+  except RuntimeError as error:
+    if "cannot be opened" not in str(error):
+      raise
+    pytest.skip(str(error))
+  (kept,) = cache.iterdir()
+  written = kept.stat().st_mtime_ns
+  cuda._compile(library, "cce", 4, True, (9, 0))
+  assert kept.stat().st_mtime_ns == written
+  with pytest.raises(RuntimeError, match="sm_10"):
+    cuda._compile(library, "cce", 4, True, (1, 0))

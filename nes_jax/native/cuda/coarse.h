@@ -185,7 +185,7 @@ struct Coarse {
     float gain[2][R], total;
     const Taken t = logits(a);
     gains(x, gain, total);
-    float peak = -kInfinity;
+    float peak = -infinity();
     NES_UNROLL for (int r = 0; r < R; ++r) {
       NES_UNROLL for (int j = 0; j < N; ++j) {
         if (exists(r, j)) peak = larger(peak, -taken(t, r, j));

@@ -30,7 +30,6 @@ constexpr float kRowUlps = 1.f;
 constexpr float kMaxGrowth = 1e4f;
 constexpr float kShortStep = 0.1f;
 constexpr int kMaxRefused = 5;
-constexpr float kInfinity = __builtin_huge_valf();
 // The slack of a row that does not exist, over its dual: so large that the row moves nothing.
 constexpr float kAbsentRatio = 1e30f;
 
@@ -55,6 +54,7 @@ NES_DEVICE float reciprocal(float x) {
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
+NES_DEVICE float infinity() { return __int_as_float(0x7f800000); }
 NES_DEVICE float inverse_root(float x) { return rsqrtf(x); }
 NES_DEVICE float log_of(float x) { return __logf(x); }
 NES_DEVICE float exp_of(float x) { return __expf(x); }
@@ -185,7 +185,7 @@ struct Progress {
 };
 
 // What is not a number must not look converged, nor win a comparison.
-NES_DEVICE float never_nan(float x) { return x == x ? x : kInfinity; }
+NES_DEVICE float never_nan(float x) { return x == x ? x : infinity(); }
 
 // Mehrotra's centring: the product to aim at, the cube of what the predictor alone would leave.
 NES_DEVICE float centring(float now, float then, float inverse_count) {

@@ -171,6 +171,7 @@ namespace nes {
 inline float larger(float a, float b) { return a != a ? a : b != b ? b : a > b ? a : b; }
 inline float smaller(float a, float b) { return -larger(-a, -b); }
 inline float reciprocal(float x) { return 1.f / x; }
+inline float infinity() { return HUGE_VALF; }
 inline float inverse_root(float x) { return 1.f / sqrtf(x); }
 inline float log_of(float x) { return logf(x); }
 inline float exp_of(float x) { return expf(x); }

@@ -1,0 +1,187 @@
+"""The exact engine as CUDA kernels, for two-player games: the whole method in one kernel.
+
+It follows `nes_jax.exact` in float32 step by step, for hard constraints and no welfare: CCEs of up
+to 16 x 16 strategies and CEs of up to 8 x 8. Each kernel is compiled by NVRTC the first time that a
+device needs it and is kept in the user's cache directory.
+"""
+
+from collections.abc import Sequence
+import ctypes
+import functools
+import importlib.util
+import os
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nes_jax.types import Array, Concept, Duals
+
+# Set to "none" to go without this engine.
+VARIABLE = "NES_JAX_CUDA"
+LARGEST = {"cce": 16, "ce": 8}
+_TARGET = "nes_jax_cuda_solve"
+_FOLDER = pathlib.Path(__file__).parent
+_LIBRARY = _FOLDER / "_launch.so"
+_MESSAGE_BYTES = 4096
+_NVRTC = ("libnvrtc.so.13", "libnvrtc.so.12")
+# Where NVIDIA's packages and toolkits put it.
+_NVRTC_FOLDERS = ("cu13/lib", "cuda_nvrtc/lib")
+_TOOLKIT_FOLDERS = ("/usr/local/cuda/lib64", "/usr/local/cuda/targets/x86_64-linux/lib")
+
+
+def available() -> str | None:
+  """Why this engine cannot run here, with what to do about it; None if it can."""
+  if os.environ.get(VARIABLE) == "none":
+    return f"the environment variable {VARIABLE} is none"
+  devices = jax.devices()
+  if devices[0].platform not in ("gpu", "cuda"):
+    where = devices[0].platform
+    return f"JAX computes on {where}, not on a GPU: install jax[cuda13] or jax[cuda12]"
+  if "nvidia" not in getattr(devices[0], "device_kind", "").lower():
+    return f"JAX's GPU is no NVIDIA one but {devices[0].device_kind}"
+  try:
+    library = _library(_LIBRARY)
+  except OSError as error:
+    return (
+        f"the library {_LIBRARY} cannot be loaded ({error}): install nes_jax with a C++ compiler at"
+        " hand"
+    )
+  return _missing(library)
+
+
+def serves(shape: Sequence[int], concept: Concept, dtype: np.dtype = np.float32) -> str | None:
+  """Why games cannot be served; None if they can.
+
+  Args:
+    shape: (n, m), the players' numbers of strategies.
+    concept: "cce" or "ce".
+    dtype: the type to compute in.
+  """
+  if np.dtype(dtype) != np.float32:
+    return f"the kernels compute in float32, not {np.dtype(dtype)}"
+  if len(shape) != 2:
+    return f"the kernels are for two players, not {len(shape)}"
+  if max(shape) > LARGEST[concept]:
+    largest = LARGEST[concept]
+    return f"the kernels serve {concept.upper()}s of up to {largest} x {largest} strategies"
+  return None
+
+
+def solve(
+    payoffs: Array,
+    log_target: Array | None,
+    epsilon: Array,
+    strategies: tuple[Array, Array] | None = None,
+    *,
+    concept: Concept,
+    tolerance: float,
+    margin: float,
+    max_iterations: int,
+) -> tuple[Array, Duals, Array, Array]:
+  """Equilibria of normalised games, by the kernels. Traceable; call it where `available` is None.
+
+  Args:
+    payoffs: float32 [B, 2, n, m] in normalised units, centred by `deviation.centre_at_best`; 0
+      where a strategy does not exist.
+    log_target: float32 [B, n, m], finite where strategies exist; None: the maximum entropy.
+    epsilon: float32 [B, 2], in normalised units.
+    strategies: bool [B, n] and [B, m], those that exist; None: all do.
+    concept: "cce" or "ce".
+    tolerance: on the KKT residual.
+    margin: the loop ends at this fraction of the tolerance.
+    max_iterations: steps that a game may take.
+
+  Returns:
+    joint [B, n, m], which sums to one; duals [B, n] and [B, m] (CCE) or [B, n, n] and [B, m, m]
+    (CE), in normalised units; residual [B], infinite for games that are not numbers; steps taken,
+    int32 [B].
+  """
+  batch, _, n, m = payoffs.shape
+  dtype = jnp.float32
+  if log_target is None:
+    log_target = jnp.zeros((batch, 0), dtype)
+  rows, columns = strategies or (jnp.zeros((batch, 0), bool),) * 2
+  power = 1 if concept == "cce" else 2
+  results = [(n, m), (n,) * power, (m,) * power, ()]
+  outputs = [jax.ShapeDtypeStruct((batch, *shape), dtype) for shape in results]
+  outputs += [jax.ShapeDtypeStruct((batch,), jnp.int32), jax.ShapeDtypeStruct((1,), jnp.int32)]
+  _register()
+  call = jax.ffi.ffi_call(_TARGET, outputs, vmap_method="broadcast_all")
+  joint, *duals, residual, iterations, _ = call(
+      payoffs.astype(dtype),
+      log_target.astype(dtype),
+      epsilon.astype(dtype),
+      rows.astype(bool),
+      columns.astype(bool),
+      correlated=concept == "ce",
+      threshold=np.float32(margin * tolerance),
+      max_iterations=np.int32(max_iterations),
+  )
+  return joint, tuple(duals), residual, iterations
+
+
+@functools.cache
+def _register() -> None:
+  handler = jax.ffi.pycapsule(_library(_LIBRARY).nes_cuda_solve)
+  jax.ffi.register_ffi_target(_TARGET, handler, platform="CUDA")
+
+
+@functools.cache
+def _library(path: pathlib.Path) -> ctypes.CDLL:
+  """The built library, told where things are.
+
+  Raises:
+    OSError: it is not there, or cannot be loaded.
+  """
+  library = ctypes.CDLL(str(path))
+  message = ctypes.create_string_buffer(_MESSAGE_BYTES)
+  given = (str(_FOLDER), str(_cache_folder()), "\n".join(_compilers()))
+  encoded = (os.fsencode(x) for x in given)
+  if library.nes_cuda_configure(*encoded, message, len(message)):
+    raise OSError(message.value.decode(errors="replace"))
+  return library
+
+
+def _missing(library: ctypes.CDLL) -> str | None:
+  """What of CUDA cannot be opened; None if all can."""
+  message = ctypes.create_string_buffer(_MESSAGE_BYTES)
+  if library.nes_cuda_missing(message, len(message)):
+    return message.value.decode(errors="replace")
+  return None
+
+
+def _compile(
+    library: ctypes.CDLL, concept: Concept, size: int, padded: bool, capability: tuple[int, int]
+) -> None:
+  """Compiles a kernel into the cache, for a device that need not be here.
+
+  Raises:
+    RuntimeError: NVRTC is missing or does not compile it.
+  """
+  message = ctypes.create_string_buffer(_MESSAGE_BYTES)
+  wanted = concept == "ce", size, padded, *capability
+  if library.nes_cuda_compile(*map(int, wanted), message, len(message)):
+    raise RuntimeError(message.value.decode(errors="replace"))
+
+
+def _cache_folder() -> pathlib.Path:
+  """Where compiled kernels are kept."""
+  base = os.environ.get("XDG_CACHE_HOME")
+  return (pathlib.Path(base) if base else pathlib.Path.home() / ".cache") / "nes_jax"
+
+
+def _compilers() -> list[str]:
+  """Files and names that may be NVRTC, the likeliest first."""
+  folders = []
+  try:
+    found = importlib.util.find_spec("nvidia")
+  except (ImportError, ValueError):
+    found = None
+  if found is not None:
+    places = [pathlib.Path(place) for place in found.submodule_search_locations or ()]
+    folders += [place / folder for place in places for folder in _NVRTC_FOLDERS]
+  folders += [pathlib.Path(folder) for folder in _TOOLKIT_FOLDERS]
+  files = [str(folder / name) for name in _NVRTC for folder in folders if (folder / name).exists()]
+  return files + list(_NVRTC) + ["libnvrtc.so"]
