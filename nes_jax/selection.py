@@ -10,7 +10,7 @@ constraints are hard; W is used in normalised units (zero mean, unit variance), 
 from collections.abc import Mapping
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -115,6 +115,11 @@ def named(name: str, payoffs: Array, *, player_axis: int | None = None, **inputs
       player_axis = 0 if len(shape) == shape[0] + 1 else 1
     inputs = {"welfare": payoffs.sum(player_axis), **inputs}
   return Selection(**{**row.defaults, **inputs})
+
+
+def uses_payoffs(selection: Any) -> bool:
+  """Whether this is a name of a row whose objective is made from the payoffs."""
+  return isinstance(selection, str) and selection in ("max_welfare", "MU")
 
 
 def problem(

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nes_jax import deviation, dual, exact, metrics, network, pretrained, ragged
+from nes_jax import deviation, dual, exact, metrics, native, network, pretrained, ragged
 from nes_jax import selection as selections
 from nes_jax.selection import Selection
 from nes_jax.types import CONCEPTS, METHODS, Array, Concept, Duals, Problem, Solution
@@ -150,19 +150,23 @@ def _solve(
   batched = payoffs.ndim == len(shape) + 2
   games = payoffs if batched else payoffs[None]
   strategies = _check_strategies(strategies, len(games), shape)
-  if not traced:
-    games, strategies = _find_strategies(games, strategies, batched, invalid, names)
+  # The native engine looks for what is not finite itself.
+  lazily = not traced and method in ("exact", "auto")
+  lazily = lazily and not selections.uses_payoffs(selection) and _native_serves(games, concept)
+  find = functools.partial(_find_strategies, batched=batched, invalid=invalid, names=names)
+  if not traced and not lazily:
+    games, strategies = find(games, strategies)
   if strategies is not None and method in ("neural", "refined"):
     raise ValueError(
         "networks see whole games: where strategies do not exist use method='exact', not"
         f" {method!r}"
     )
   if isinstance(selection, str):
-    # Marked games are left out of the arithmetic here as well.
-    clean = jnp if traced else np
-    selection = selections.named(
-        selection, clean.where(clean.isfinite(games), games, 0), player_axis=1
-    )
+    given = games
+    if selections.uses_payoffs(selection):  # marked games are left out of the arithmetic here too
+      clean = jnp if traced else np
+      given = clean.where(clean.isfinite(games), games, 0)
+    selection = selections.named(selection, given, player_axis=1)
   if not isinstance(selection, Selection):
     raise ValueError(f"selection must be a name or a nes_jax.Selection, not {type(selection)}")
   selection, axes = _check_selection(selection, len(games), shape)
@@ -190,11 +194,36 @@ def _solve(
     inputs = inputs._replace(duals=_check_duals(duals, len(games), shape, concept, batched))
 
   if traced or any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(inputs)):
-    width = _turn_width(shape, len(games), concept, dtype)
-    solution = _solve_batch(inputs, 0, task._replace(width=width), dtype)
-  else:
-    solution = _solve_concrete(inputs, task, dtype)
-  return solution if batched else jax.tree.map(lambda x: x[0], solution)
+    if method != "refined" and _native_serves(games, concept, traced=True):
+      task = task._replace(native=True)
+    else:
+      task = task._replace(width=_turn_width(shape, len(games), concept, dtype))
+    solution = _compiled(inputs, 0, task, dtype)
+    return solution if batched else jax.tree.map(lambda x: x[0], solution)
+  task = task._replace(native=_native_serves(games, concept))
+  solution, num_invalid = _solve_concrete(inputs, task, dtype)
+  if lazily and num_invalid:
+    games, strategies = find(games, strategies)
+    inputs = inputs._replace(payoffs=games, strategies=strategies)
+    solution, _ = _solve_concrete(inputs, task, dtype)
+  if not batched:
+    solution = jax.tree.map(lambda x: np.asarray(x)[0], solution)
+  if jnp.finfo(dtype).bits == 64 and not jax.config.jax_enable_x64:
+    return jax.tree.map(np.asarray, solution)  # JAX would narrow what is computed from its arrays
+  return _on_device(solution, games)
+
+
+def _on_device(solution: Solution, games: Any) -> Solution:
+  """NumPy arrays as JAX arrays, where the games were. Compiles nothing and need not copy."""
+  device = next(iter(games.devices())) if isinstance(games, jax.Array) else jax.local_devices()[0]
+  place = jax.sharding.SingleDeviceSharding(device)
+
+  def put(x):
+    if isinstance(x, jax.Array):
+      return x
+    return jax.make_array_from_callback(x.shape, place, lambda _: x)
+
+  return jax.tree.map(put, solution)
 
 
 def nash_zero_sum(payoffs: Any, **options) -> Solution:
@@ -514,6 +543,7 @@ class _Task(NamedTuple):
   method: str = "exact"
   network_config: network.Config | None = None
   width: int | None = None  # games that are iterated on at a time; None: all
+  native: bool = False  # whether the exact engine is the one in C++
 
 
 class _Inputs(NamedTuple):
@@ -580,13 +610,13 @@ def _unrolls(shape: tuple[int, ...], games: int, concept: Concept) -> bool:
 
 def _solve_batch(inputs: _Inputs, patience: int | Array, task: _Task, dtype) -> Solution:
   """The whole pipeline on one batch; traceable. Up to `patience` games may be left running."""
+  if task.native:
+    return _solve_native(inputs, task, dtype)
   shape = tuple(inputs.payoffs.shape[2:])
   last = _unrolls(shape, len(inputs.payoffs), task.concept)
   axis = -1 if last else 0
   problem, scale, finite = _normalise(inputs, task, dtype, axis)
-  mu = jnp.maximum(problem.welfare_weight, 1)
-  # Infinite welfare weight: the duals are those of the welfare alone.
-  stretch = jnp.where(jnp.isinf(mu), 1, mu)
+  stretch = _stretch(problem)
   start = inputs.duals
   if start is not None:
     start = tuple(
@@ -607,6 +637,19 @@ def _solve_batch(inputs: _Inputs, patience: int | Array, task: _Task, dtype) -> 
         patience=patience,
         width=task.width,
     )
+
+  return _in_units(inputs, task, dtype, problem, answer, scale, finite, axis)
+
+
+def _in_units(inputs, task, dtype, problem, answer, scale, finite, axis) -> Solution:
+  """The answer of normalised problems, in the units of the payoffs.
+
+  Args:
+    problem, answer: with the given batch axis.
+    scale, finite: of `_normalise`.
+  """
+  shape = tuple(inputs.payoffs.shape[2:])
+  stretch = _stretch(problem)
 
   def gap_of(problem, answer, scale):
     args = problem.payoffs, answer.joint, answer.epsilon, task.concept, problem.strategies
@@ -643,6 +686,13 @@ def _solve_batch(inputs: _Inputs, patience: int | Array, task: _Task, dtype) -> 
       iterations=first.iterations,
       repeated=jnp.zeros(finite.shape, bool),
   )
+
+
+def _stretch(problem: Problem) -> Array:
+  """What duals of the divided objective are multiplied with: [B]."""
+  mu = jnp.maximum(problem.welfare_weight, 1)
+  # Infinite welfare weight: the duals are those of the welfare alone.
+  return jnp.where(jnp.isinf(mu), 1, mu)
 
 
 def _network_duals(variables, config: network.Config, problem: Problem, axis: int) -> Duals:
@@ -697,6 +747,99 @@ def _chunk_size(shape: tuple[int, ...], games: int, concept: Concept, dtype) -> 
     stats = jax.local_devices()[0].memory_stats() or {}
     limit = stats.get("bytes_limit", 4 * _ACCELERATOR_CHUNK_BYTES) // 4
   return max(1, limit // (numbers * jnp.dtype(dtype).itemsize))
+
+
+# The native engine.
+
+
+def _native_serves(games: Any, concept: Concept, traced: bool = False) -> bool:
+  """Whether the engine in C++ solves these games: where they are, or will be, on a CPU."""
+  if isinstance(games, jax.Array) and not traced:
+    on_cpu = all(device.platform == "cpu" for device in games.devices())
+  else:
+    on_cpu = jax.default_backend() == "cpu"
+  if traced and native.reason_traced() is not None:
+    return False
+  return on_cpu and native.serves(games.shape[2:], concept)
+
+
+def _native_inputs(inputs: _Inputs) -> native.Inputs:
+  select = inputs.selection
+  welfare_weight = None if select.welfare is None else select.welfare_weight
+  return native.Inputs(
+      payoffs=inputs.payoffs,
+      epsilon=select.epsilon,
+      target=select.target,
+      welfare=select.welfare,
+      welfare_weight=welfare_weight,
+      strategies=inputs.strategies,
+      duals=inputs.duals,
+  )
+
+
+def _native_options(inputs: _Inputs, task: _Task, dtype) -> native.Options:
+  """Stages: as asked for, float64 for what float32 left, limits raised for what that left."""
+  wide = jnp.dtype("float64")
+  config = task.config
+  stages = [native.Stage(config, wide=dtype == wide)]
+  repeat = exact.Config.default(task.concept, wide, task.rho, tolerance=config.tolerance)
+  if dtype != wide:
+    stages.append(native.Stage(repeat, wide=True))
+  elif config.max_iterations < repeat.max_iterations:
+    repeat = None  # the caller wants no more steps than these
+  else:
+    repeat = config
+  if repeat is not None and math.isinf(task.rho):
+    stages.append(native.Stage(dataclasses.replace(repeat, relaxed=True), wide=True))
+  return native.Options(
+      concept=task.concept,
+      dtype=dtype,
+      stages=tuple(stages),
+      rho=task.rho,
+      epsilon_max=task.epsilon_max,
+  )
+
+
+def _native_solution(answers: native.Answers, task: _Task, shape: tuple[int, ...]) -> Solution:
+  return Solution(
+      joint=answers.joint,
+      epsilon=answers.epsilon,
+      gap=answers.gap,
+      residual=answers.residual,
+      converged=answers.converged,
+      duals=native.split_duals(answers.duals, shape, task.concept),
+      marginals=native.split_marginals(answers.marginals, shape),
+      iterations=answers.iterations,
+      repeated=answers.repeated,
+  )
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _solve_native(inputs: _Inputs, task: _Task, dtype) -> Solution:
+  """`_solve_batch` by the native engine."""
+  options = _native_options(inputs, task, dtype)
+  answers, _ = native.solve_traced(_native_inputs(inputs), options)
+  return _native_solution(answers, task, tuple(inputs.payoffs.shape[2:]))
+
+
+@_solve_native.defjvp
+def _solve_native_jvp(task, dtype, primals, tangents):
+  """Derivatives of all that the JAX engine does around the optimum that the native one found."""
+  (inputs,) = primals
+  options = _native_options(inputs, task, dtype)
+  answers, variables = native.solve_traced(_native_inputs(inputs), options, with_variables=True)
+  solution = _native_solution(answers, task, tuple(inputs.payoffs.shape[2:]))
+
+  def around(inputs):
+    problem, scale, finite = _normalise(inputs, task, dtype, 0)
+    optimum = exact.optimum_given(problem, variables, task.concept, 0)
+    answer = exact.answer(
+        problem, optimum, answers.residual, answers.iterations, task.concept, 0
+    )
+    return _in_units(inputs, task, dtype, problem, answer, scale, finite, 0)
+
+  _, tangent = jax.jvp(around, (inputs,), tangents)
+  return solution, tangent
 
 
 def _take(inputs: _Inputs, axes: _Axes, index: np.ndarray | slice) -> _Inputs:
@@ -765,15 +908,23 @@ def _replace_games(solution: Solution, index: np.ndarray, again: Solution) -> So
   return jax.tree.map(merge, solution, again)
 
 
-def _solve_concrete(inputs: _Inputs, task: _Task, dtype) -> Solution:
+def _solve_concrete(inputs: _Inputs, task: _Task, dtype) -> tuple[Solution, int]:
+  """-> the solution, as NumPy or JAX arrays, and how many games are marked as invalid."""
+  if task.native and task.method != "neural":
+    if task.method == "refined":
+      # The network's answer is where the engine starts from.
+      guess = _solve_chunks(inputs, task._replace(method="neural", native=False), dtype)
+      inputs = inputs._replace(duals=guess.duals, variables=None)
+    given = jax.tree.map(np.asarray, _native_inputs(inputs))
+    answers, num_invalid = native.solve(given, _native_options(inputs, task, dtype))
+    return _native_solution(answers, task, tuple(inputs.payoffs.shape[2:])), num_invalid
+  task = task._replace(native=False)
   # Normalise in the precision given, so that float64 payoffs with a large offset lose nothing.
   with _precision(_wider(inputs.payoffs.dtype, dtype)):
     solution = _solve_chunks(inputs, task, dtype)
   if task.method != "neural":
     solution = _repeat_failed(inputs, task, dtype, solution)
-  if jnp.finfo(dtype).bits == 64 and not jax.config.jax_enable_x64:
-    return jax.tree.map(np.asarray, solution)  # JAX would narrow what is computed from its arrays
-  return jax.tree.map(jnp.asarray, solution)
+  return solution, 0
 
 
 def _repeat_failed(inputs: _Inputs, task: _Task, dtype, solution: Solution) -> Solution:

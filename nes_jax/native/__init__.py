@@ -14,6 +14,8 @@ import pathlib
 import platform
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from nes_jax import exact
@@ -25,7 +27,9 @@ LEVEL_VARIABLE = "NES_JAX_CPU"
 LEVELS = ("baseline", "avx2", "avx512")
 _FOLDER = pathlib.Path(__file__).parent
 _MAX_PLAYERS = 16
-# Numbers of the Newton matrix of one game, and bytes that the lanes of a thread may take.
+_TARGET = "nes_jax_cpu_solve"
+_ALIGNMENT = 64
+# Numbers of the Newton matrix of one game.
 _MAX_MATRIX = 2**26
 _FAILURES = {
     -1: "the native engine ran out of memory",
@@ -148,44 +152,50 @@ def serves(shape: Sequence[int], concept: Concept) -> bool:
   return sum(shape) ** 2 <= _MAX_MATRIX and math.prod(shape) <= _MAX_MATRIX
 
 
-def solve(
-    payoffs: np.ndarray,
-    *,
-    concept: Concept,
-    dtype: Any,
-    stages: Sequence[Stage],
-    epsilon: np.ndarray,
-    rho: float,
-    epsilon_max: float,
-    target: np.ndarray | None = None,
-    welfare: np.ndarray | None = None,
-    welfare_weight: np.ndarray | None = None,
-    strategies: Sequence[np.ndarray] | None = None,
-    duals: Sequence[np.ndarray] | None = None,
-    duals_are_normalised: bool = False,
-) -> tuple[Answers, int]:
-  """Solves games given as NumPy arrays.
+def reason_traced() -> str | None:
+  """Why the engine does not serve under transformations such as `jit`; None if it does."""
+  library, text = _load()
+  if library is None:
+    return text
+  if not hasattr(library, "NesCpuSolve"):
+    return "it was built without the headers of jaxlib"
+  return None
 
-  Args:
-    payoffs: [B, N, A1, ..., AN], float32 or float64.
-    concept: "cce" or "ce".
-    dtype: float32 or float64, of the answers.
-    stages: one to three; each solves what the one before left.
-    epsilon, target, welfare, welfare_weight: fields of `nes_jax.Selection` with or without a
-      leading batch axis.
-    rho, epsilon_max: of `nes_jax.Selection`.
-    strategies: per player bool [B, Ap], those that exist.
-    duals: per player [B, Ap] or [B, Ap, Ap], where to start from.
-    duals_are_normalised: whether these are duals of the normalised problem.
+
+class Options(NamedTuple):
+  """What is static about a call."""
+
+  concept: Concept
+  dtype: Any  # float32 or float64, of the answers
+  stages: tuple[Stage, ...]  # one to three; each solves what the one before left
+  rho: float  # of `nes_jax.Selection`, as epsilon_max
+  epsilon_max: float
+  duals_are_normalised: bool = False  # those to start from are of the normalised problem
+
+
+class Inputs(NamedTuple):
+  """Arrays of a call: fields of `nes_jax.Selection` may lack the batch axis."""
+
+  payoffs: Any  # [B, N, A1, ..., AN], float32 or float64
+  epsilon: Any  # [], [N] or [B, N]
+  target: Any = None  # [A1, ..., AN] or [B, A1, ..., AN]
+  welfare: Any = None  # the same
+  welfare_weight: Any = None  # [] or [B]
+  strategies: Any = None  # per player bool [B, Ap], those that exist
+  duals: Any = None  # per player [B, Ap] or [B, Ap, Ap], where to start from
+
+
+def solve(inputs: Inputs, options: Options) -> tuple[Answers, int]:
+  """Solves games given as NumPy arrays.
 
   Returns:
     The answers, as NumPy arrays, and how many games are marked as invalid: these hold NaN or
     infinity, or leave a player without a strategy.
   """
+  payoffs = inputs.payoffs
   shape = payoffs.shape[2:]
   games, players, size = len(payoffs), len(shape), math.prod(shape)
-  correlated = concept == "ce"
-  kind = payoffs.dtype
+  kind, dtype = payoffs.dtype, options.dtype
   keep = []  # arrays that the request points to
 
   def pointer(array, of) -> int:
@@ -193,51 +203,38 @@ def solve(
     keep.append(array)
     return array.ctypes.data
 
+  epsilon = inputs.epsilon
   request = _Request(
       games=games,
       counts=pointer(shape, np.int32),
       players=players,
-      correlated=correlated,
+      correlated=options.concept == "ce",
       wide_payoffs=kind == np.float64,
       wide_answers=dtype == np.float64,
       payoffs=pointer(payoffs, kind),
-      epsilon=pointer(_per_game(epsilon, (players,)), kind),
+      epsilon=pointer(np.broadcast_to(epsilon, players) if np.ndim(epsilon) == 0 else epsilon, kind),
       epsilon_stride=players if np.ndim(epsilon) == 2 else 0,
-      rho=rho,
-      epsilon_max=epsilon_max,
+      rho=options.rho,
+      epsilon_max=options.epsilon_max,
       threads=_threads(),
-      num_passes=len(stages),
+      num_passes=len(options.stages),
   )
-  for at, stage in enumerate(stages):
-    config = stage.config
-    request.passes[at] = _Pass(
-        stage.wide, config.max_iterations, config.tolerance, config.margin, config.start_dual,
-        config.start_bound, config.start_slack, config.warm_start, _relaxation(config),
-    )
-  if target is not None:
-    request.target = pointer(target, kind)
-    request.target_stride = size if np.ndim(target) > players else 0
-  if welfare is not None:
-    request.welfare, request.weight = pointer(welfare, kind), pointer(welfare_weight, kind)
-    request.welfare_stride = size if np.ndim(welfare) > players else 0
-    request.weight_stride = np.ndim(welfare_weight)
-  if strategies is not None:
-    request.strategies = pointer(np.concatenate(strategies, 1), np.uint8)
-  if duals is not None:
-    request.start = pointer(np.concatenate([x.reshape(games, -1) for x in duals], 1), dtype)
-    request.start_is_normalised = duals_are_normalised
-  num_duals = sum(count**2 if correlated else count for count in shape)
-  answers = Answers(
-      joint=np.empty((games, *shape), dtype),
-      epsilon=np.empty((games, players), dtype),
-      gap=np.empty(games, dtype),
-      residual=np.empty(games, dtype),
-      converged=np.empty(games, bool),
-      duals=np.empty((games, num_duals), dtype),
-      marginals=np.empty((games, sum(shape)), dtype),
-      iterations=np.empty(games, np.int32),
-      repeated=np.empty(games, bool),
-  )
+  for at, numbers in enumerate(map(_pass_numbers, options.stages)):
+    request.passes[at] = _Pass(int(numbers[0]), int(numbers[1]), *numbers[2:])
+  if inputs.target is not None:
+    request.target = pointer(inputs.target, kind)
+    request.target_stride = size if np.ndim(inputs.target) > players else 0
+  if inputs.welfare is not None:
+    request.welfare = pointer(inputs.welfare, kind)
+    request.welfare_stride = size if np.ndim(inputs.welfare) > players else 0
+    request.weight = pointer(inputs.welfare_weight, kind)
+    request.weight_stride = np.ndim(inputs.welfare_weight)
+  if inputs.strategies is not None:
+    request.strategies = pointer(np.concatenate(inputs.strategies, 1), np.uint8)
+  if inputs.duals is not None:
+    request.start = pointer(_joined(np, inputs.duals, games), dtype)
+    request.start_is_normalised = options.duals_are_normalised
+  answers = Answers(*(_aligned(*spec) for spec in _answer_specs(games, shape, options)))
   for name, array in answers._asdict().items():
     setattr(request, "out_epsilon" if name == "epsilon" else name, array.ctypes.data)
   invalid = _load()[0].nes_cpu_solve(ctypes.byref(request))
@@ -246,9 +243,133 @@ def solve(
   return answers, invalid
 
 
-def _per_game(epsilon: Any, shape: tuple[int, ...]) -> np.ndarray:
-  """[] or [N] or [B, N] -> [N] or [B, N]."""
-  return np.broadcast_to(epsilon, shape) if np.ndim(epsilon) == 0 else epsilon
+def solve_traced(
+    inputs: Inputs, options: Options, with_variables: bool = False
+) -> tuple[Answers, exact.Variables | None]:
+  """The same under transformations of JAX; derivatives are for the caller.
+
+  Returns:
+    The answers, and with `with_variables` the point of the interior, in normalised units, batch
+    axis first.
+  """
+  _register()
+  payoffs = inputs.payoffs
+  shape = payoffs.shape[2:]
+  games, players = len(payoffs), len(shape)
+  kind, dtype = payoffs.dtype, options.dtype
+
+  def per_game(array, tail):
+    if array is None:
+      return jnp.zeros((games, 0), kind)
+    return jnp.broadcast_to(jnp.asarray(array).astype(kind), (games, *tail))
+
+  strategies = jnp.zeros((games, 0), np.uint8)
+  if inputs.strategies is not None:
+    strategies = jnp.concatenate(inputs.strategies, 1).astype(np.uint8)
+  start = jnp.zeros((games, 0), dtype)
+  if inputs.duals is not None:
+    start = _joined(jnp, inputs.duals, games).astype(dtype)
+  specs = _answer_specs(games, shape, options)
+  if with_variables:
+    num_duals = specs[Answers._fields.index("duals")][0][1]
+    sizes = [(games, *shape)] * 2 + [(games, num_duals)] * 2 + [(games,), (games, players)]
+    specs += [(size, dtype) for size in sizes]
+  call = jax.ffi.ffi_call(
+      _TARGET,
+      tuple(jax.ShapeDtypeStruct(*spec) for spec in specs),
+      vmap_method="broadcast_all",
+  )
+  results = call(
+      payoffs,
+      per_game(inputs.epsilon, (players,)),
+      per_game(inputs.welfare_weight, ()) if inputs.welfare is not None else per_game(None, ()),
+      per_game(inputs.target, shape),
+      per_game(inputs.welfare, shape),
+      strategies,
+      start,
+      counts=np.array(shape, np.int64),
+      correlated=options.concept == "ce",
+      rho=float(options.rho),
+      epsilon_max=float(options.epsilon_max),
+      passes=np.concatenate([_pass_numbers(stage) for stage in options.stages]),
+      start_is_normalised=options.duals_are_normalised,
+      threads=np.int64(_threads()),
+  )
+  answers = Answers(*results[: len(Answers._fields)])
+  if not with_variables:
+    return answers, None
+  joint, bound, slack, alpha, shift, room = results[len(Answers._fields) :]
+  split = functools.partial(split_duals, shape=shape, concept=options.concept)
+  variables = exact.Variables(joint, bound, split(slack), split(alpha), shift, room)
+  return answers, variables
+
+
+def split_duals(duals: Any, shape: Sequence[int], concept: Concept) -> tuple[Any, ...]:
+  """[B, D] -> per player [B, Ap] (CCE) or [B, Ap, Ap] (CE)."""
+  blocks, first = [], 0
+  for count in shape:
+    size = count if concept == "cce" else count**2
+    block = duals[:, first : first + size]
+    blocks.append(block if concept == "cce" else block.reshape(-1, count, count))
+    first += size
+  return tuple(blocks)
+
+
+def split_marginals(marginals: Any, shape: Sequence[int]) -> tuple[Any, ...]:
+  """[B, A] -> per player [B, Ap]."""
+  return split_duals(marginals, shape, "cce")
+
+
+def _aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+  """An empty array that JAX takes over without a copy."""
+  size = math.prod(shape) * np.dtype(dtype).itemsize
+  memory = np.empty(size + _ALIGNMENT, np.uint8)
+  start = -memory.ctypes.data % _ALIGNMENT
+  return memory[start : start + size].view(dtype).reshape(shape)
+
+
+def _joined(numpy: Any, blocks: Sequence[Any], games: int) -> Any:
+  return numpy.concatenate([x.reshape(games, -1) for x in blocks], 1)
+
+
+def _answer_specs(games: int, shape: Sequence[int], options: Options) -> list[tuple[Any, Any]]:
+  """Shapes and types of `Answers`."""
+  dtype = options.dtype
+  num_duals = sum(count if options.concept == "cce" else count**2 for count in shape)
+  return [
+      ((games, *shape), dtype),
+      ((games, len(shape)), dtype),
+      ((games,), dtype),
+      ((games,), dtype),
+      ((games,), bool),
+      ((games, num_duals), dtype),
+      ((games, sum(shape)), dtype),
+      ((games,), np.int32),
+      ((games,), bool),
+  ]
+
+
+def _pass_numbers(stage: Stage) -> np.ndarray:
+  """The fields of NesPass."""
+  config = stage.config
+  return np.array([
+      stage.wide,
+      config.max_iterations,
+      config.tolerance,
+      config.margin,
+      config.start_dual,
+      config.start_bound,
+      config.start_slack,
+      config.warm_start,
+      config.relaxation,
+  ], np.float64)
+
+
+@functools.cache
+def _register() -> None:
+  """Makes the engine known to JAX."""
+  handler = jax.ffi.pycapsule(_load()[0].NesCpuSolve)
+  jax.ffi.register_ffi_target(_TARGET, handler, platform="cpu")
 
 
 def _threads() -> int:
@@ -256,7 +377,3 @@ def _threads() -> int:
   if hasattr(os, "sched_getaffinity"):
     return len(os.sched_getaffinity(0))
   return os.cpu_count() or 1
-
-
-def _relaxation(config):
-  return min(exact._RELAXATION * config.tolerance, 5e-10) if config.relaxed else 0.0

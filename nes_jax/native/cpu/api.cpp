@@ -22,16 +22,10 @@ bool sizes_are_good(const NesRequest& r) {
   return joint <= kMostEntries && duals <= kMostEntries && side * side <= kMostEntries;
 }
 
-template <bool kCorrelated, class S>
-int64_t with_answers(const NesRequest& r) {
-  return r.wide_answers ? nes::solve_batch<kCorrelated, S, double>(r)
-                        : nes::solve_batch<kCorrelated, S, float>(r);
-}
-
 template <bool kCorrelated>
 int64_t with_payoffs(const NesRequest& r) {
-  return r.wide_payoffs ? with_answers<kCorrelated, double>(r)
-                        : with_answers<kCorrelated, float>(r);
+  return r.wide_payoffs ? nes::solve_batch<kCorrelated, double>(r)
+                        : nes::solve_batch<kCorrelated, float>(r);
 }
 
 }  // namespace

@@ -50,8 +50,26 @@ namespace nes {
 
 constexpr double kTargetFloor = 1e-12, kRobustScale = 4, kNoiseUlps = 8;
 
+// An array of the answer type.
+struct Numbers {
+  void* at;
+  bool wide;
+
+  void set(int64_t index, double x) const {
+    if (wide) static_cast<double*>(at)[index] = x;
+    else static_cast<float*>(at)[index] = float(x);
+  }
+  double get(int64_t index) const {
+    return wide ? static_cast<double*>(at)[index] : static_cast<float*>(at)[index];
+  }
+  void fill(int64_t first, int64_t count, double x) const {
+    if (at)
+      for (int64_t i = first; i < first + count; ++i) set(i, x);
+  }
+};
+
 // A request with typed arrays, and what is known of its games.
-template <class S, class Out>
+template <class S>
 struct Batch {
   const NesRequest& request;
   std::vector<int> counts;
@@ -65,13 +83,50 @@ struct Batch {
         soft(!std::isinf(r.rho)), invalid(r.games) {
     for (int count : counts) num_marginals += count;
   }
-  template <class X>
-  static X* at(void* array, int64_t index) { return static_cast<X*>(array) + index; }
+  Numbers answers(void* array) const { return {array, request.wide_answers != 0}; }
   const S* payoffs(int64_t game) const {
     return static_cast<const S*>(request.payoffs) + game * request.players * whole.size;
   }
   static const S* field(const void* array, int64_t stride, int64_t game) {
     return static_cast<const S*>(array) + stride * game;
+  }
+
+  // Whether every player has one.
+  bool some_strategies(int64_t game) const {
+    if (!request.strategies) return true;
+    const uint8_t* exist = request.strategies + game * num_marginals;
+    for (int count : counts) {
+      if (!std::count(exist, exist + count, 1)) return false;
+      exist += count;
+    }
+    return true;
+  }
+
+  // Answers of a game that cannot be solved.
+  void mark(int64_t game) {
+    const double nan = std::numeric_limits<double>::quiet_NaN();
+    fill(game, nan, nan, nan);
+    const int64_t players = request.players;
+    answers(request.out_epsilon).fill(game * players, players, nan);
+    answers(request.gap).set(game, nan);
+    answers(request.residual).set(game, nan);
+    request.converged[game] = request.repeated[game] = 0, request.iterations[game] = 0;
+  }
+
+  // Values for all numbers of a game's joint, duals and marginals, of its variables that are
+  // primal, and of the others.
+  void fill(int64_t game, double answer, double primal, double multiplier) {
+    auto put = [&](void* array, int64_t count, double x) {
+      answers(array).fill(game * count, count, x);
+    };
+    const int64_t size = whole.size, num_duals = whole.num_duals;
+    put(request.joint, size, answer), put(request.duals, num_duals, answer);
+    put(request.marginals, num_marginals, answer);
+    put(request.variables_joint, size, primal), put(request.variables_shift, 1, primal);
+    put(request.variables_room, request.players, primal);
+    put(request.variables_bound, size, multiplier);
+    put(request.variables_slack, num_duals, multiplier);
+    put(request.variables_duals, num_duals, multiplier);
   }
 };
 
@@ -107,7 +162,7 @@ struct Origin {
 };
 
 // Games of one shape in the lanes of a `Method`, until there are none left.
-template <class T, int W, bool kCorrelated, class S, class Out>
+template <class T, int W, bool kCorrelated, class S>
 class Worker {
  public:
   using O = Lanes<T, W>;
@@ -119,7 +174,7 @@ class Worker {
   using VS = typename P::V;
   using MS = typename P::M;
 
-  Worker(Batch<S, Out>& batch, const Shape& shape, const NesPass& pass, bool first)
+  Worker(Batch<S>& batch, const Shape& shape, const NesPass& pass, bool first)
       : batch_(batch), request_(batch.request), shape_(shape), pass_(pass), first_(first) {
     const Config config{pass.tolerance, pass.margin, pass.start_dual, pass.start_bound,
                         pass.start_slack, pass.warm_start, pass.max_iterations,
@@ -160,7 +215,7 @@ class Worker {
   }
 
  private:
-  Batch<S, Out>& batch_;
+  Batch<S>& batch_;
   const NesRequest& request_;
   const Shape& shape_;
   const NesPass& pass_;
@@ -243,7 +298,7 @@ class Worker {
     for (int l = 0; l < W; ++l) {
       if (!fresh[l]) continue;
       if (batch_.invalid[game_[l]]) {
-        mark(game_[l]), game_[l] = -1;
+        batch_.mark(game_[l]), game_[l] = -1;
         continue;
       }
       valid[l] = -1;
@@ -360,111 +415,88 @@ class Worker {
   }
 
   void warm_duals(int l) {
-    const Out* start = static_cast<const Out*>(request_.start) +
-                       game_[l] * batch_.whole.num_duals;
+    const Numbers start = batch_.answers(const_cast<void*>(request_.start));
+    const int64_t first = game_[l] * batch_.whole.num_duals;
     for (int p = 0, d = 0; p < request_.players; ++p) {
       const double factor = request_.start_is_normalised ? 1 : scale_[l][p] / stretch_[l];
       for (; d < shape_.first_dual[p + 1]; ++d) {
         const int from = request_.strategies ? origin_[l].duals[d] : d;
-        lane(method_.next.duals, l)[d * W] = T(start[from] * factor);
+        lane(method_.next.duals, l)[d * W] = T(start.get(first + from) * factor);
       }
     }
   }
 
-  // Answers of a game that cannot be solved.
-  void mark(int64_t game) {
-    const Out nan = std::numeric_limits<Out>::quiet_NaN();
-    fill(game, nan);
-    auto put = [&](void* array, int64_t index) { *batch_.template at<Out>(array, index) = nan; };
-    for (int p = 0; p < request_.players; ++p)
-      put(request_.out_epsilon, game * request_.players + p);
-    put(request_.gap, game), put(request_.residual, game);
-    request_.converged[game] = request_.repeated[game] = 0, request_.iterations[game] = 0;
-  }
-
-  // One value for all numbers of a game's large answers.
-  void fill(int64_t game, Out value) {
-    auto put = [&](void* array, int64_t count) {
-      if (array) std::fill_n(batch_.template at<Out>(array, game * count), count, value);
-    };
-    put(request_.joint, batch_.whole.size), put(request_.duals, batch_.whole.num_duals);
-    put(request_.marginals, batch_.num_marginals);
-    put(request_.variables_joint, batch_.whole.size);
-    put(request_.variables_bound, batch_.whole.size);
-    put(request_.variables_slack, batch_.whole.num_duals);
-    put(request_.variables_duals, batch_.whole.num_duals);
-    put(request_.variables_shift, 1), put(request_.variables_room, request_.players);
-  }
-
   void unload(int l) {
-    const int64_t game = game_[l];
-    const T error = method_.best_error[l];
-    Out* residual = batch_.template at<Out>(request_.residual, game);
+    const int64_t game = game_[l], players = request_.players;
+    const double error = method_.best_error[l];
+    const Numbers residual = batch_.answers(request_.residual);
     request_.repeated[game] = !first_;
-    request_.iterations[game] = int(method_.iterations[l]) + (first_ ? 0 : request_.iterations[game]);
-    if (!first_ && Out(error) > *residual) return;
+    if (first_) request_.iterations[game] = 0;
+    request_.iterations[game] += int(method_.iterations[l]);
+    if (!first_ && error > residual.get(game)) return;
     const bool now = method_.best_is_now[l] != 0;
     auto& point = now ? method_.now : method_.best;
     const V* worst = now ? method_.worst : method_.best_worst;
     const T inverse = T(1) / (now ? method_.mass[l] : method_.best_mass[l]);
     const Origin* origin = request_.strategies ? &origin_[l] : nullptr;
-    if (origin) fill(game, 0);
     const auto& whole = batch_.whole;
-    Out* joint = batch_.template at<Out>(request_.joint, game * whole.size);
+    // What does not exist is not played; in the interior it has multipliers that bind nothing.
+    if (origin) batch_.fill(game, 0, 0, 1);
+
+    const Numbers joint = batch_.answers(request_.joint);
     for (int e = 0; e < shape_.size; ++e)
-      joint[origin ? origin->joint[e] : e] = Out(lane(point.joint, l)[e * W] * inverse);
-    Out* marginals = batch_.template at<Out>(request_.marginals, game * batch_.num_marginals);
-    for (int p = 0; p < request_.players; ++p) {
-      const auto& player = whole.players[p];
+      joint.set(game * whole.size + (origin ? origin->joint[e] : e),
+                lane(point.joint, l)[e * W] * inverse);
+    const Numbers marginals = batch_.answers(request_.marginals);
+    int64_t at = game * batch_.num_marginals;
+    for (auto& player : shape_.players) {
+      const auto p = &player - shape_.players.data();
       for (int i = 0; i < player.count; ++i) {
-        Out sum = 0;
-        for (int r = 0; r < player.others; ++r) sum += joint[player.base[r] + i * player.stride];
-        *marginals++ = sum;
+        T sum = 0;
+        for (int r = 0; r < player.others; ++r)
+          sum += lane(point.joint, l)[(player.base[r] + i * player.stride) * W];
+        marginals.set(at + (origin ? origin->own[p][i] : i), sum * inverse);
       }
+      at += batch_.counts[p];
     }
-    Out* duals = batch_.template at<Out>(request_.duals, game * whole.num_duals);
     double factor[kMaxPlayers], gap = 0;
-    Out* epsilon = batch_.template at<Out>(request_.out_epsilon, game * request_.players);
+    const Numbers epsilon = batch_.answers(request_.out_epsilon);
     const S* given = batch_.field(request_.epsilon, request_.epsilon_stride, game);
-    for (int p = 0; p < request_.players; ++p) {
+    for (int p = 0; p < players; ++p) {
       const double scale = scale_[l][p];
       factor[p] = scale > 0 ? double(method_.binding[p][l]) * stretch_[l] / scale : 0;
       gap += std::max(double(worst[p][l]), 0.0) * scale;
-      epsilon[p] = batch_.soft ? Out((epsilon_max_[l] - double(point.room[p][l])) * scale)
-                               : Out(given[p]);
+      const double room = epsilon_max_[l] - double(point.room[p][l]);
+      epsilon.set(game * players + p, batch_.soft ? room * scale : double(given[p]));
     }
+    const Numbers duals = batch_.answers(request_.duals);
     method_.each_row([&](int p, int d, bool idle) {
-      duals[origin ? origin->duals[d] : d] =
-          idle ? Out(0) : Out(lane(point.duals, l)[d * W] * factor[p]);
+      duals.set(game * whole.num_duals + (origin ? origin->duals[d] : d),
+                idle ? 0 : lane(point.duals, l)[d * W] * factor[p]);
     });
-    *residual = Out(error);
-    *batch_.template at<Out>(request_.gap, game) = Out(gap);
-    request_.converged[game] = *residual <= Out(request_.passes[0].tolerance);
+    residual.set(game, error);
+    batch_.answers(request_.gap).set(game, gap);
+    request_.converged[game] = residual.get(game) <= request_.passes[0].tolerance;
+
     if (!request_.variables_joint) return;
-    auto put = [&](void* array, V* from, int count, int stride, const std::vector<int>* to) {
-      Out* out = batch_.template at<Out>(array, game * stride);
-      for (int i = 0; i < count; ++i) out[to ? (*to)[i] : i] = Out(lane(from, l)[i * W]);
+    auto put = [&](void* array, V* from, int count, int64_t stride, const std::vector<int>* to) {
+      const Numbers out = batch_.answers(array);
+      for (int i = 0; i < count; ++i)
+        out.set(game * stride + (to ? (*to)[i] : i), lane(from, l)[i * W]);
     };
     const auto* to_joint = origin ? &origin->joint : nullptr;
     const auto* to_duals = origin ? &origin->duals : nullptr;
-    if (origin) {  // as exact.py has what does not exist
-      std::fill_n(batch_.template at<Out>(request_.variables_bound, game * whole.size), whole.size,
-                  Out(1));
-      for (void* array : {request_.variables_slack, request_.variables_duals})
-        std::fill_n(batch_.template at<Out>(array, game * whole.num_duals), whole.num_duals,
-                    Out(1));
-    }
     put(request_.variables_joint, point.joint, shape_.size, whole.size, to_joint);
     put(request_.variables_bound, point.bound, shape_.size, whole.size, to_joint);
     put(request_.variables_slack, point.slack, shape_.num_duals, whole.num_duals, to_duals);
     put(request_.variables_duals, point.duals, shape_.num_duals, whole.num_duals, to_duals);
     put(request_.variables_shift, &point.shift, 1, 1, nullptr);
-    put(request_.variables_room, point.room, request_.players, request_.players, nullptr);
+    put(request_.variables_room, point.room, request_.players, players, nullptr);
   }
 };
 
-template <class T, bool kCorrelated, class S, class Out>
-void solve_group(Batch<S, Out>& batch, const std::vector<int64_t>& games, const Shape& shape,
+template <class T, bool kCorrelated, class S>
+void solve_group(Batch<S>& batch, const std::vector<int64_t>& games, const Shape& shape,
                  const NesPass& pass, bool first) {
   constexpr int W = kLanes<T>;
   std::atomic<int64_t> counter{0};
@@ -476,7 +508,7 @@ void solve_group(Batch<S, Out>& batch, const std::vector<int64_t>& games, const 
   std::mutex guard;
   auto work = [&] {
     try {
-      Worker<T, W, kCorrelated, S, Out>(batch, shape, pass, first).run(games, counter, chunk);
+      Worker<T, W, kCorrelated, S>(batch, shape, pass, first).run(games, counter, chunk);
     } catch (...) {
       const std::lock_guard<std::mutex> lock(guard);
       failure = std::current_exception();
@@ -493,8 +525,8 @@ void solve_group(Batch<S, Out>& batch, const std::vector<int64_t>& games, const 
   if (failure) std::rethrow_exception(failure);
 }
 
-template <bool kCorrelated, class S, class Out>
-void solve_pass(Batch<S, Out>& batch, std::vector<int64_t>& games, const NesPass& pass,
+template <bool kCorrelated, class S>
+void solve_pass(Batch<S>& batch, std::vector<int64_t>& games, const NesPass& pass,
                 bool first) {
   auto solve = [&](const std::vector<int64_t>& group, const Shape& shape) {
     if (pass.wide) solve_group<double, kCorrelated>(batch, group, shape, pass, first);
@@ -522,11 +554,14 @@ void solve_pass(Batch<S, Out>& batch, std::vector<int64_t>& games, const NesPass
 }
 
 // -> games that hold what is not finite, or leave a player no strategy; they are marked.
-template <bool kCorrelated, class S, class Out>
+template <bool kCorrelated, class S>
 int64_t solve_batch(const NesRequest& request) {
-  Batch<S, Out> batch(request);
+  Batch<S> batch(request);
   std::vector<int64_t> games;
-  for (int64_t game = 0; game < request.games; ++game) games.push_back(game);
+  for (int64_t game = 0; game < request.games; ++game) {
+    if (batch.some_strategies(game)) games.push_back(game);
+    else batch.invalid[game] = 1, batch.mark(game);
+  }
   for (int k = 0; k < request.num_passes && !games.empty(); ++k) {
     solve_pass<kCorrelated>(batch, games, request.passes[k], k == 0);
     std::vector<int64_t> left;
