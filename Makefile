@@ -1,4 +1,5 @@
 # `make demo` and `make test` need Python 3.11 or later and PyPI; they make their own .venv.
+# `make gpu` installs nothing: PYTHON is one that has JAX with CUDA.
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
@@ -13,7 +14,7 @@ RUFF_ARGS := \
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-fast lint clean
+.PHONY: help demo test test-fast lint gpu clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -32,8 +33,11 @@ test-fast: $(VENV)/.installed-dev  ## run the tests not marked slow
 lint: $(VENV)/.installed-dev  ## check the code with ruff
 	$(BIN)/ruff check --isolated $(RUFF_ARGS) .
 
-clean:  ## remove .venv, out/demo, build and caches
-	rm -rf $(VENV) out/demo build *.egg-info .pytest_cache .hypothesis .ruff_cache
+gpu:  ## test and measure a machine with an NVIDIA GPU, in six minutes; into out/gpu
+	$(PYTHON) -m launch.gpu_report --out=out/gpu
+
+clean:  ## remove .venv, out/demo, out/gpu, build and caches
+	rm -rf $(VENV) out/demo out/gpu build *.egg-info .pytest_cache .hypothesis .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp for each extra of setup.py; a stamp as new as setup.py means that nothing is to be done.

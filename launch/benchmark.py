@@ -53,6 +53,7 @@ from launch.runtime.timing import seconds
 import nes_jax
 from nes_jax import learner, network
 from nes_jax.games import spheres
+from nes_jax.games.files import replacing
 from nes_jax.network import descent
 
 Row = dict[str, Any]
@@ -268,18 +269,21 @@ class Record:
 
   def write(self) -> None:
     """Replaces the files."""
-    self._path.with_suffix(".md").write_text(f"{self.text()}\n", encoding="utf-8")
     content = {"hardware": self._facts, "rows": self.rows}
     if self.extras:
       content["extras"] = self.extras
-    self._path.with_suffix(".json").write_text(json.dumps(content, indent=2) + "\n", "utf-8")
-    if not self.rows:
-      return
-    sheet = io.StringIO()
-    writer = csv.DictWriter(sheet, list(self.rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(self.rows)
-    self._path.with_suffix(".csv").write_text(sheet.getvalue(), encoding="utf-8")
+    self._replace(".md", f"{self.text()}\n")
+    self._replace(".json", json.dumps(content, indent=2) + "\n")
+    if self.rows:
+      sheet = io.StringIO()
+      writer = csv.DictWriter(sheet, list(self.rows[0]), lineterminator="\n")
+      writer.writeheader()
+      writer.writerows(self.rows)
+      self._replace(".csv", sheet.getvalue())
+
+  def _replace(self, suffix: str, content: str) -> None:
+    with replacing(self._path.with_suffix(suffix)) as file:
+      file.write(content.encode())
 
 
 def note(facts: Row) -> str:

@@ -1,0 +1,126 @@
+"""launch.gpu_report: that it goes on whatever becomes of a part, and a short form of it."""
+
+import json
+import sys
+import time
+
+import pytest
+
+from launch import gpu_report
+from launch.gpu_report import Part
+
+# What `launch.benchmark` writes, as far as the report reads it.
+EXACT = {
+    "hardware": {
+        "devices": 1, "device": "NVIDIA X", "platform": "gpu", "cpu": "Y", "cores": 16,
+        "commit": "abc", "float32_matmul_gflops": 51234.0,
+    },
+    "rows": [{
+        "size": "8x8", "concept": "cce", "batch": 65536, "engine": "cuda", "us_game": 0.0123,
+        "jit_us": 0.00543, "iterations": 4.31, "iterations_max": 7, "converged_pct": 100.0,
+        "repeated": 2, "first_ms": 12345.6, "floor_us": 0.00161, "over_floor": 7.6,
+    }],
+}
+TESTS = """
+tests/test_dual.py::test_one[ab c] PASSED                          [ 25%]
+tests/test_dual.py::test_two FAILED                                [ 50%]
+tests/test_dual.py::test_three SKIPPED (no GPU)                    [ 75%]
+tests/test_dual.py::test_four
+"""
+
+
+def script(text: str) -> list[str]:
+  return ["-c", text]
+
+
+def test_goes_on_when_parts_fail(tmp_path, monkeypatch):
+  monkeypatch.setattr(gpu_report, "machine", lambda: {
+      "gpus": [{"name": "NVIDIA X", "driver_version": "580"}], "versions": {"jax": "0.9"},
+      "date": "2026-11-26",
+  })
+  monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+  (tmp_path / "market.json").write_text("of an earlier run")
+  wanted = [
+      Part("tests", 1, script(f"print({TESTS!r}, flush=True); raise SystemExit(1)")),
+      Part("exact", 1, script(
+          f"import pathlib, time; pathlib.Path({str(tmp_path / 'exact.json')!r})"
+          f".write_text({json.dumps(EXACT)!r}); time.sleep(600)"
+      )),
+      Part("market", 1, script("raise SystemExit(3)")),
+      Part("train", 1, script("import os; print(os.environ['JAX_PLATFORMS'], os.environ['MORE'])"),
+           {"MORE": "more"}),
+  ]
+  began = time.monotonic()
+  assert not gpu_report.measure(tmp_path, 12, wanted, quick=False)
+  assert time.monotonic() - began < 60
+  page = (tmp_path / "report.md").read_text()
+  assert "NVIDIA X, 580; jax 0.9; 2026-11-26." in page
+  outcomes = ("tests", "failed (1)"), ("exact", "stopped: its time was over"), (
+      "market", "failed (3)"), ("train", "done")
+  for name, outcome in outcomes:
+    (line,) = [x for x in page.splitlines() if x.startswith(f"| {name} | ")]
+    assert line.endswith(f" | {outcome} |")
+  assert "1 passed, 1 failed, 1 skipped; float32" in page
+  assert "- `tests/test_dual.py::test_two`" in page and "test_four" not in page
+  assert (
+      "| CCE 8x8 | 65,536 | cuda | 0.0123 | 0.00543 | 4.3 / 7 | 100% | 2 | 12,300 | 0.00161 | 7.6 |"
+  ) in page
+  assert "1 NVIDIA X (gpu), Y, 16 cores, commit abc; float32 matrix products 51,200 Gflop/s" in page
+  assert "QUICK" not in page
+  content = json.loads((tmp_path / "report.json").read_text())
+  assert content["suites"] == {"exact": EXACT["rows"], "train": []}
+  assert [part["code"] for part in content["parts"]] == [1, None, 3, 0]
+  assert (tmp_path / "train.txt").read_text().split() == ["cuda,cpu", "more"]
+  # All is well when what was stopped had no failure, too.
+  wanted = [Part("tests", 1, script(f"print({TESTS.replace('FAILED', 'PASSED')!r})")), wanted[-1]]
+  assert gpu_report.measure(tmp_path, 60, wanted, quick=True)
+  assert "QUICK" in (tmp_path / "report.md").read_text()
+
+
+def test_files_of_tests_that_cannot_be_imported():
+  log = "ERROR tests/test_solve.py\ntests/test_dual.py::test_one PASSED [100%]\n"
+  log += "ERROR tests/test_solve.py - ModuleNotFoundError: No module named 'x'\n"
+  assert gpu_report.tests_of(log) == {
+      "passed": ["tests/test_dual.py::test_one"], "error": ["tests/test_solve.py"]
+  }
+
+
+def test_all_columns_are_there(tmp_path):
+  """A part of a suite names entries that exist, and quick ones are few."""
+  from launch import benchmark
+
+  for quick in (False, True):
+    for part in gpu_report.parts(tmp_path, quick):
+      if part.command[1] != "launch.benchmark":
+        continue
+      values = dict(flag.lstrip("-").split("=") for flag in part.command[2:] if "=" in flag)
+      entries, extras = benchmark.chosen(values["suite"], values["only"].split(","))
+      assert values["suite"] == part.name and part.name in gpu_report.COLUMNS and not extras
+      assert len(entries) == 1 or not quick
+      assert ("--quick" in part.command) == quick
+
+
+def test_bad_flags(tmp_path, capsys, monkeypatch):
+  monkeypatch.setenv("PATH", str(tmp_path))  # which has no nvidia-smi
+  for flags, message in (
+      ([], "nvidia-smi finds no GPU here; --quick tries the program without one"),
+      (["--quick", "--only=fast"], "unknown 'fast'; use some of tests, exact"),
+      (["--seconds=0"], "--seconds=0 must be at least 1"),
+  ):
+    assert gpu_report.main(["gpu_report", f"--out={tmp_path / 'out'}", *flags]) == 2
+    assert message in capsys.readouterr().err
+  assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_quick_form_end_to_end(tmp_path):
+  code = gpu_report.main(
+      [sys.argv[0], f"--out={tmp_path}", "--quick", "--only=tests,exact,train", "--seconds=900"]
+  )
+  page = (tmp_path / "report.md").read_text()
+  assert code == 0, page
+  assert "| CCE 2x2 | 16 |" in page and "QUICK" in page and "| 4 | 16 |" in page
+  content = json.loads((tmp_path / "report.json").read_text())
+  assert len(content["tests"]["passed"]) > 5
+  assert content["suites"]["exact"][0]["us_game"] > 0
+  assert content["suites"]["train"][0]["solver_gap"] < 1
