@@ -1,6 +1,7 @@
 """Normal-form games in bulk: one call, thousands of games, a selected equilibrium of each."""
 
 from nes_jax import dual, invariance, metrics, pretrained, selection
+from nes_jax.native import engines
 from nes_jax.selection import Selection
 from nes_jax.solve import nash_zero_sum, solve
 from nes_jax.types import Solution
@@ -9,6 +10,7 @@ __all__ = [
     "Selection",
     "Solution",
     "dual",
+    "engines",
     "invariance",
     "metrics",
     "nash_zero_sum",

@@ -4,7 +4,7 @@ A game is padded with strategies that do not exist. Sizes are rounded up to powe
 games to equal sizes of all players, so that games of any number of shapes need few programs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 from typing import Any, NamedTuple
 
@@ -22,11 +22,11 @@ _SHAPED = ("target", "welfare")
 
 
 class Bucket(NamedTuple):
-  """Games of one padded shape."""
+  """Games of one shape, perhaps padded to it."""
 
   index: list[int]  # of the games, in order
   payoffs: np.ndarray  # [B, N, A1, ..., AN]
-  strategies: tuple[np.ndarray, ...]  # per player bool [B, Ap]
+  strategies: tuple[np.ndarray, ...] | None  # per player bool [B, Ap]; None: all exist
   selection: str | Selection
 
 
@@ -58,13 +58,16 @@ def padded_shape(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def buckets(
-    games: Sequence[np.ndarray], selection: str | Selection | Sequence[Selection]
+    games: Sequence[np.ndarray],
+    selection: str | Selection | Sequence[Selection],
+    padded: Callable[[tuple[int, ...]], bool] = lambda shape: True,
 ) -> list[Bucket]:
-  """Pads games [N, A1, ..., AN] of different shapes.
+  """Puts games [N, A1, ..., AN] of different shapes into batches of one shape each.
 
   Args:
     games: checked by `check_games`.
     selection: a name, one `Selection` for all games without a target or welfare, or one a game.
+    padded: whether games of a shape (A1, ..., AN) are padded, so that few programs are compiled.
 
   Raises:
     ValueError: a selection that does not fit the games.
@@ -81,14 +84,16 @@ def buckets(
     raise ValueError(f"{len(selection)} selections for {len(games)} games: pass one a game")
   groups: dict[Any, list[int]] = {}
   for index, game in enumerate(games):
-    key: tuple[Any, ...] = (padded_shape(game.shape[1:]),)
+    shape = tuple(game.shape[1:])
+    pads = padded(shape)
+    key: tuple[Any, ...] = (padded_shape(shape) if pads else shape, pads)
     if one_a_game:
       chosen = selection[index]
       _check_selection(chosen, index, game.shape[1:])
       given = tuple(getattr(chosen, name) is not None for name in _SHAPED)
       key += (chosen.rho, chosen.epsilon_max, given)
     groups.setdefault(key, []).append(index)
-  return [_bucket(games, selection, index, key[0]) for key, index in groups.items()]
+  return [_bucket(games, selection, index, *key[:2]) for key, index in groups.items()]
 
 
 def _check_selection(selection: Any, index: int, shape: tuple[int, ...]) -> None:
@@ -114,14 +119,18 @@ def _check_selection(selection: Any, index: int, shape: tuple[int, ...]) -> None
       )
 
 
-def _bucket(games, selection, index, shape) -> Bucket:
-  # Filled up to a power of two with the last game, so that few programs serve any number of games.
-  filled = index + [index[-1]] * ((1 << (len(index) - 1).bit_length()) - len(index))
+def _bucket(games, selection, index, shape, padded) -> Bucket:
+  filled = index
+  if padded:
+    # Up to a power of two with the last game, so that few programs serve any number of games.
+    filled = index + [index[-1]] * ((1 << (len(index) - 1).bit_length()) - len(index))
   payoffs = np.stack([_pad(games[i], (len(shape), *shape)) for i in filled])
-  strategies = tuple(
-      np.array([np.arange(count) < games[i].shape[1 + p] for i in filled])
-      for p, count in enumerate(shape)
-  )
+  strategies = None
+  if padded:
+    strategies = tuple(
+        np.array([np.arange(count) < games[i].shape[1 + p] for i in filled])
+        for p, count in enumerate(shape)
+    )
   if not isinstance(selection, (str, Selection)):
     chosen = [selection[i] for i in filled]
     fields: Mapping[str, Any] = {

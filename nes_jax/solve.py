@@ -113,7 +113,10 @@ def _solve_list(games, selection, options) -> list[Solution]:
   games = [np.asarray(_as_real(game)) for game in games]
   ragged.check_games(games)
   answers: list[Any] = [None] * len(games)
-  for bucket in ragged.buckets(games, selection):
+  exactly = options["method"] in ("exact", "auto") and jax.default_backend() == "cpu"
+  # The native engine compiles nothing, and games need no padding.
+  padded = lambda shape: not (exactly and native.serves(shape, options["concept"]))
+  for bucket in ragged.buckets(games, selection, padded):
     given = bucket.payoffs, bucket.selection, None, True, bucket.strategies
     solution = _solve(*given, **options, names=bucket.index)
     solution = jax.tree.map(np.asarray, solution)
@@ -263,14 +266,19 @@ def nash_zero_sum(payoffs: Any, **options) -> Solution:
           f" {int(np.argmax(uneven))}): use nes_jax.solve"
       )
   solution = solve(payoffs, **options, concept="cce")
-  rows, columns = solution.marginals
+  with _precision(solution.joint.dtype):
+    joint, gap = _independent(payoffs, solution.marginals, solution.epsilon)
+    return solution._replace(joint=joint, gap=gap)
+
+
+@jax.jit
+def _independent(payoffs, marginals, epsilon):
+  """The product of two players' marginals and its CCE gap, of one game or a batch."""
+  rows, columns = marginals
   joint = rows[..., :, None] * columns[..., None, :]
   gap = functools.partial(metrics.gap, concept="cce")
   gap = jax.vmap(gap) if payoffs.ndim == 4 else gap
-  with _precision(joint.dtype):
-    return solution._replace(
-        joint=joint, gap=gap(jnp.asarray(payoffs, joint.dtype), joint, solution.epsilon)
-    )
+  return joint, gap(jnp.asarray(payoffs, joint.dtype), joint, epsilon)
 
 
 # Checks at the door.

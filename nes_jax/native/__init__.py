@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nes_jax import exact
+from nes_jax.native import cuda
 from nes_jax.types import Concept
 
 # Set to "avx512", "avx2" or "baseline" to load that library, or to "none" for none at all.
@@ -135,6 +136,15 @@ def reason() -> str | None:
   """Why there is no native CPU engine on this machine; None if there is one."""
   library, text = _load()
   return None if library is not None else text
+
+
+def engines() -> dict[str, str | None]:
+  """Which exact engines serve on this machine: name -> None, or the reason why one does not.
+
+  "native" is C++ for CPUs, "cuda" CUDA kernels for NVIDIA GPUs; "jax" serves everywhere and solves
+  what the others do not cover.
+  """
+  return {"native": reason(), "cuda": cuda.available(), "jax": None}
 
 
 def level() -> str | None:
