@@ -7,7 +7,7 @@ default tolerance. Beside it stand the solvers of `launch.runtime.peers` that ar
 first games of the same batch. Batches are larger on accelerators. Columns:
 
   size, concept, batch        what was solved
-  engine                      the first of `nes_jax.engines()` that serves on this machine
+  engine                      of `nes_jax.engines()`, which one solves such games here
   us_game, compile_s          ours: median call / batch; first call less a median one
   jit_us                      the same inside `jax.jit`, on an array that is on the device
   first_ms                    a first call on one game, in a fresh process that has imported nes_jax
@@ -28,8 +28,8 @@ It ends with smaller tables, which are entries as well:
   gradient    of the joints of 4x4 games with respect to their payoffs, forward and backward: ours
               inside `jax.jit` for one game and a game of a batch, beside layers of cvxpylayers
   shapes      one hundred games of one hundred shapes from 2x2 to 16x16, in a call each and in a
-              fresh process: seconds, all together. An engine that compiles takes many minutes, so
-              that it runs only where the native engine serves, or if --only names it
+              fresh process: seconds, all together. Where something is compiled for each shape it
+              takes many minutes, so that by default it runs only where the native engine serves
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -47,7 +47,7 @@ import numpy as np
 from launch.runtime import peers, timed_solve
 from launch.runtime.timing import seconds
 import nes_jax
-from nes_jax import learner
+from nes_jax import learner, native
 from nes_jax.games import spheres
 
 Row = dict[str, Any]
@@ -55,6 +55,8 @@ Row = dict[str, Any]
 # The directory that holds this checkout's nes_jax.
 ROOT = pathlib.Path(nes_jax.__file__).resolve().parents[1]
 _CALLS, _QUICK_GAMES = 5, 16
+# The games of `shapes` that an engine is least likely to serve.
+_HARDEST = (16, 16), "ce"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,10 +126,14 @@ def newton_flops(shape: Sequence[int], concept: str) -> float:
   return min(step(dual, num_duals, product), step(joint, size, product))
 
 
-def engine() -> str | None:
-  """The first engine of `nes_jax.engines()` that serves on this machine."""
-  engines = getattr(nes_jax, "engines", dict)()
-  return next((name for name, reason in engines.items() if reason is None), None)
+def engine(shape: Sequence[int], concept: str) -> str:
+  """The engine of `nes_jax.engines()` that solves such games here; "jax" if no other one does."""
+  name = "native" if jax.default_backend() == "cpu" else "cuda"
+  if nes_jax.engines()[name] is not None:
+    return "jax"
+  if name == "native":
+    return name if native.serves(shape, concept) else "jax"
+  return name if native.cuda.serves(shape, concept) is None else "jax"
 
 
 def row(
@@ -161,7 +167,7 @@ def row(
       "size": entry.size,
       "concept": entry.concept,
       "batch": batch,
-      "engine": engine(),
+      "engine": engine(entry.shape, entry.concept),
       "us_game": us,
       "compile_s": max(first - median, 0.0),
       "jit_us": statistics.median(seconds(lambda: jitted(payoffs), calls)[1:]) / batch * 1e6,
@@ -252,7 +258,7 @@ def shapes_row(quick: bool) -> Row:
   shapes = list(itertools.product(range(2, 4 if quick else 17), repeat=2))
   shapes = rng.permutation(shapes)[: 2 if quick else 100]
   games = [rng.normal(size=(2, *shape)).astype(np.float32) for shape in shapes]
-  row, converged = {"shapes": len(games), "engine": engine()}, 0
+  row, converged = {"shapes": len(games), "engine": engine(*_HARDEST)}, 0
   with timed_solve.Process(ROOT) as fresh:
     for concept in ("cce", "ce"):
       answers = [fresh.solve(game, concept, False) for game in games]
@@ -264,5 +270,5 @@ def shapes_row(quick: bool) -> Row:
 # name -> what measures a smaller table's one row, and whether it runs when nothing is chosen.
 EXTRAS: Mapping[str, tuple[Callable[[bool], Row], Callable[[], bool]]] = {
     "gradient": (gradient_row, lambda: True),
-    "shapes": (shapes_row, lambda: engine() == "native"),
+    "shapes": (shapes_row, lambda: engine(*_HARDEST) == "native"),
 }

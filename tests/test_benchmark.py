@@ -10,7 +10,8 @@ import pytest
 
 from launch import benchmark, benchmark_exact
 from launch.runtime import peers, tables, timed_solve
-from nes_jax import network
+import nes_jax
+from nes_jax import native, network
 from nes_jax.games import spheres
 
 COLUMNS = (
@@ -31,6 +32,7 @@ def test_quick_entry_end_to_end(tmp_path, capsys):
   assert list(row) == COLUMNS
   assert 0 < row["floor_us"] <= row["us_game"]
   assert row["over_floor"] == pytest.approx(row["us_game"] / row["floor_us"])
+  assert row["engine"] in nes_jax.engines()
   assert row["jit_us"] > 0 and row["first_ms"] > 0 and row["converged_pct"] == 100
   # The older version is this one, in another process.
   assert row["before_ratio"] == pytest.approx(row["before_us"] / row["us_game"])
@@ -107,10 +109,20 @@ def test_games_of_many_shapes(monkeypatch, tmp_path):
   record = json.loads((tmp_path / "exact.json").read_text())
   assert record["extras"]["shapes"]["shapes"] == 2 and not (tmp_path / "exact.csv").exists()
   # By default only where nothing is compiled.
-  monkeypatch.setattr(benchmark_exact, "engine", lambda: "native")
+  monkeypatch.setattr(benchmark_exact, "engine", lambda *_: "native")
   assert benchmark.chosen("exact", [])[1] == ["gradient", "shapes"]
-  monkeypatch.setattr(benchmark_exact, "engine", lambda: "xla")
+  monkeypatch.setattr(benchmark_exact, "engine", lambda *_: "jax")
   assert benchmark.chosen("exact", [])[1] == ["gradient"]
+
+
+def test_engine_is_the_one_that_serves(monkeypatch):
+  serve = {"native": None, "cuda": "no GPU", "jax": None}
+  monkeypatch.setattr(nes_jax, "engines", lambda: serve)
+  monkeypatch.setattr(native, "serves", lambda shape, concept: concept == "cce")
+  assert benchmark_exact.engine((4, 4), "cce") == "native"
+  assert benchmark_exact.engine((4, 4), "ce") == "jax"
+  serve["native"] = "not built"
+  assert benchmark_exact.engine((4, 4), "cce") == "jax"
 
 
 @pytest.mark.slow
