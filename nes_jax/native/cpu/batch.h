@@ -444,9 +444,14 @@ class Worker {
     if (origin) batch_.fill(game, 0, 0, 1);
 
     const Numbers joint = batch_.answers(request_.joint);
-    for (int e = 0; e < shape_.size; ++e)
-      joint.set(game * whole.size + (origin ? origin->joint[e] : e),
-                lane(point.joint, l)[e * W] * inverse);
+    const T* mine = lane(point.joint, l);
+    if (!origin && !joint.wide) {  // the usual case, which is worth to be fast
+      float* out = static_cast<float*>(request_.joint) + game * whole.size;
+      for (int e = 0; e < shape_.size; ++e) out[e] = float(mine[e * W] * inverse);
+    } else {
+      for (int e = 0; e < shape_.size; ++e)
+        joint.set(game * whole.size + (origin ? origin->joint[e] : e), mine[e * W] * inverse);
+    }
     const Numbers marginals = batch_.answers(request_.marginals);
     int64_t at = game * batch_.num_marginals;
     for (auto& player : shape_.players) {
@@ -454,7 +459,7 @@ class Worker {
       for (int i = 0; i < player.count; ++i) {
         T sum = 0;
         for (int r = 0; r < player.others; ++r)
-          sum += lane(point.joint, l)[(player.base[r] + i * player.stride) * W];
+          sum += mine[(player.base[r] + i * player.stride) * W];
         marginals.set(at + (origin ? origin->own[p][i] : i), sum * inverse);
       }
       at += batch_.counts[p];

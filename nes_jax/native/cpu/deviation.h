@@ -170,17 +170,23 @@ struct Coarse {
   // A v -> out, and the sum of v.
   void gains(const V* v, V* out, V& total) {
     const int n = int(shape->players.size());
-    total = V{};
-    for (int e = 0; e < shape->size; ++e) total += v[e];
     for (int p = 0; p < n; ++p) {
       const auto& player = shape->players[p];
-      V kept[4] = {};
+      // Several sums at a time, which need not wait for each other.
+      V kept[4] = {}, sums[4] = {};
       int e = 0;
       for (; e + 4 <= shape->size; e += 4)
 #pragma GCC unroll 4
-        for (int k = 0; k < 4; ++k) kept[k] += payoffs[p][e + k] * v[e + k];
-      for (; e < shape->size; ++e) kept[0] += payoffs[p][e] * v[e];
+        for (int k = 0; k < 4; ++k) {
+          kept[k] += payoffs[p][e + k] * v[e + k];
+          if (p == 0) sums[k] += v[e + k];
+        }
+      for (; e < shape->size; ++e) {
+        kept[0] += payoffs[p][e] * v[e];
+        if (p == 0) sums[0] += v[e];
+      }
       const V all_kept = (kept[0] + kept[1]) + (kept[2] + kept[3]);
+      if (p == 0) total = (sums[0] + sums[1]) + (sums[2] + sums[3]);
       sum_own(player, v, [](int) { return T(1); }, play);
       V* block = out + shape->first_dual[p];
       sum_others(player, payoffs[p], play, block);
@@ -428,6 +434,36 @@ struct Correlated {
         for (int r = 0; r < others; ++r)
           for (int r2 = 0; r2 <= r; ++r2)
             matrix[(i * own + r * other) * ld + i * own + r2 * other] += part[r * others + r2];
+      }
+    }
+  }
+
+  // The same of the game in one lane, with entries that are plain numbers.
+  void lone_gram(int l, const V* t, const V* root, T* matrix, int ld) {
+    auto in_lane = [l](const V* at, int i) { return reinterpret_cast<const T*>(at)[i * W + l]; };
+    T *row = reinterpret_cast<T*>(table), *block = reinterpret_cast<T*>(part);
+    for (int e = 0; e < shape->size; ++e) std::fill_n(matrix + size_t(e) * ld, e + 1, T(0));
+    for (int p = 0; p < 2; ++p) {
+      const auto [count, others, own, other] = strides(p);
+      for (int i = 0; i < count; ++i) {
+        std::fill_n(block, others * others, T(0));
+        for (int k = 0; k < count; ++k) {
+          const T ratio = in_lane(t, shape->first_dual[p] + i * count + k);
+          for (int r = 0; r < others; ++r) {
+            const int e = i * own + r * other;
+            row[r] = (in_lane(payoffs[p], k * own + r * other) - in_lane(payoffs[p], e)) *
+                     in_lane(root, e);
+          }
+          for (int r = 0; r < others; ++r) {
+            const T x = row[r] * ratio;
+            T* out = block + r * others;
+            for (int r2 = 0; r2 <= r; ++r2) out[r2] += x * row[r2];
+          }
+        }
+        for (int r = 0; r < others; ++r)
+          for (int r2 = 0; r2 <= r; ++r2)
+            matrix[size_t(i * own + r * other) * ld + i * own + r2 * other] +=
+                block[r * others + r2];
       }
     }
   }

@@ -84,7 +84,7 @@ struct Lanes {
 
   static inline V reciprocal(V x) {
 #if defined(__AVX512F__)
-    // An approximation of 14 bits, and Newton's steps: a division takes four times as long.
+    // An approximation and Newton's steps: a division takes several times as long.
     if constexpr (sizeof(V) == 64 && kSingle) {
       const V y = (V)_mm512_rcp14_ps((__m512)x);
       return y + y * (T(1) - x * y);
@@ -92,6 +92,11 @@ struct Lanes {
     if constexpr (sizeof(V) == 64 && !kSingle) {
       V y = (V)_mm512_rcp14_pd((__m512d)x);
       y = y + y * (T(1) - x * y);
+      return y + y * (T(1) - x * y);
+    }
+#elif defined(__AVX2__)
+    if constexpr (sizeof(V) == 32 && kSingle) {
+      const V y = (V)_mm256_rcp_ps((__m256)x);
       return y + y * (T(1) - x * y);
     }
 #endif

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "deviation.h"
+#include "lone.h"
 
 namespace nes {
 
@@ -29,6 +30,9 @@ struct Method {
   static constexpr T kMaxGrowth = T(1e4), kShortStep = T(0.1), kStrongest = T(1e-2);
   static constexpr T kDampingGrowth = T(100), kMaxRefused = T(5);
   static constexpr T kDamping = T(0.5) * O::kEpsilon, kRowUlps = O::kEpsilon;
+  // CEs with so many joint strategies, or in no more than this part of the lanes, are factored one by
+  // one.
+  static constexpr int kLoneSize = 400, kLoneLanes = 4;
   // CCEs in float64 subtract a strategy's payoffs anew at every step.
   static constexpr bool kCentres = !kCorrelated && sizeof(T) == 8;
 
@@ -65,6 +69,9 @@ struct Method {
   V *joint_aim, *slack_aim, *rays[kMaxPlayers];
   V inverse_total, room_weights[kMaxPlayers], coupling[kMaxPlayers];
   Cholesky<T, W> matrix;
+  V* packed;
+  // Lanes whose matrices are formed and factored one by one.
+  std::vector<int> lone;
 
   Method() = default;
   Method(const Method&) = delete;
@@ -110,6 +117,7 @@ struct Method {
   // A predictor-corrector step of all lanes; `active` have games.
   void step(M active) {
     if (kCentres && recentre) centre(now.duals);
+    choose_lone(active);
     newton();
     V primal, bounds;
     direction<false>();
@@ -212,8 +220,10 @@ struct Method {
       for (int p = 0; p < players; ++p) rays[p] = arena.take(size);
     matrix.side = kCorrelated ? size : num_duals;
     matrix.ld = Cholesky<T, W>::leading(matrix.side);
+    const int lone_ld = LoneCholesky<T>::leading(matrix.side);
     matrix.inverse = arena.take(matrix.side);
-    matrix.a = arena.take(matrix.side * matrix.ld);
+    matrix.a = arena.take(matrix.side * std::max(matrix.ld, lone_ld));
+    packed = arena.take(LoneCholesky<T>::kBlock * (matrix.side / W + LoneCholesky<T>::kBlock));
   }
 
   V target_of(int e) const { return has_target ? log_target[e] : even_log_target; }
@@ -286,29 +296,77 @@ struct Method {
       if (soft) coupling[p] = room_weights[p] * O::reciprocal(T(1) + room_weights[p] * sum);
     }
     for (int e = 0; e < size; ++e) weights[e] = O::sqrt(weights[e]);  // the root, from here on
-    operate.joint_gram(ratios, weights, matrix.a, matrix.ld);
+    if (lone.empty()) operate.joint_gram(ratios, weights, matrix.a, matrix.ld);
     if (soft) {
       // Eliminating the rooms leaves a term of rank one a player.
       for (int p = 0; p < players; ++p) {
         each_row([&](int q, int d, bool) { slack_aim[d] = q == p ? ratios[d] : V{}; });
         operate.logits(slack_aim, scratch,
                        [&](int e, V x) { rays[p][e] = x * weights[e]; });
+        if (!lone.empty()) continue;
         for (int e = 0; e < size; ++e) {
           const V x = rays[p][e] * coupling[p];
           for (int k = 0; k <= e; ++k) matrix.a[e * matrix.ld + k] -= x * rays[p][k];
         }
       }
     }
+    for (int l : lone) lone_matrix(l);
     for (int e = 0; e < size; ++e) {
+      ones[e] = weights[e];
+      if (!lone.empty()) continue;
       V& x = matrix.a[e * matrix.ld + e];
       x = x + T(1) + damping * (T(1) + x);
-      ones[e] = weights[e];
     }
-    matrix.factor();
-    matrix.solve(ones);
+    if (lone.empty()) matrix.factor();
+    solve_system(ones);
     V total{};
     for (int e = 0; e < size; ++e) total += weights[e] * ones[e];
     inverse_total = O::reciprocal(total);
+  }
+
+  // Large matrices of a group would not stay in the caches, and lanes without games waste time.
+  void choose_lone(M active) {
+    lone.clear();
+    if (!kCorrelated) return;
+    for (int l = 0; l < W; ++l)
+      if (active[l]) lone.push_back(l);
+    if (size < kLoneSize && int(lone.size()) * kLoneLanes > W) lone.clear();
+  }
+
+  LoneCholesky<T> lone_factor(int l) const {
+    const size_t entries = size_t(matrix.side) * LoneCholesky<T>::leading(matrix.side);
+    return LoneCholesky<T>(reinterpret_cast<T*>(matrix.a) + l * entries,
+                           reinterpret_cast<T*>(matrix.inverse) + l * matrix.side, matrix.side);
+  }
+
+  // Forms and factors the matrix of one lane's game.
+  void lone_matrix(int l) {
+    const int ld = LoneCholesky<T>::leading(size);
+    T* a = reinterpret_cast<T*>(matrix.a) + size_t(l) * size * ld;
+    auto in_lane = [l](const V* at, int i) { return reinterpret_cast<const T*>(at)[i * W + l]; };
+    if constexpr (kCorrelated) operate.lone_gram(l, ratios, weights, a, ld);
+    for (int e = 0; e < size; ++e) {
+      T* row = a + size_t(e) * ld;
+      if (soft)
+        for (int p = 0; p < players; ++p) {
+          const T x = in_lane(rays[p], e) * coupling[p][l];
+          for (int k = 0; k <= e; ++k) row[k] -= x * in_lane(rays[p], k);
+        }
+      row[e] = row[e] + T(1) + damping[l] * (T(1) + row[e]);
+    }
+    lone_factor(l).factor(reinterpret_cast<T*>(packed));
+  }
+
+  // Solves the factored system for a right side, in place.
+  void solve_system(V* x) {
+    if (lone.empty()) return matrix.solve(x);
+    T* own = reinterpret_cast<T*>(packed);
+    for (int l : lone) {
+      T* at = reinterpret_cast<T*>(x) + l;
+      for (int i = 0; i < matrix.side; ++i) own[i] = at[size_t(i) * W];
+      lone_factor(l).solve(own);
+      for (int i = 0; i < matrix.side; ++i) at[size_t(i) * W] = own[i];
+    }
   }
 
   // Newton direction to joint * bound = joint_aim and slack * duals = slack_aim: all but the bound
@@ -368,7 +426,7 @@ struct Method {
           x -= coupling[p] * (pushed[p] - now_residuals.room[p]) * rays[p][e];
       next.joint[e] = x;
     });
-    matrix.solve(next.joint);
+    solve_system(next.joint);
     for (int e = 0; e < size; ++e) dot += weights[e] * next.joint[e];
     next.shift = (dot + now_residuals.mass) * inverse_total;
     for (int e = 0; e < size; ++e)
