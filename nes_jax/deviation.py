@@ -14,7 +14,7 @@ All take trailing batch axes (`layout`). Blocks of duals are [Ap, *b] for CCE an
 import jax.numpy as jnp
 
 from nes_jax import layout
-from nes_jax.layout import Stages, inline, product, sum_axis, total
+from nes_jax.layout import product, sum_axis, total
 from nes_jax.types import Array, Concept, Duals
 
 # Regrets of so many ulps of the best replies' payoffs are rounding.
@@ -148,51 +148,41 @@ def least_regret(payoffs: Array, strategies: tuple[Array, ...] | None = None) ->
   return jnp.stack(least)
 
 
-def gains(payoffs: Array, joint: Array, concept: Concept, stage: Stages = inline) -> Duals:
+def gains(payoffs: Array, joint: Array, concept: Concept) -> Duals:
   """A sigma: payoffs [N, A1, ..., AN, *b], joint [A1, ..., AN, *b] -> blocks of duals.
 
   `joint` may be any real weights; nothing is normalised.
   """
-  return (_coarse_gains if concept == "cce" else _correlated_gains)(payoffs, joint, stage)
+  return (_coarse_gains if concept == "cce" else _correlated_gains)(payoffs, joint)
 
 
-def _coarse_gains(payoffs, joint, stage):
+def _coarse_gains(payoffs, joint):
   n = num_players(payoffs)
-
-  def sums(payoffs, joint):
-    others = [sum_axis(own_first(joint, p, n), 0, 2) for p in range(n)]
-    return others, [total(payoffs[p] * joint, n) for p in range(n)]
-
-  def expected(payoffs, others, kept):
-    blocks = []
-    for p in range(n):
-      g = own_first(payoffs[p], p, n)
-      if g.ndim == 2:
-        deviating = layout.matmul(g, others[p])
-      else:
-        deviating = sum_axis(g * others[p][None], 1, 2)
-      blocks.append(deviating - kept[p])
-    return tuple(blocks)
-
-  return stage(expected, payoffs, *stage(sums, payoffs, joint))
+  blocks = []
+  for p in range(n):
+    g = own_first(payoffs[p], p, n)
+    others = sum_axis(own_first(joint, p, n), 0, 2)
+    kept = total(payoffs[p] * joint, n)
+    if g.ndim == 2:
+      deviating = layout.matmul(g, others)
+    else:
+      deviating = sum_axis(g * others[None], 1, 2)
+    blocks.append(deviating - kept)
+  return tuple(blocks)
 
 
-def _correlated_gains(payoffs, joint, stage):
+def _correlated_gains(payoffs, joint):
   n = num_players(payoffs)
-
-  def expected(payoffs, joint):
-    blocks = []
-    for p in range(n):
-      g, s = own_first(payoffs[p], p, n), own_first(joint, p, n)
-      if _exact_differences(g):
-        blocks.append(jnp.einsum("ir,ikr->ik", s, _gain_table(g), precision="highest"))
-        continue
-      # [i, k]: what deviating to k is worth, summed over the times that i is recommended.
-      deviating = product(s, jnp.swapaxes(g, 0, 1))
-      blocks.append(deviating - sum_axis(s * g, 1, 2)[:, None])
-    return tuple(blocks)
-
-  return stage(expected, payoffs, joint)
+  blocks = []
+  for p in range(n):
+    g, s = own_first(payoffs[p], p, n), own_first(joint, p, n)
+    if _exact_differences(g):
+      blocks.append(jnp.einsum("ir,ikr->ik", s, _gain_table(g), precision="highest"))
+      continue
+    # [i, k]: what deviating to k is worth, summed over the times that i is recommended.
+    deviating = product(s, jnp.swapaxes(g, 0, 1))
+    blocks.append(deviating - sum_axis(s * g, 1, 2)[:, None])
+  return tuple(blocks)
 
 
 def squares(payoffs: Array, joint: Array, concept: Concept) -> Duals:
@@ -213,52 +203,39 @@ def squares(payoffs: Array, joint: Array, concept: Concept) -> Duals:
   return tuple(jnp.maximum(x, 0) for x in blocks)
 
 
-def logits(payoffs: Array, duals: Duals, concept: Concept, stage: Stages = inline) -> Array:
+def logits(payoffs: Array, duals: Duals, concept: Concept) -> Array:
   """A' alpha: blocks of duals -> [A1, ..., AN, *b], the sum over players in eq. (8)."""
-  return (_coarse_logits if concept == "cce" else _correlated_logits)(payoffs, duals, stage)
+  return (_coarse_logits if concept == "cce" else _correlated_logits)(payoffs, duals)
 
 
-def _coarse_logits(payoffs, duals, stage):
+def _coarse_logits(payoffs, duals):
   n, sizes = num_players(payoffs), strategy_counts(payoffs)
-
-  def deviating(payoffs, duals):
-    values = []
-    for p in range(n):
-      g = own_first(payoffs[p], p, n)
-      if g.ndim == 2:
-        values.append(layout.matmul(duals[p], g))
-      else:
-        values.append(sum_axis(duals[p][:, None] * g, 0, 2))
-    return values, [total(a, 1) for a in duals]
-
-  def combine(payoffs, values, masses):
-    terms = []
-    for p in range(n):
-      value = values[p].reshape(sizes[:p] + (1,) + sizes[p + 1 :] + values[p].shape[1:])
-      terms.append(value - masses[p] * payoffs[p])
-    return sum(terms[1:], terms[0])
-
-  return stage(combine, payoffs, *stage(deviating, payoffs, duals))
+  terms = []
+  for p in range(n):
+    g = own_first(payoffs[p], p, n)
+    if g.ndim == 2:
+      deviating = layout.matmul(duals[p], g)
+    else:
+      deviating = sum_axis(duals[p][:, None] * g, 0, 2)
+    deviating = deviating.reshape(sizes[:p] + (1,) + sizes[p + 1 :] + deviating.shape[1:])
+    terms.append(deviating - total(duals[p], 1) * payoffs[p])
+  return sum(terms[1:], terms[0])
 
 
-def _correlated_logits(payoffs, duals, stage):
+def _correlated_logits(payoffs, duals):
   n, sizes = num_players(payoffs), strategy_counts(payoffs)
-
-  def combine(payoffs, duals):
-    terms = []
-    for p in range(n):
-      g = own_first(payoffs[p], p, n)
-      if _exact_differences(g):
-        term = jnp.einsum("ik,ikr->ir", duals[p], _gain_table(g), precision="highest")
-      else:
-        term = product(duals[p], g) - sum_axis(duals[p], 1, 2)[:, None] * g
-      terms.append(own_back(term, p, sizes))
-    return sum(terms[1:], terms[0])
-
-  return stage(combine, payoffs, duals)
+  terms = []
+  for p in range(n):
+    g = own_first(payoffs[p], p, n)
+    if _exact_differences(g):
+      term = jnp.einsum("ik,ikr->ir", duals[p], _gain_table(g), precision="highest")
+    else:
+      term = product(duals[p], g) - sum_axis(duals[p], 1, 2)[:, None] * g
+    terms.append(own_back(term, p, sizes))
+  return sum(terms[1:], terms[0])
 
 
-def covariance(payoffs: Array, weights: Array, concept: Concept, stage: Stages = inline):
+def covariance(payoffs: Array, weights: Array, concept: Concept):
   """A diag(w) A' - (A w)(A w)' / sum(w), the dual's Hessian, with A w and sum(w).
 
   It is sum(w) times the covariance of the deviation gains under the measure w, and is computed from
@@ -274,68 +251,45 @@ def covariance(payoffs: Array, weights: Array, concept: Concept, stage: Stages =
     (blocks, means, mass): blocks[p][q] of shape [np, nq, *b] for q <= p, np = Ap (CCE) or Ap * Ap
     (CE, row-major); means[p] [np, *b], A w; mass [*b], sum(w).
   """
-  return (_coarse_covariance if concept == "cce" else _correlated_covariance)(
-      payoffs, weights, stage
-  )
+  return (_coarse_covariance if concept == "cce" else _correlated_covariance)(payoffs, weights)
 
 
-def _coarse_covariance(payoffs, w, stage):
+def _coarse_covariance(payoffs, w):
   """With h(i, a_-p) centred both over p's own strategies and over the others', all under w,
 
   block pp = h diag(w_-p) h' + var, block pq = sum_a w h_p h_q - cross_pq - cross_qp' + cov,
   where cross_pq[i] = sum_a w h_p(i, a_-p) g_q(a) and g is centred over the own axis only.
   """
   n = num_players(payoffs)
-
-  def own_means(payoffs, w):
-    masses = [sum_axis(w, p, n) for p in range(n)]
+  centred, others = [], []  # g [A1, ..., AN, *b]; w_-p [R, *b]
+  for p in range(n):
+    weight = sum_axis(w, p, n)
     # Strategies that do not exist have no mass.
-    safe = [jnp.maximum(m, jnp.finfo(m.dtype).tiny) for m in masses]
-    own = [sum_axis(payoffs[p] * w, p, n) / safe[p] for p in range(n)]
-    return [m.reshape((-1,) + m.shape[n - 1 :]) for m in masses], own
+    safe = jnp.maximum(weight, jnp.finfo(weight.dtype).tiny)
+    own = sum_axis(payoffs[p] * w, p, n) / safe
+    centred.append(payoffs[p] - jnp.expand_dims(own, p))
+    others.append(weight.reshape((-1,) + weight.shape[n - 1 :]))
+  mass = total(others[0], 1)
+  means, h = [], []
+  for p, g in enumerate(centred):
+    g = own_first(g, p, n)
+    means.append(sum_axis(g * others[p][None], 1, 2))
+    h.append(g - (means[p] / mass)[:, None])
 
-  others, own = stage(own_means, payoffs, w)
-  centred = stage(
-      lambda payoffs, own: [payoffs[p] - jnp.expand_dims(own[p], p) for p in range(n)], payoffs, own
-  )
+  def cross(p, q):
+    carried = sum_axis(own_first(w * centred[q], p, n), 0, 2)
+    return sum_axis(h[p] * carried[None], 1, 2)
 
-  def moments(centred, others, w):
-    mass = total(others[0], 1)
-    means = [
-        sum_axis(own_first(x, p, n) * others[p][None], 1, 2) for p, x in enumerate(centred)
-    ]
-    both = [[total(w * centred[p] * centred[q], n) for q in range(p + 1)] for p in range(n)]
-    carried = [
-        [sum_axis(own_first(w * centred[q], p, n), 0, 2) if q != p else None for q in range(n)]
-        for p in range(n)
-    ]
-    return mass, means, both, carried
-
-  mass, means, both, carried = stage(moments, centred, others, w)
-
-  def fully_centred(centred, means, mass, others):
-    h = [own_first(x, p, n) - (means[p] / mass)[:, None] for p, x in enumerate(centred)]
-    return h, [x * u[None] for x, u in zip(h, others)]
-
-  h, scaled = stage(fully_centred, centred, means, mass, others)
-
-  def crossed(h, carried):
-    return [
-        [sum_axis(h[p] * carried[p][q][None], 1, 2) if q != p else None for q in range(n)]
-        for p in range(n)
-    ]
-
-  cross = stage(crossed, h, carried)
   blocks = []
   for p in range(n):
     row = []
     for q in range(p):
-      main = _coarse_cross(h[p], h[q], w, p, q, stage)
-      assemble = lambda main, row, column, c: main - row[:, None] - column[None] + c
-      row.append(stage(assemble, main, cross[p][q], cross[q][p], both[p][q]))
-    row.append(
-        stage(lambda x, y, c: product(x, jnp.swapaxes(y, 0, 1)) + c, scaled[p], h[p], both[p][p])
-    )
+      both = total(w * centred[p] * centred[q], n)
+      main = _coarse_cross(h[p], h[q], w, p, q)
+      row.append(main - cross(p, q)[:, None] - cross(q, p)[None] + both)
+    scaled = h[p] * others[p][None]
+    both = total(w * centred[p] * centred[p], n)
+    row.append(product(scaled, jnp.swapaxes(h[p], 0, 1)) + both)
     blocks.append(row)
   return blocks, means, mass
 
@@ -346,29 +300,20 @@ def _pair_first(x, p, q, n):
   return x.reshape(x.shape[:2] + (-1,) + x.shape[n:])
 
 
-def _coarse_cross(hp, hq, w, p, q, stage):
+def _coarse_cross(hp, hq, w, p, q):
   """[i, k] = sum over a of w(a) h_p(i, a_-p) h_q(k, a_-q); h [Ap, R, *b], w [A1, ..., AN, *b]."""
   n = w.ndim - (hp.ndim - 2)
   sizes = w.shape[:n]
-
-  def paired(hp, hq, w):
-    tensors = (own_back(hp, p, sizes), own_back(hq, q, sizes), w)
-    return [_pair_first(x, p, q, n) for x in tensors]
-
-  if hp.ndim == 2:
-    hp, hq, w = paired(hp, hq, w)
+  tensors = own_back(hp, p, sizes), own_back(hq, q, sizes), w
+  hp, hq, w = (_pair_first(x, p, q, n) for x in tensors)
+  if hp.ndim == 3:
     inner = jnp.einsum("ijr,ajr->iar", hp, w, precision="highest")
     return jnp.einsum("iar,akr->ik", inner, hq, precision="highest")
-
-  def inner(hp, hq, w):
-    hp, _, w = paired(hp, hq, w)
-    return [product(hp[:, :, r], jnp.swapaxes(w[:, :, r], 0, 1)) for r in range(w.shape[2])]
-
-  def outer(inners, hp, hq, w):
-    _, hq, _ = paired(hp, hq, w)
-    return layout.fold(jnp.add, [product(x, hq[:, :, r]) for r, x in enumerate(inners)])
-
-  return stage(outer, stage(inner, hp, hq, w), hp, hq, w)
+  terms = []
+  for r in range(w.shape[2]):
+    inner = product(hp[:, :, r], jnp.swapaxes(w[:, :, r], 0, 1))
+    terms.append(product(inner, hq[:, :, r]))
+  return layout.fold(jnp.add, terms)
 
 
 def _exact_differences(g: Array) -> bool:
@@ -384,7 +329,7 @@ def _gain_table(g):
   return g[None] - g[:, None]
 
 
-def _correlated_covariance(payoffs, w, stage):
+def _correlated_covariance(payoffs, w):
   n = num_players(payoffs)
   blocks = []
   for p in range(n):
@@ -407,7 +352,7 @@ def _correlated_covariance(payoffs, w, stage):
     row.append(block.reshape((size * size, size * size) + block.shape[4:]))
     blocks.append(row)
   mass = total(w, n)
-  means = [x.reshape((-1,) + mass.shape) for x in gains(payoffs, w, "ce", stage)]
+  means = [x.reshape((-1,) + mass.shape) for x in gains(payoffs, w, "ce")]
   blocks = [
       [x - m[:, None] * (means[q] / mass)[None] for q, x in enumerate(row)]
       for row, m in zip(blocks, means)

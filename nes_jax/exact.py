@@ -41,7 +41,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nes_jax import deviation, layout, metrics
-from nes_jax.layout import Stages, fold, inline, largest, total
+from nes_jax.layout import fold, largest, total
 from nes_jax.types import Array, Concept, Duals, Problem
 
 # Fraction of the way to the boundary that a step may go.
@@ -244,59 +244,54 @@ def _complementarity(v: Variables, players: int, axes: int) -> Array:
   return fold(jnp.add, slack) + total(v.joint * v.bound, players)
 
 
-def _residuals(program: Program, v: Variables, concept: Concept, stage: Stages = inline):
+def _residuals(program: Program, v: Variables, concept: Concept):
   """-> Residuals, and the error and merit [*b] of `State`."""
   n, axes = v.joint.ndim - v.shift.ndim, deviation.dual_axes(concept)
-  program = _centred(program, v.duals, concept, stage)
-  taken = deviation.logits(program.payoffs, v.duals, concept, stage)
-  gains = deviation.gains(program.payoffs, v.joint, concept, stage)
+  program = _centred(program, v.duals, concept)
+  taken = deviation.logits(program.payoffs, v.duals, concept)
+  gains = deviation.gains(program.payoffs, v.joint, concept)
+  tau = program.temperature
+  log_joint = jnp.log(_where_alive(program, v.joint, 1))
+  stationarity = (
+      tau * (log_joint - program.log_target) - program.welfare + taken + v.shift - v.bound
+  )
+  feasibility = tuple(g + s - limit for g, s, limit in zip(gains, v.slack, program.limit))
+  room = jnp.zeros_like(v.room)
+  if program.rho is not None:
+    feasibility = tuple(f + e for f, e in zip(feasibility, v.room))
+    sums = jnp.stack([total(a, axes) for a in v.duals])
+    room = program.rho * (jnp.log(v.room) - program.log_room) + sums
+  residuals = Residuals(
+      stationarity=_where_alive(program, stationarity, 0),
+      feasibility=feasibility,
+      mass=total(v.joint, n) - 1,
+      room=room,
+  )
 
-  def combine(program, v, taken, gains):
-    tau = program.temperature
-    log_joint = jnp.log(_where_alive(program, v.joint, 1))
-    stationarity = (
-        tau * (log_joint - program.log_target) - program.welfare + taken + v.shift - v.bound
-    )
-    stationarity = _where_alive(program, stationarity, 0)
-    utility = _where_alive(program, program.welfare - taken, -_HUGE)
-    feasibility = tuple(g + s - limit for g, s, limit in zip(gains, v.slack, program.limit))
-    mass = total(v.joint, n) - 1
-    room = jnp.zeros_like(v.room)
-    if program.rho is not None:
-      feasibility = tuple(f + e for f, e in zip(feasibility, v.room))
-      sums = jnp.stack([total(a, axes) for a in v.duals])
-      room = program.rho * (jnp.log(v.room) - program.log_room) + sums
-    peak = largest(utility, n)
-    return Residuals(stationarity, feasibility, mass, room), utility, peak
-
-  residuals, utility, peak = stage(combine, program, v, taken, gains)
-
-  def measure(program, v, utility, peak, gains, residuals):
-    # As `metrics.residual` has it: of the joint that would be answered, which sums to one.
-    mass = residuals.mass + 1
-    left = [limit - program.relaxation - g / mass for limit, g in zip(program.limit, gains)]
-    if program.rho is not None:
-      left = [x - e for x, e in zip(left, v.room)]
-    bound = [a * b for a, b in zip(v.duals, program.binding)]
-    counted = [metrics.counted(x, 2 * program.relaxation) for x in left]
-    gap = fold(jnp.add, [total(a * x, axes) for a, x in zip(bound, counted)])
-    gap = gap + metrics.entropy_gap(
-        v.joint / mass, program.log_target, utility, peak, program.temperature
-    )
-    if program.rho is not None:
-      sums = jnp.stack([total(a, axes) for a in bound])
-      gap = gap + metrics.room_gap(v.room, program.log_room, sums, program.rho)
-    worst = fold(jnp.maximum, [largest(-x, axes) for x in left])
-    error = fold(jnp.maximum, [jnp.abs(gap), worst, jnp.abs(residuals.mass)])
-    infeasible = [largest(jnp.abs(f), axes) for f in residuals.feasibility]
-    merit = fold(jnp.add, [_complementarity(v, n, axes), jnp.abs(residuals.mass)] + infeasible)
-    # A not-a-number must never look converged, nor win a comparison.
-    return tuple(jnp.where(jnp.isnan(x), jnp.inf, x) for x in (error, merit))
-
-  return residuals, *stage(measure, program, v, utility, peak, gains, residuals)
+  # As `metrics.residual` has it: of the joint that would be answered, which sums to one.
+  mass = residuals.mass + 1
+  left = [limit - program.relaxation - g / mass for limit, g in zip(program.limit, gains)]
+  if program.rho is not None:
+    left = [x - e for x, e in zip(left, v.room)]
+  bound = [a * b for a, b in zip(v.duals, program.binding)]
+  counted = [metrics.counted(x, 2 * program.relaxation) for x in left]
+  gap = fold(jnp.add, [total(a * x, axes) for a, x in zip(bound, counted)])
+  utility = _where_alive(program, program.welfare - taken, -_HUGE)
+  peak = largest(utility, n)
+  gap = gap + metrics.entropy_gap(v.joint / mass, program.log_target, utility, peak, tau)
+  if program.rho is not None:
+    sums = jnp.stack([total(a, axes) for a in bound])
+    gap = gap + metrics.room_gap(v.room, program.log_room, sums, program.rho)
+  worst = fold(jnp.maximum, [largest(-x, axes) for x in left])
+  error = fold(jnp.maximum, [jnp.abs(gap), worst, jnp.abs(residuals.mass)])
+  infeasible = [largest(jnp.abs(f), axes) for f in residuals.feasibility]
+  merit = fold(jnp.add, [_complementarity(v, n, axes), jnp.abs(residuals.mass)] + infeasible)
+  # A not-a-number must never look converged, nor win a comparison.
+  error, merit = (jnp.where(jnp.isnan(x), jnp.inf, x) for x in (error, merit))
+  return residuals, error, merit
 
 
-def _newton(program: Program, v: Variables, damping: Array, concept: Concept, stage: Stages):
+def _newton(program: Program, v: Variables, damping: Array, concept: Concept):
   """Factors the Newton system at `v`.
 
   Returns:
@@ -308,7 +303,7 @@ def _newton(program: Program, v: Variables, damping: Array, concept: Concept, st
   single = v.shift.ndim == 0
   if concept == "ce" and single and math.prod(counts) < num_duals:
     return _newton_joint(program, v, damping)
-  return _newton_dual(program, v, damping, concept, stage)
+  return _newton_dual(program, v, damping, concept)
 
 
 def _room_weights(program: Program, v: Variables) -> Array:
@@ -316,51 +311,35 @@ def _room_weights(program: Program, v: Variables) -> Array:
   return jnp.zeros_like(v.room) if program.rho is None else v.room / program.rho
 
 
-def _newton_dual(program, v, damping, concept, stage):
+def _newton_dual(program, v, damping, concept):
   n = v.joint.ndim - v.shift.ndim
   batch = v.shift.shape
   flat = lambda blocks: [x.reshape((-1,) + batch) for x in blocks]
-  weights, ratios = stage(
-      lambda tau, v: (v.joint / (tau + v.bound), flat([s / a for s, a in zip(v.slack, v.duals)])),
-      program.temperature,
-      v,
-  )
+  weights = v.joint / (program.temperature + v.bound)
+  ratios = flat([s / a for s, a in zip(v.slack, v.duals)])
   room_weights = _room_weights(program, v)
-  blocks, border, mass = deviation.covariance(program.payoffs, weights, concept, stage)
-
-  def complete(block, ratio, room, damping):
-    eye = _eye(len(ratio), block)
-    block = block + room + jnp.where(eye, ratio, 0)
-    return jnp.where(eye, block * (1 + damping), block)
-
+  blocks, border, mass = deviation.covariance(program.payoffs, weights, concept)
   for p, row in enumerate(blocks):
-    row[p] = stage(complete, row[p], ratios[p], room_weights[p], damping)
+    eye = _eye(len(ratios[p]), row[p])
+    block = row[p] + room_weights[p] + jnp.where(eye, ratios[p], 0)
+    row[p] = jnp.where(eye, block * (1 + damping), block)
   floor = _DAMPING_ULPS * float(jnp.finfo(mass.dtype).eps)
-  factor = layout.cholesky(blocks, floor, stage)
+  factor = layout.cholesky(blocks, floor)
 
   def solve(h1, h2, h3, h4):
-    weighted = stage(lambda w, h: w * h, weights, h1)
-    gains = deviation.gains(program.payoffs, weighted, concept, stage)
-    first = stage(lambda weighted, h3: total(weighted, n) - h3, weighted, h3)
-
-    def right_sides(gains, first, h2, h4, border, mass, room_weights):
-      return [
-          g - h - u * (first / mass) + room_weights[p] * h4[p]
-          for p, (g, h, u) in enumerate(zip(flat(gains), flat(h2), border))
-      ]
-
-    rights = stage(right_sides, gains, first, h2, h4, border, mass, room_weights)
+    weighted = weights * h1
+    gains = deviation.gains(program.payoffs, weighted, concept)
+    first = total(weighted, n) - h3
+    rights = [
+        g - h - u * (first / mass) + room_weights[p] * h4[p]
+        for p, (g, h, u) in enumerate(zip(flat(gains), flat(h2), border))
+    ]
     flat_duals = factor(rights)
-
-    def remaining(flat_duals, first, border, mass, h4, room_weights):
-      shift = (first - fold(jnp.add, [total(u * a, 1) for u, a in zip(border, flat_duals)])) / mass
-      sums = jnp.stack([total(a, 1) for a in flat_duals])
-      return shift, room_weights * (h4 - sums)
-
-    shift, room = stage(remaining, flat_duals, first, border, mass, h4, room_weights)
+    shift = (first - fold(jnp.add, [total(u * a, 1) for u, a in zip(border, flat_duals)])) / mass
+    room = room_weights * (h4 - jnp.stack([total(a, 1) for a in flat_duals]))
     duals = tuple(a.reshape(s.shape) for a, s in zip(flat_duals, v.duals))
-    taken = deviation.logits(program.payoffs, duals, concept, stage)
-    joint = stage(lambda w, h, t, shift: w * (h - t - shift), weights, h1, taken, shift)
+    taken = deviation.logits(program.payoffs, duals, concept)
+    joint = weights * (h1 - taken - shift)
     return joint, duals, shift, room
 
   return solve
@@ -413,43 +392,26 @@ def _newton_joint(program, v, damping):
   return solve
 
 
-def _step(program: Program, state: State, config: Config, concept: Concept, staged: bool) -> State:
+def _step(program: Program, state: State, config: Config, concept: Concept) -> State:
   """One predictor-corrector step; games that have converged stay where they are."""
-  v = state.variables
+  v, residuals = state.variables, state.residuals
   n, axes = v.joint.ndim - v.shift.ndim, deviation.dual_axes(concept)
-  running = _running(state, config)
-  stage = Stages(jnp.any(running)) if staged else inline
-  given, program = program, _centred(program, v.duals, concept, stage)
-  residuals = state.residuals
-  solve = _newton(program, v, state.damping, concept, stage)
-  count = math.prod(v.joint.shape[:n]) + sum(math.prod(a.shape[:axes]) for a in v.duals)
+  given, program = program, _centred(program, v.duals, concept)
+  solve = _newton(program, v, state.damping, concept)
 
   def direction(joint_target, slack_target):
     """Newton direction to sigma z = joint_target and s alpha = slack_target."""
-
-    def right_sides(v, residuals, joint_target, slack_target):
-      h1 = joint_target / _where_alive(program, v.joint, 1) - residuals.stationarity - v.bound
-      h1 = _where_alive(program, h1, 0)
-      h2 = tuple(
-          s - t / a - f
-          for s, t, a, f in zip(v.slack, slack_target, v.duals, residuals.feasibility)
-      )
-      return h1, h2
-
-    h1, h2 = stage(right_sides, v, residuals, joint_target, slack_target)
+    safe = _where_alive(program, v.joint, 1)
+    h1 = _where_alive(program, joint_target / safe - residuals.stationarity - v.bound, 0)
+    h2 = tuple(
+        s - t / a - f for s, t, a, f in zip(v.slack, slack_target, v.duals, residuals.feasibility)
+    )
     joint, duals, shift, room = solve(h1, h2, -residuals.mass, -residuals.room)
+    bound = _where_alive(program, (joint_target - v.bound * joint) / safe - v.bound, 0)
+    slack = tuple((t - s * d) / a - s for t, s, d, a in zip(slack_target, v.slack, duals, v.duals))
+    return Variables(joint, bound, slack, duals, shift, room)
 
-    def complete(v, joint, duals, shift, room, joint_target, slack_target):
-      bound = (joint_target - v.bound * joint) / _where_alive(program, v.joint, 1) - v.bound
-      bound = _where_alive(program, bound, 0)
-      slack = tuple(
-          (t - s * d) / a - s for t, s, d, a in zip(slack_target, v.slack, duals, v.duals)
-      )
-      return Variables(joint, bound, slack, duals, shift, room)
-
-    return stage(complete, v, joint, duals, shift, room, joint_target, slack_target)
-
-  def lengths(v, d):
+  def lengths(d):
     """Reciprocals of the steps at which a primal and a dual variable reach zero: ([*b], [*b])."""
     primal = [largest(-d.joint / _where_alive(program, v.joint, 1), n)]
     primal += [largest(-x / s, axes) for x, s in zip(d.slack, v.slack)]
@@ -459,59 +421,49 @@ def _step(program: Program, state: State, config: Config, concept: Concept, stag
     bounds += [largest(-x / a, axes) for x, a in zip(d.duals, v.duals)]
     return fold(jnp.maximum, primal), fold(jnp.maximum, bounds)
 
-  def centring(v, predictor, lengths):
-    """Mehrotra's: aim at the cube of what the predictor alone would leave."""
-    step = 1 / jnp.maximum(1, jnp.maximum(*lengths))
-    ahead = jax.tree.map(lambda x, dx: x + step * dx, v, predictor)
-    now, then = (_complementarity(x, n, axes) for x in (v, ahead))
-    weight = jnp.where(step < _SHORT_STEP, step, 1)
-    return jnp.clip((then / now) ** 3, 1e-6, 1) * now / count, weight
-
-  def second_order(aim, weight, predictor):
-    """What the products should become, less what the predictor's second order adds to them."""
-    joint_target = aim - weight * predictor.joint * predictor.bound
-    return joint_target, tuple(
-        aim - weight * s * a for s, a in zip(predictor.slack, predictor.duals)
-    )
-
   zeros = jnp.zeros_like(v.shift)
   predictor = direction(zeros, tuple(zeros for _ in v.duals))
-  aim, weight = stage(centring, v, predictor, stage(lengths, v, predictor))
-  corrector = direction(*stage(second_order, aim, weight, predictor))
-
-  def advance(v, d, lengths):
-    primal, bounds = (jnp.minimum(1, _TO_BOUNDARY / jnp.maximum(x, 1e-3)) for x in lengths)
-    positive = lambda x, dx, step: jnp.maximum(x + step * dx, _TINY)
-    return Variables(
-        joint=_where_alive(program, positive(v.joint, d.joint, primal), 0),
-        bound=positive(v.bound, d.bound, bounds),
-        slack=tuple(positive(x, dx, primal) for x, dx in zip(v.slack, d.slack)),
-        duals=tuple(positive(x, dx, bounds) for x, dx in zip(v.duals, d.duals)),
-        shift=v.shift + bounds * d.shift,
-        room=v.room + primal * d.room,
-    )
-
-  ahead = stage(advance, v, corrector, stage(lengths, v, corrector))
-  ahead_residuals, error, merit = _residuals(given, ahead, concept, stage)
+  # Mehrotra's centring: aim at the cube of what the predictor alone would leave.
+  step = 1 / jnp.maximum(1, jnp.maximum(*lengths(predictor)))
+  ahead = jax.tree.map(lambda x, dx: x + step * dx, v, predictor)
+  now, then = (_complementarity(x, n, axes) for x in (v, ahead))
+  count = math.prod(v.joint.shape[:n]) + sum(math.prod(a.shape[:axes]) for a in v.duals)
+  aim = jnp.clip((then / now) ** 3, 1e-6, 1) * now / count
+  # What the products should become, less what the predictor's second order adds to them.
+  weight = jnp.where(step < _SHORT_STEP, step, 1)
+  corrector = direction(
+      aim - weight * predictor.joint * predictor.bound,
+      tuple(aim - weight * s * a for s, a in zip(predictor.slack, predictor.duals)),
+  )
+  primal, bounds = (jnp.minimum(1, _TO_BOUNDARY / jnp.maximum(x, 1e-3)) for x in lengths(corrector))
+  positive = lambda x, dx, step: jnp.maximum(x + step * dx, _TINY)
+  ahead = Variables(
+      joint=_where_alive(program, positive(v.joint, corrector.joint, primal), 0),
+      bound=positive(v.bound, corrector.bound, bounds),
+      slack=tuple(positive(x, dx, primal) for x, dx in zip(v.slack, corrector.slack)),
+      duals=tuple(positive(x, dx, bounds) for x, dx in zip(v.duals, corrector.duals)),
+      shift=v.shift + bounds * corrector.shift,
+      room=v.room + primal * corrector.room,
+  )
+  ahead_residuals, error, merit = _residuals(given, ahead, concept)
   # A factor spoilt by rounding throws the merit up, or leaves none that is finite: stay, and try
   # again with a stronger diagonal.
   sound = (merit < _MAX_GROWTH * state.merit) | (error < state.error)
+  running = _running(state, config)
   move = running & sound
+  better = move & (error < state.best_error)
   base = _DAMPING_ULPS * float(jnp.finfo(error.dtype).eps)
   damping = jnp.where(sound, jnp.maximum(state.damping / _DAMPING_GROWTH, base), jnp.minimum(
       state.damping * _DAMPING_GROWTH, 1e-2))
   keep = lambda move, old, new: jax.tree.map(lambda x, y: jnp.where(move, y, x), old, new)
-  variables, residuals = stage(keep, move, (v, residuals), (ahead, ahead_residuals))
-  better = move & (error < state.best_error)
-  best = stage(keep, better, state.best, ahead)
   return State(
-      variables=variables,
-      residuals=residuals,
+      variables=keep(move, v, ahead),
+      residuals=keep(move, residuals, ahead_residuals),
       error=jnp.where(move, error, state.error),
       merit=jnp.where(move, merit, state.merit),
       damping=jnp.where(running, damping, state.damping),
       refused=jnp.where(sound, 0, state.refused + 1),
-      best=best,
+      best=keep(better, state.best, ahead),
       best_error=jnp.where(better, error, state.best_error),
       iterations=state.iterations + running,
   )
@@ -526,20 +478,14 @@ def _running(state: State, config: Config) -> Array:
   )
 
 
-def _centred(program: Program, duals: Duals, concept: Concept, stage: Stages = inline) -> Program:
+def _centred(program: Program, duals: Duals, concept: Concept) -> Program:
   """The program with the payoffs of `deviation.centre_near_mean`.
 
   Only duals that float64 can hold to its tolerance are so large that this matters at every step.
   """
   if program.temperature.dtype != jnp.float64:
     return program
-  centre = functools.partial(deviation.centre_near_mean, concept=concept)
-  payoffs = stage(
-      lambda payoffs, duals, strategies: centre(payoffs, duals, strategies=strategies),
-      program.payoffs,
-      duals,
-      program.strategies,
-  )
+  payoffs = deviation.centre_near_mean(program.payoffs, duals, concept, program.strategies)
   return program._replace(payoffs=payoffs)
 
 
@@ -636,13 +582,12 @@ def _run(
     )
 
   program, state = _over(begin, batch_axis)(problem, duals)
-  staged = batch_axis == -1 and jax.default_backend() == "cpu"
 
   def unfinished(state):
     return jnp.sum(_running(state, config))
 
   def iterate(program, state, patience):
-    step = lambda program, state: _step(program, state, config, concept, staged)
+    step = functools.partial(_step, config=config, concept=concept)
     advance = functools.partial(_over(step, batch_axis), program)
     return jax.lax.while_loop(lambda state: unfinished(state) > patience, advance, state)
 
@@ -707,7 +652,7 @@ def _differential(concept: Concept, problem: Problem, direction: Problem, v: Var
   # The solve's transpose wants every right side to depend on the tangents, also those that are 0.
   touch = 0 * sum(jnp.sum(x) for x in jax.tree.leaves(moved))
   moved = jax.tree.map(lambda x: x + touch, moved)
-  newton = _newton(program, v, jnp.zeros_like(v.shift), concept, inline)
+  newton = _newton(program, v, jnp.zeros_like(v.shift), concept)
 
   def jacobian(x):
     joint, alpha, shift, room = x
@@ -763,8 +708,8 @@ def solve(
     config: how to run.
     concept: "cce" or "ce".
     duals: where to start from, e.g. a network's answer; duals of the divided objective.
-    batch_axis: None, 0 (right for large games) or -1 (right for small ones, see `layout`); that of
-      the answer too.
+    batch_axis: None, 0 or -1 (for small games on accelerators, see `layout`); that of the answer
+      too.
     patience: stop when so many games of the batch, or fewer, are still running.
     width: so many games of the batch are iterated on at a time, until all are done. None: all.
 

@@ -5,15 +5,19 @@ whose trailing axes `*b`, if any, are a batch:
 
   * without trailing axes the functions below are the ordinary matrix product, sum and Cholesky
     factorisation, and the caller uses `vmap`: right for large games, whose own axes fill the
-    vector units;
+    vector units, and for all games on CPU;
   * with one trailing axis they are unrolled over the game's axes, so that every instruction works
-    on a contiguous run of games: right for small games, for which batched library calls cost
-    more than the arithmetic (an 8x8 product takes 0.06 us against 0.14 us, measured on two cores).
+    on a contiguous run of games: right for small games on accelerators. There arrays lie in tiles
+    along their last axes: an 8x8 matrix would leave 15/16 of a TPU's tile of 8x128 empty, while a
+    batch fills it.
+
+Unrolled formulas are no good on CPU. XLA fuses cheap producers into every consumer, so a sum that
+is broadcast over a matrix is computed again for each element: 256 games took 3 to 50 times as long
+as in the other layout. The caller chooses the layout (`solve`).
 """
 
 from collections.abc import Callable, Sequence
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,32 +29,6 @@ _PANEL = 32
 _BLOCK = 8
 
 matmul = functools.partial(jnp.matmul, precision="highest")
-
-
-class Stages:
-  """Calls functions as XLA computations of their own.
-
-  XLA fuses cheap producers into every consumer, and on CPU it drops `optimization_barrier` before
-  it does, so a sum that is broadcast over a matrix is computed again for each element. A
-  `lax.cond` is a boundary that fusion respects: `predicate` must be true whenever the result is
-  used, and must not be a constant. Without a predicate functions are simply called.
-  """
-
-  def __init__(self, predicate: Array | None = None):
-    self._predicate = predicate
-
-  def __call__(self, function: Callable[..., Any], *args: Any) -> Any:
-    if self._predicate is None:
-      return function(*args)
-    shapes = jax.eval_shape(function, *args)
-
-    def skip(*_):
-      return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-
-    return jax.lax.cond(self._predicate, function, skip, *args)
-
-
-inline = Stages()
 
 
 def fold(function: Callable[[Array, Array], Array], items: Sequence[Array]) -> Array:
@@ -105,7 +83,7 @@ def product(x: Array, y: Array) -> Array:
   return result
 
 
-def cholesky(blocks: Sequence[Sequence[Array]], floor: float, stage: Stages = inline):
+def cholesky(blocks: Sequence[Sequence[Array]], floor: float):
   """Factors a symmetric positive definite matrix given by the lower triangle of its blocks.
 
   Args:
@@ -123,7 +101,7 @@ def cholesky(blocks: Sequence[Sequence[Array]], floor: float, stage: Stages = in
     ]
     factor = _column_factor if blocks[0][0].dtype == jnp.float64 else _dense_factor
     return factor(jnp.block(rows), sizes, floor)
-  return _unrolled_factor(blocks, sizes, floor, stage)
+  return _unrolled_factor(blocks, sizes, floor)
 
 
 def _column_factor(matrix: Array, sizes: Sequence[int], floor: float):
@@ -262,28 +240,24 @@ def _inverse_recursive(block: Array, floor: float) -> Array:
   return jnp.concatenate([upper, jnp.concatenate([below, second], axis=1)])
 
 
-def _unrolled_factor(blocks, sizes, floor, stage):
-  # Column c is a list of its parts, one a block row, from its diagonal down. It is never one
-  # concatenated array: a concatenation inside a fused loop costs a branch an element. Slices are
-  # taken inside the stages, where they are free.
+def _unrolled_factor(blocks: Sequence[Sequence[Array]], sizes: Sequence[int], floor: float):
+  """Column by column, for a batch in the last axis."""
+  # A column is a list of its parts, one a block row, from its diagonal down. It is never one
+  # concatenated array: a concatenation inside a fused loop costs a branch an element.
   places = [(p, j) for p, size in enumerate(sizes) for j in range(size)]
   columns, inverse_roots = [], []
   for p, j in places:
-
-    def reduce_column(blocks, columns, p=p, j=j):
-      """Subtracts what the columns before this one explain; scales by the root of the pivot."""
-      parts = [blocks[p][p][j:, j]] + [blocks[r][p][:, j] for r in range(p + 1, len(sizes))]
-      smallest = floor * parts[0][0]
-      for (q, i), column in zip(places, columns):
-        if q == p:
-          tail = [column[0][j - i :]] + column[1:]
-        else:
-          tail = [column[p - q][j:]] + column[p - q + 1 :]
-        parts = [part - other * tail[0][0] for part, other in zip(parts, tail)]
-      return parts, jax.lax.rsqrt(jnp.maximum(parts[0][0] + smallest, smallest))
-
-    parts, root = stage(reduce_column, blocks, columns)
-    columns.append(stage(lambda parts, root: [x * root for x in parts], parts, root))
+    parts = [blocks[p][p][j:, j]] + [blocks[r][p][:, j] for r in range(p + 1, len(sizes))]
+    smallest = floor * parts[0][0]
+    # Subtract what the columns before this one explain.
+    for (q, i), column in zip(places, columns):
+      if q == p:
+        tail = [column[0][j - i :]] + column[1:]
+      else:
+        tail = [column[p - q][j:]] + column[p - q + 1 :]
+      parts = [part - other * tail[0][0] for part, other in zip(parts, tail)]
+    root = jax.lax.rsqrt(jnp.maximum(parts[0][0] + smallest, smallest))
+    columns.append([part * root for part in parts])
     inverse_roots.append(root)
 
   def solve(rights):
@@ -291,26 +265,17 @@ def _unrolled_factor(blocks, sizes, floor, stage):
     forward = []
     for (p, _), column, root in zip(places, columns, inverse_roots):
       y = rights[p][0] * root
-
-      def eliminate(rights, column, y, p=p):
-        first = rights[p][1:] - column[0][1:] * y
-        rest = [b - c * y for b, c in zip(rights[p + 1 :], column[1:])]
-        return rights[:p] + [first] + rest
-
-      rights = stage(eliminate, rights, column, y)
+      first = rights[p][1:] - column[0][1:] * y
+      rest = [right - part * y for right, part in zip(rights[p + 1 :], column[1:])]
+      rights[p:] = [first] + rest
       forward.append(y)
-
     solution = [[None] * size for size in sizes]
     for (p, j), column, root, y in reversed(list(zip(places, columns, inverse_roots, forward))):
-
-      def substitute(y, column, root, known):
-        terms = []
-        for part, xs in zip(column, known):
-          terms += [part[i] * x for i, x in enumerate(xs, len(part) - len(xs))]
-        return (y - fold(jnp.add, terms) if terms else y) * root
-
-      known = [solution[p][j + 1 :]] + [solution[r] for r in range(p + 1, len(sizes))]
-      solution[p][j] = stage(substitute, y, column, root, known)
+      known = [solution[p][j + 1 :]] + solution[p + 1 :]
+      terms = []
+      for part, xs in zip(column, known):
+        terms += [part[i] * x for i, x in enumerate(xs, len(part) - len(xs))]
+      solution[p][j] = (y - fold(jnp.add, terms) if terms else y) * root
     return [jnp.stack(x) for x in solution]
 
   return solve

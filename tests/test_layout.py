@@ -88,23 +88,6 @@ def test_cholesky_of_a_batch(x64, sizes):
     np.testing.assert_allclose(x, np.linalg.solve(m, r), rtol=1e-9)
 
 
-def test_cholesky_in_stages_and_compiled(x64):
-  sizes = (2, 5)
-  cases = [spd(sizes, 10.0**b, 10 + b) for b in range(BATCH)]
-  matrix = jnp.stack([m for m, _ in cases], -1)
-  right = jnp.stack([jnp.asarray(r) for _, r in cases], -1)
-
-  @jax.jit
-  def run(matrix, right, used):
-    stage = layout.Stages(used)
-    return layout.cholesky(blocks_of(matrix, sizes), 0.0, stage)([right[:2], right[2:]])
-
-  found = jnp.concatenate(run(matrix, right, True))
-  for x, m, r in zip(rows(found), rows(matrix), rows(right), strict=True):
-    np.testing.assert_allclose(x, np.linalg.solve(m, r), rtol=1e-9)
-  assert all(jnp.isfinite(x).all() for x in run(matrix, right, False))
-
-
 @pytest.mark.parametrize("batched", [False, True])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_singular_matrix_stays_finite(x64, batched, dtype):
@@ -133,15 +116,6 @@ def test_floor_is_relative(x64):
   plain = solve(jnp.asarray(matrix), right, (2, 5), floor)
   tiny = solve(jnp.asarray(1e-200 * matrix), 1e-200 * right, (2, 5), floor)
   np.testing.assert_allclose(tiny, plain, rtol=1e-9)
-
-
-def test_stages_skip_and_call():
-  double = lambda x: (2 * x, x.sum())
-  run = jax.jit(lambda used, x: layout.Stages(used)(double, x))
-  x = jnp.arange(3.0)
-  np.testing.assert_array_equal(run(True, x)[0], 2 * x)
-  assert all((y == 0).all() for y in run(False, x))
-  np.testing.assert_array_equal(layout.inline(double, x)[0], 2 * x)
 
 
 def test_dense_layout_vmaps(x64):
