@@ -38,7 +38,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from nes_jax import deviation, layout, metrics
 from nes_jax.layout import fold, largest, total
@@ -86,6 +85,11 @@ class Config:
   warm_start: float  # factor on these when duals are given
   # Whether hard limits are raised by half of what `metrics.residual` does not count.
   relaxed: bool = False
+
+  @property
+  def relaxation(self) -> float:
+    """What hard limits are raised by."""
+    return min(_RELAXATION * self.tolerance, metrics.RESOLUTION / 2) if self.relaxed else 0.0
 
   @staticmethod
   def default(concept: Concept, dtype: jnp.dtype, rho: float = math.inf, **overrides) -> "Config":
@@ -562,11 +566,10 @@ def _run(
     width: int | None,
 ) -> tuple[Variables, Array, Array]:
   """-> best point of the interior-point iteration, its error, steps taken."""
-  relaxed = config.relaxed and math.isinf(problem.rho)
-  relaxation = min(_RELAXATION * config.tolerance, metrics.RESOLUTION / 2)
+  relaxation = config.relaxation if math.isinf(problem.rho) else 0.0
 
   def begin(problem, duals):
-    program = _program(problem, concept, relaxation if relaxed else 0.0)
+    program = _program(problem, concept, relaxation)
     variables = _start(program, problem, config, concept, duals)
     residuals, error, merit = _residuals(program, variables, concept)
     return program, State(
@@ -626,21 +629,32 @@ def _conditions(problem: Problem, v: Variables, concept: Concept):
   return residuals.stationarity, residuals.feasibility, residuals.mass, residuals.room
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4, 5, 6))
-def _optimum(problem, duals, patience, config, concept, batch_axis, width):
-  return _run(problem, duals, patience, config, concept, batch_axis, width)
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def optimum_given(
+    problem: Problem, variables: Variables, concept: Concept, batch_axis: int | None
+) -> Variables:
+  """`variables` as they are, with the derivatives that the optimum has in the problem's arrays.
+
+  Forward and backward, by the implicit function theorem; it does not matter who found the
+  variables, and derivatives of their own are ignored. An engine that JAX cannot differentiate
+  should be given the problem behind a `jax.lax.stop_gradient`.
+
+  Args:
+    problem: a normalised game, or a batch of them.
+    variables: the optimum, inside: every number that `Variables` calls positive is, also those of
+      rows that bind nothing; but the joint is 0 where a strategy does not exist.
+    concept: "cce" or "ce".
+    batch_axis: None, 0 or -1, of the problem and of the variables, as in `solve`.
+  """
+  return variables
 
 
-@_optimum.defjvp
-def _optimum_jvp(config, concept, batch_axis, width, primals, tangents):
-  """The start and the stop have no influence on the optimum."""
-  answer = _optimum(*primals, config, concept, batch_axis, width)
-  v, error, iterations = jax.lax.stop_gradient(answer)
-  differential = functools.partial(_differential, concept)
+@optimum_given.defjvp
+def _optimum_jvp(concept, batch_axis, primals, tangents):
+  problem, variables = primals
+  differential = _over(functools.partial(_differential, concept), batch_axis)
   direction = dataclasses.replace(tangents[0], strategies=None)
-  tangent = _over(differential, batch_axis)(primals[0], direction, v)
-  no_tangent = np.zeros(iterations.shape, jax.dtypes.float0)
-  return answer, (tangent, jnp.zeros_like(error), no_tangent)
+  return variables, differential(problem, direction, jax.lax.stop_gradient(variables))
 
 
 def _differential(concept: Concept, problem: Problem, direction: Problem, v: Variables):
@@ -689,6 +703,31 @@ def _differential(concept: Concept, problem: Problem, direction: Problem, v: Var
   )
 
 
+def answer(
+    problem: Problem,
+    variables: Variables,
+    residual: Array,
+    iterations: Array,
+    concept: Concept,
+    batch_axis: int | None,
+) -> Answer:
+  """What the engine returns of its last point; all arguments have the same batch axis."""
+
+  def one(problem, v, residual, iterations):
+    n = deviation.num_players(problem.payoffs)
+    binding = jax.lax.stop_gradient(_program(problem, concept).binding)
+    hard = math.isinf(problem.rho)
+    return Answer(
+        joint=v.joint / total(v.joint, n),
+        epsilon=problem.epsilon if hard else problem.epsilon_max - v.room,
+        duals=tuple(a * b for a, b in zip(v.duals, binding)),
+        residual=residual,
+        iterations=iterations,
+    )
+
+  return _over(one, batch_axis)(problem, variables, residual, iterations)
+
+
 def solve(
     problem: Problem,
     config: Config,
@@ -716,19 +755,9 @@ def solve(
   Returns:
     The best point. Whether it is an answer is for its residual to say.
   """
-
-  def finish(problem, v, error, iterations):
-    n = deviation.num_players(problem.payoffs)
-    binding = jax.lax.stop_gradient(_program(problem, concept).binding)
-    hard = math.isinf(problem.rho)
-    return Answer(
-        joint=v.joint / total(v.joint, n),
-        epsilon=problem.epsilon if hard else problem.epsilon_max - v.room,
-        duals=tuple(a * b for a, b in zip(v.duals, binding)),
-        residual=error,
-        iterations=iterations,
-    )
-
+  # The start and the stop have no influence on the optimum.
+  fixed = jax.lax.stop_gradient((problem, duals))
   patience = jnp.asarray(patience, jnp.int32)
-  answer = _optimum(problem, duals, patience, config, concept, batch_axis, width)
-  return _over(finish, batch_axis)(problem, *answer)
+  v, error, iterations = _run(*fixed, patience, config, concept, batch_axis, width)
+  v = optimum_given(problem, v, concept, batch_axis)
+  return answer(problem, v, error, iterations, concept, batch_axis)
