@@ -16,7 +16,7 @@ its time is over, keeps none of the others from running, and what it has written
 
 Writes into --out: report.md (hardware, parts, tests that failed, a table a suite), report.json with
 the same figures, a log NAME.txt of each part, and what the programs write. Earlier results there
-are removed first. Exits with 1 if a part or a test failed, with 2 where there is no GPU.
+are removed first. Exits with 1 if a part or a test failed, with 2 where JAX has no GPU.
 
 --quick tries the program anywhere, on small sizes; its figures mean nothing. --only=tests,exact
 runs some of the parts.
@@ -177,6 +177,19 @@ def machine() -> dict[str, Any]:
   }
 
 
+def check_gpu() -> None:
+  """Raises UsageError where there is no GPU, or JAX would compute without it."""
+  if not machine()["gpus"]:
+    raise UsageError("nvidia-smi finds no GPU here; --quick tries the program without one")
+  command = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
+  answer = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+  if answer.stdout.strip() != "gpu":
+    raise UsageError(
+        f"JAX computes on {answer.stdout.strip() or 'nothing'}, not on the GPU: run this with a"
+        " Python that has jax[cuda12] or jax[cuda13], such as make gpu PYTHON=..."
+    )
+
+
 # Tables, in the form of those in README.md: heading -> how a row of the suite fills it.
 
 _text = tables.text
@@ -325,9 +338,6 @@ def measure(out: pathlib.Path, seconds: float, wanted: Sequence[Part], quick: bo
   _clear(out, wanted, compiled)
   environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
   environment.setdefault("JAX_COMPILATION_CACHE_DIR", str(compiled))
-  if facts["gpus"]:
-    # A GPU that JAX cannot use is then an error, and not passed over.
-    environment.setdefault("JAX_PLATFORMS", "cuda,cpu")
   end = time.monotonic() + seconds
   results, found = [], {}
   for i, part in enumerate(wanted):
@@ -377,8 +387,8 @@ def main(argv: Sequence[str]) -> int:
     names = [part.name for part in known]
     if unknown := [name for name in values.only if name not in names]:
       raise UsageError(f"--only: unknown {unknown[0]!r}; use some of {', '.join(names)}")
-    if not values.quick and not machine()["gpus"]:
-      raise UsageError("nvidia-smi finds no GPU here; --quick tries the program without one")
+    if not values.quick:
+      check_gpu()
   except UsageError as error:
     print(f"gpu_report: {error}", file=sys.stderr)
     return 2

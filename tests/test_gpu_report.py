@@ -39,7 +39,6 @@ def test_goes_on_when_parts_fail(tmp_path, monkeypatch):
       "gpus": [{"name": "NVIDIA X", "driver_version": "580"}], "versions": {"jax": "0.9"},
       "date": "2026-11-26",
   })
-  monkeypatch.delenv("JAX_PLATFORMS", raising=False)
   (tmp_path / "market.json").write_text("of an earlier run")
   wanted = [
       Part("tests", 1, script(f"print({TESTS!r}, flush=True); raise SystemExit(1)")),
@@ -48,8 +47,7 @@ def test_goes_on_when_parts_fail(tmp_path, monkeypatch):
           f".write_text({json.dumps(EXACT)!r}); time.sleep(600)"
       )),
       Part("market", 1, script("raise SystemExit(3)")),
-      Part("train", 1, script("import os; print(os.environ['JAX_PLATFORMS'], os.environ['MORE'])"),
-           {"MORE": "more"}),
+      Part("train", 1, script("import os; print(os.environ['MORE'])"), {"MORE": "more"}),
   ]
   began = time.monotonic()
   assert not gpu_report.measure(tmp_path, 12, wanted, quick=False)
@@ -71,7 +69,7 @@ def test_goes_on_when_parts_fail(tmp_path, monkeypatch):
   content = json.loads((tmp_path / "report.json").read_text())
   assert content["suites"] == {"exact": EXACT["rows"], "train": []}
   assert [part["code"] for part in content["parts"]] == [1, None, 3, 0]
-  assert (tmp_path / "train.txt").read_text().split() == ["cuda,cpu", "more"]
+  assert (tmp_path / "train.txt").read_text().split() == ["more"]
   # All is well when what was stopped had no failure, too.
   wanted = [Part("tests", 1, script(f"print({TESTS.replace('FAILED', 'PASSED')!r})")), wanted[-1]]
   assert gpu_report.measure(tmp_path, 60, wanted, quick=True)
@@ -110,6 +108,13 @@ def test_bad_flags(tmp_path, capsys, monkeypatch):
   ):
     assert gpu_report.main(["gpu_report", f"--out={tmp_path / 'out'}", *flags]) == 2
     assert message in capsys.readouterr().err
+  # A GPU that JAX does not use: here it computes on the CPU.
+  nvidia_smi = tmp_path / "nvidia-smi"
+  nvidia_smi.write_text("#!/bin/sh\necho NVIDIA X, 580, 80000 MiB, 1980 MHz\n")
+  nvidia_smi.chmod(0o755)
+  monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+  assert gpu_report.main(["gpu_report", f"--out={tmp_path / 'out'}"]) == 2
+  assert "JAX computes on cpu, not on the GPU" in capsys.readouterr().err
   assert not (tmp_path / "out").exists()
 
 
