@@ -16,6 +16,7 @@ import numpy as np
 
 from nes_jax import deviation, dual, exact, metrics, native, network, pretrained, ragged
 from nes_jax import selection as selections
+from nes_jax.native import cuda
 from nes_jax.selection import Selection
 from nes_jax.types import CONCEPTS, METHODS, Array, Concept, Duals, Problem, Solution
 
@@ -23,8 +24,7 @@ from nes_jax.types import CONCEPTS, METHODS, Array, Concept, Duals, Problem, Sol
 # last cache on CPU; a quarter of what an accelerator has, with this as the fallback.
 _CPU_CHUNK_BYTES = 2**23
 _ACCELERATOR_CHUNK_BYTES = 2**31
-# Games whose duals are few are solved with the batch in the last axis, this many at a time.
-_UNROLLED_CHUNK = 256
+# On accelerators, games whose duals are few are solved with the batch in the last axis.
 _MIN_UNROLLED = 128
 _MAX_UNROLLED_DUALS = 20
 # Under `jit` a batch this large is iterated on in so many parts, by those of its games left.
@@ -113,7 +113,7 @@ def _solve_list(games, selection, options) -> list[Solution]:
   games = [np.asarray(_as_real(game)) for game in games]
   ragged.check_games(games)
   answers: list[Any] = [None] * len(games)
-  exactly = options["method"] in ("exact", "auto") and jax.default_backend() == "cpu"
+  exactly = options["method"] in ("exact", "auto") and not _on_accelerator(games[0])
   # The native engine compiles nothing, and games need no padding.
   padded = lambda shape: not (exactly and native.serves(shape, options["concept"]))
   for bucket in ragged.buckets(games, selection, padded):
@@ -153,9 +153,10 @@ def _solve(
   batched = payoffs.ndim == len(shape) + 2
   games = payoffs if batched else payoffs[None]
   strategies = _check_strategies(strategies, len(games), shape)
-  # The native engine looks for what is not finite itself.
+  # Payoffs that are not looked at here are marked by the engine if they are not finite.
   lazily = not traced and method in ("exact", "auto")
-  lazily = lazily and not selections.uses_payoffs(selection) and _native_serves(games, concept)
+  lazily = lazily and not selections.uses_payoffs(selection)
+  lazily = lazily and (_on_accelerator(games) or native.serves(shape, concept))
   find = functools.partial(_find_strategies, batched=batched, invalid=invalid, names=names)
   if not traced and not lazily:
     games, strategies = find(games, strategies)
@@ -197,13 +198,13 @@ def _solve(
     inputs = inputs._replace(duals=_check_duals(duals, len(games), shape, concept, batched))
 
   if traced or any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(inputs)):
-    if method != "refined" and _native_serves(games, concept, traced=True):
-      task = task._replace(native=True)
-    else:
-      task = task._replace(width=_turn_width(shape, len(games), concept, dtype))
+    task = task._replace(
+        engine=_engine(inputs, task, dtype, traced=True),
+        width=_turn_width(shape, len(games), concept, dtype),
+    )
     solution = _compiled(inputs, 0, task, dtype)
     return solution if batched else jax.tree.map(lambda x: x[0], solution)
-  task = task._replace(native=_native_serves(games, concept))
+  task = task._replace(engine=_engine(inputs, task, dtype))
   solution, num_invalid = _solve_concrete(inputs, task, dtype)
   if lazily and num_invalid:
     games, strategies = find(games, strategies)
@@ -551,7 +552,7 @@ class _Task(NamedTuple):
   method: str = "exact"
   network_config: network.Config | None = None
   width: int | None = None  # games that are iterated on at a time; None: all
-  native: bool = False  # whether the exact engine is the one in C++
+  engine: Literal["jax", "native", "cuda"] = "jax"  # of method "exact"
 
 
 class _Inputs(NamedTuple):
@@ -612,14 +613,18 @@ def _normalise(
 
 def _unrolls(shape: tuple[int, ...], games: int, concept: Concept) -> bool:
   """Whether the batch goes in the last axis (`layout`)."""
+  if jax.default_backend() == "cpu":
+    return False  # XLA computes producers of unrolled code again for every consumer
   num_duals = sum(count ** deviation.dual_axes(concept) for count in shape)
   return games >= _MIN_UNROLLED and num_duals <= _MAX_UNROLLED_DUALS and math.prod(shape) <= 256
 
 
 def _solve_batch(inputs: _Inputs, patience: int | Array, task: _Task, dtype) -> Solution:
   """The whole pipeline on one batch; traceable. Up to `patience` games may be left running."""
-  if task.native:
+  if task.engine == "native" and task.method == "exact":
     return _solve_native(inputs, task, dtype)
+  if task.engine == "cuda":
+    return _solve_cuda(inputs, task, dtype)
   shape = tuple(inputs.payoffs.shape[2:])
   last = _unrolls(shape, len(inputs.payoffs), task.concept)
   axis = -1 if last else 0
@@ -742,8 +747,6 @@ def _turn_width(shape: tuple[int, ...], games: int, concept: Concept, dtype) -> 
 
 def _chunk_size(shape: tuple[int, ...], games: int, concept: Concept, dtype) -> int:
   """Games that one device is to iterate on at a time."""
-  if _unrolls(shape, games, concept) and jax.default_backend() == "cpu":
-    return _UNROLLED_CHUNK
   size = math.prod(shape)
   num_duals = sum(count ** deviation.dual_axes(concept) for count in shape)
   newton = size if concept == "ce" and size < num_duals else num_duals
@@ -757,18 +760,63 @@ def _chunk_size(shape: tuple[int, ...], games: int, concept: Concept, dtype) -> 
   return max(1, limit // (numbers * jnp.dtype(dtype).itemsize))
 
 
-# The native engine.
+# Other engines than the one in JAX.
 
 
-def _native_serves(games: Any, concept: Concept, traced: bool = False) -> bool:
-  """Whether the engine in C++ solves these games: where they are, or will be, on a CPU."""
-  if isinstance(games, jax.Array) and not traced:
-    on_cpu = all(device.platform == "cpu" for device in games.devices())
-  else:
-    on_cpu = jax.default_backend() == "cpu"
-  if traced and native.reason_traced() is not None:
-    return False
-  return on_cpu and native.serves(games.shape[2:], concept)
+def _on_accelerator(games: Any) -> bool:
+  """Whether concrete games are on an accelerator, or will be."""
+  if isinstance(games, jax.Array) and not isinstance(games, jax.core.Tracer):
+    return any(device.platform != "cpu" for device in games.devices())
+  return jax.default_backend() != "cpu"
+
+
+def _engine(
+    inputs: _Inputs, task: _Task, dtype, traced: bool = False
+) -> Literal["jax", "native", "cuda"]:
+  """The rule: C++ on CPUs, CUDA kernels on NVIDIA GPUs, JAX for what these do not cover."""
+  shape = tuple(inputs.payoffs.shape[2:])
+  if not _on_accelerator(inputs.payoffs):
+    serves = native.serves(shape, task.concept)
+    if traced:
+      serves = serves and task.method == "exact" and native.reason_traced() is None
+    return "native" if serves and task.method != "neural" else "jax"
+  plain = (
+      task.method == "exact"
+      and math.isinf(task.rho)
+      and inputs.selection.welfare is None
+      and inputs.duals is None
+  )
+  serves = plain and cuda.serves(shape, task.concept, dtype) is None and cuda.available() is None
+  return "cuda" if serves else "jax"
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _solve_cuda(inputs: _Inputs, task: _Task, dtype) -> Solution:
+  """`_solve_batch` by the CUDA kernels."""
+  problem, scale, finite = _normalise(inputs, task, dtype, 0)
+  log_target = None
+  if inputs.selection.target is not None:
+    log_target = jnp.log(jnp.where(problem.target > 0, problem.target, 1))
+  joint, duals, residual, iterations = cuda.solve(
+      jax.vmap(deviation.centre_at_best)(problem.payoffs, problem.strategies),
+      log_target,
+      problem.epsilon,
+      problem.strategies,
+      concept=task.concept,
+      tolerance=task.config.tolerance,
+      margin=task.config.margin,
+      max_iterations=task.config.max_iterations,
+  )
+  answer = exact.Answer(joint, problem.epsilon, duals, residual, iterations)
+  return _in_units(inputs, task, dtype, problem, answer, scale, finite, 0)
+
+
+@_solve_cuda.defjvp
+def _solve_cuda_jvp(task, dtype, primals, tangents):
+  """The kernels do not return what derivatives need: the JAX engine solves the games again."""
+  return jax.jvp(
+      lambda inputs: _solve_batch(inputs, 0, task._replace(engine="jax"), dtype), primals, tangents
+  )
 
 
 def _native_inputs(inputs: _Inputs) -> native.Inputs:
@@ -867,13 +915,17 @@ def _take(inputs: _Inputs, axes: _Axes, index: np.ndarray | slice) -> _Inputs:
 def _solve_chunks(
     inputs: _Inputs, task: _Task, dtype, patience: float = exact.PATIENCE
 ) -> Solution:
-  """Concrete batches: chunks that fit, on all cores where chunks do not already use them.
+  """Concrete batches by the JAX engine: chunks that fit, on a CPU on all cores.
 
-  That fraction of a chunk may be left running, to be solved again together with that of others.
+  On a CPU that fraction of a chunk may be left running, to be solved again with that of others.
   """
   games = len(inputs.payoffs)
   shape = tuple(inputs.payoffs.shape[2:])
   chunk = _chunk_size(shape, games, task.concept, dtype)
+  accelerated = _on_accelerator(inputs.payoffs)
+  if accelerated:
+    task = task._replace(width=_turn_width(shape, min(games, chunk), task.concept, dtype))
+    patience = 0
   if games <= chunk:
     return _compiled(inputs, 0, task, dtype)
 
@@ -886,15 +938,17 @@ def _solve_chunks(
     with _precision(_wider(inputs.payoffs.dtype, dtype)):
       part = _take(inputs, task.axes, slice(start, start + chunk) if whole else index)
       solution = _compiled(part, int(patience * chunk), task, dtype)
-    solution = jax.tree.map(np.asarray, solution)
+    if not accelerated:
+      solution = jax.tree.map(np.asarray, solution)
     return solution if whole else jax.tree.map(lambda x: x[: games - start], solution)
 
   starts = range(0, games, chunk)
+  if accelerated:
+    return jax.tree.map(lambda *xs: jnp.concatenate(xs), *map(one, starts))
   # A chunk keeps about one core busy, and calls no library that waits for XLA's threads
   # (`layout.cholesky`), so chunks can run side by side.
-  threads = min(os.cpu_count() or 1, len(starts)) if jax.default_backend() == "cpu" else 1
-  with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-    parts = list(pool.map(one, starts)) if threads > 1 else [one(start) for start in starts]
+  with concurrent.futures.ThreadPoolExecutor(min(os.cpu_count() or 1, len(starts))) as pool:
+    parts = list(pool.map(one, starts))
   solution = jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
   left = np.flatnonzero(solution.residual > task.config.tolerance)
   if not patience or task.method == "neural" or not len(left):
@@ -905,12 +959,15 @@ def _solve_chunks(
 
 
 def _replace_games(solution: Solution, index: np.ndarray, again: Solution) -> Solution:
-  """The solution with the games at `index` replaced by the first of `again`."""
+  """The solution with the games at `index` replaced by the first of `again`, where it is."""
 
   def merge(old, new):
-    old = np.array(old)
     with np.errstate(over="ignore"):  # a dual of float64 may be infinite in float32
-      old[index] = np.asarray(new)[: len(index)].astype(old.dtype)
+      new = np.asarray(new)[: len(index)].astype(old.dtype)
+    if _on_accelerator(old):
+      return old.at[index].set(new)
+    old = np.array(old)
+    old[index] = new
     return old
 
   return jax.tree.map(merge, solution, again)
@@ -918,21 +975,28 @@ def _replace_games(solution: Solution, index: np.ndarray, again: Solution) -> So
 
 def _solve_concrete(inputs: _Inputs, task: _Task, dtype) -> tuple[Solution, int]:
   """-> the solution, as NumPy or JAX arrays, and how many games are marked as invalid."""
-  if task.native and task.method != "neural":
+  if task.engine == "native":
     if task.method == "refined":
       # The network's answer is where the engine starts from.
-      guess = _solve_chunks(inputs, task._replace(method="neural", native=False), dtype)
+      guess = _solve_chunks(inputs, task._replace(method="neural", engine="jax"), dtype)
       inputs = inputs._replace(duals=guess.duals, variables=None)
     given = jax.tree.map(np.asarray, _native_inputs(inputs))
     answers, num_invalid = native.solve(given, _native_options(inputs, task, dtype))
     return _native_solution(answers, task, tuple(inputs.payoffs.shape[2:])), num_invalid
-  task = task._replace(native=False)
   # Normalise in the precision given, so that float64 payoffs with a large offset lose nothing.
   with _precision(_wider(inputs.payoffs.dtype, dtype)):
     solution = _solve_chunks(inputs, task, dtype)
-  if task.method != "neural":
+    num_failed, num_invalid = np.asarray(_counts(solution))
+  if task.method != "neural" and num_failed:
     solution = _repeat_failed(inputs, task, dtype, solution)
-  return solution, 0
+  return solution, int(num_invalid)
+
+
+@jax.jit
+def _counts(solution: Solution) -> Array:
+  """Games that have not converged, and games marked as invalid: all that has to leave a device."""
+  invalid = jnp.isnan(solution.residual)
+  return jnp.stack([jnp.sum(~solution.converged & ~invalid), jnp.sum(invalid)])
 
 
 def _repeat_failed(inputs: _Inputs, task: _Task, dtype, solution: Solution) -> Solution:
@@ -947,7 +1011,7 @@ def _repeat_failed(inputs: _Inputs, task: _Task, dtype, solution: Solution) -> S
   config = exact.Config.default(task.concept, wide, task.rho, tolerance=task.config.tolerance)
   if dtype == wide and task.config.max_iterations < config.max_iterations:
     return solution  # the caller wants no more steps than these
-  task = task._replace(method="exact", network_config=None)
+  task = task._replace(method="exact", network_config=None, engine="jax")
   left = failed()
   if len(left) and dtype != wide:
     task = task._replace(config=config)
@@ -970,9 +1034,14 @@ def _repeat(inputs: _Inputs, task: _Task, solution: Solution, left: np.ndarray) 
   with _precision(wide):
     part = _take(inputs, task.axes, _filled(left))._replace(duals=None, variables=None)
     again = jax.tree.map(lambda x: np.asarray(x)[: len(left)], _solve_chunks(part, task, wide))
-  before = np.asarray(solution.residual)[left]
-  better = ~(again.residual > before)
-  merged = _replace_games(solution, left[better], jax.tree.map(lambda x: x[better], again))
-  merged.repeated[left] = True
-  merged.iterations[left] = np.asarray(solution.iterations)[left] + again.iterations
-  return merged
+    before = jax.tree.map(lambda x: np.asarray(x[left]), solution)
+    better = ~(again.residual > before.residual)
+    chosen = jax.tree.map(
+        lambda old, new: np.where(better.reshape((-1,) + (1,) * (old.ndim - 1)), new, old),
+        before,
+        again,
+    )
+    chosen = chosen._replace(
+        repeated=np.ones_like(before.repeated), iterations=before.iterations + again.iterations
+    )
+    return _replace_games(solution, left, chosen)

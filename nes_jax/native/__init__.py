@@ -222,7 +222,7 @@ def solve(inputs: Inputs, options: Options) -> tuple[Answers, int]:
       wide_payoffs=kind == np.float64,
       wide_answers=dtype == np.float64,
       payoffs=pointer(payoffs, kind),
-      epsilon=pointer(np.broadcast_to(epsilon, players) if np.ndim(epsilon) == 0 else epsilon, kind),
+      epsilon=pointer(np.broadcast_to(epsilon, np.shape(epsilon) or (players,)), kind),
       epsilon_stride=players if np.ndim(epsilon) == 2 else 0,
       rho=options.rho,
       epsilon_max=options.epsilon_max,
