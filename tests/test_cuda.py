@@ -28,7 +28,8 @@ STEPS = {"cce": 20, "ce": 30}
 FAR, NEAR = 1.5e-2, 5e-3
 CLASSES = {"cce": "Coarse", "ce": "Correlated"}
 # Concept, size, padded.
-KERNELS = [("cce", n, padded) for n in (2, 4, 8, 16) for padded in (False, True)]
+SIZES = [("cce", 2), ("cce", 4), ("cce", 8), ("cce", 16), ("ce", 2), ("ce", 4), ("ce", 8)]
+KERNELS = [(concept, n, padded) for concept, n in SIZES for padded in (False, True)]
 # Local memory that a kernel may use beside its registers, in bytes of stores and of loads.
 SPILLS = 400
 
@@ -190,6 +191,16 @@ def test_cce_of_rectangular_games_is_that_of_jax(size, n, m):
   check_sets("cce", size, True, n, m, 32)
 
 
+@pytest.mark.parametrize("n,count", [(2, 96), (4, 96), pytest.param(8, 48, marks=pytest.mark.slow)])
+def test_ce_is_that_of_jax(n, count):
+  check_sets("ce", n, False, n, n, count)
+
+
+@pytest.mark.parametrize("size,n,m", [(4, 3, 4), pytest.param(8, 7, 2, marks=pytest.mark.slow)])
+def test_ce_of_rectangular_games_is_that_of_jax(size, n, m):
+  check_sets("ce", size, True, n, m, 32)
+
+
 def embedded(concept, size, n, m, count, seed=0):
   """Games of n x m as part of games of size x size in which other strategies do not exist."""
   rng = np.random.default_rng(seed)
@@ -228,6 +239,10 @@ def test_cce_knows_no_strategies_that_do_not_exist():
   check_masks("cce", 8, 6, 5, 48)
 
 
+def test_ce_knows_no_strategies_that_do_not_exist():
+  check_masks("ce", 8, 3, 4, 32)
+
+
 def check_no_number(concept):
   """A game that is not a number ends, says so, and leaves its neighbours alone."""
   rng = np.random.default_rng(0)
@@ -247,6 +262,10 @@ def test_cce_marks_what_is_no_number():
   check_no_number("cce")
 
 
+def test_ce_marks_what_is_no_number():
+  check_no_number("ce")
+
+
 @pytest.mark.parametrize("chunk", [1, 5, 64])
 def test_the_answer_does_not_depend_on_the_queue(chunk):
   rng = np.random.default_rng(0)
@@ -260,7 +279,7 @@ def test_the_answer_does_not_depend_on_the_queue(chunk):
 
 @pytest.mark.parametrize(
     "concept,size,padded",
-    [pytest.param(*k, marks=pytest.mark.slow if k[1] == 16 else []) for k in KERNELS],
+    [pytest.param(*k, marks=pytest.mark.slow if k[1] >= 8 else []) for k in KERNELS],
 )
 def test_kernels_fit_the_registers(concept, size, padded, tmp_path):
   compiler = shutil.which("nvcc")

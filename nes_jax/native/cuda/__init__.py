@@ -35,12 +35,12 @@ def available() -> str | None:
   """Why this engine cannot run here, with what to do about it; None if it can."""
   if os.environ.get(VARIABLE) == "none":
     return f"the environment variable {VARIABLE} is none"
-  devices = jax.devices()
-  if devices[0].platform not in ("gpu", "cuda"):
-    where = devices[0].platform
+  where = jax.default_backend()
+  if where not in ("gpu", "cuda"):
     return f"JAX computes on {where}, not on a GPU: install jax[cuda13] or jax[cuda12]"
-  if "nvidia" not in getattr(devices[0], "device_kind", "").lower():
-    return f"JAX's GPU is no NVIDIA one but {devices[0].device_kind}"
+  version = jax.devices()[0].client.platform_version
+  if "cuda" not in version.lower():
+    return f"JAX's GPU is not one of NVIDIA's, its platform being {version.splitlines()[-1]}"
   try:
     library = _library(_LIBRARY)
   except OSError as error:

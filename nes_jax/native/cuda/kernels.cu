@@ -3,6 +3,7 @@
 //   NES_SIZE     N: games of up to N x N strategies
 //   NES_PADDED   true: of fewer strategies than N, or with strategies that do not exist
 #include "coarse.h"
+#include "correlated.h"
 
 namespace nes {
 

@@ -196,7 +196,8 @@ std::string read(const std::string& path) {
   return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
 }
 
-constexpr const char* kSources[] = {"kernels.cu", "arguments.h", "device.h", "coarse.h"};
+constexpr const char* kSources[] = {"kernels.cu", "arguments.h", "device.h", "coarse.h",
+                                    "correlated.h"};
 
 // Names the binary of a variant: a hash (FNV-1a) of all that it is made from.
 std::string cached_path(const Variant& variant) {
