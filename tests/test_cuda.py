@@ -5,10 +5,12 @@ emulation.h runs a warp as 32 fibres; the kernels' source is the one that a GPU 
 
 import ctypes
 import functools
+import os
 import pathlib
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 
 import jax
@@ -35,19 +37,29 @@ SPILLS = 400
 
 
 @functools.cache
-def emulated(concept, size, padded):
-  """The kernel as a host function, compiled for this test run."""
+def built():
+  """A folder for what this run compiles."""
+  return tempfile.TemporaryDirectory(prefix="emulated-")
+
+
+def compile_host(source, name, *options):
+  """Compiles a shared library for this host, and returns its path."""
   compiler = shutil.which("g++")
   if compiler is None:
     pytest.skip("needs g++")
-  folder = pathlib.Path(tempfile.mkdtemp(prefix="emulated-"))
-  library = folder / "kernel.so"
-  command = [compiler, "-O2", "-std=c++17", "-shared", "-fPIC", "-Wno-unknown-pragmas"]
-  command += macros(concept, size, padded) + [str(SOURCES / "emulate.cpp"), "-o", str(library)]
+  library = pathlib.Path(built().name) / name
+  command = [compiler, "-O2", "-std=c++17", "-shared", "-fPIC", "-Wno-unknown-pragmas", *options]
+  command += [str(SOURCES / source), "-o", str(library), "-ldl"]
   subprocess.run(command, check=True, timeout=300)
-  loaded = ctypes.CDLL(str(library))
-  shutil.rmtree(folder)
-  return loaded.nes_emulate
+  return library
+
+
+@functools.cache
+def emulated(concept, size, padded):
+  """The kernel as a host function."""
+  name = f"{CLASSES[concept]}_{size}_{'true' if padded else 'false'}.so"
+  library = compile_host("emulate.cpp", name, *macros(concept, size, padded))
+  return ctypes.CDLL(str(library)).nes_emulate
 
 
 def macros(concept, size, padded):
@@ -298,16 +310,9 @@ def test_kernels_fit_the_registers(concept, size, padded, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def launcher(tmp_path_factory):
+def launcher():
   """The library that launches kernels, as setup.py builds it."""
-  compiler = shutil.which("g++")
-  if compiler is None:
-    pytest.skip("needs g++")
-  path = tmp_path_factory.mktemp("launch") / "_launch.so"
-  command = [compiler, "-O1", "-std=c++17", "-shared", "-fPIC", "-isystem", jax.ffi.include_dir()]
-  command += [str(SOURCES / "launch.cpp"), "-o", str(path), "-ldl"]
-  subprocess.run(command, check=True, timeout=300)
-  return path
+  return compile_host("launch.cpp", "_launch.so", "-isystem", jax.ffi.include_dir())
 
 
 @pytest.fixture
@@ -374,3 +379,72 @@ def test_nvrtc_compiles_the_kernels(launcher, cache):
   assert kept.stat().st_mtime_ns == written
   with pytest.raises(RuntimeError, match="sm_10"):
     cuda._compile(library, "cce", 4, True, (1, 0))
+
+
+# Run by a process of its own, whose CUDA driver is emulated_driver.cpp.
+HOST_CALLS = """
+import ctypes, pathlib, sys
+import jax
+import numpy as np
+folder = pathlib.Path(sys.argv[1])
+ctypes.CDLL(str(folder / "driver.so"))  # its name is libcuda.so.1
+from nes_jax.native import cuda
+cuda._LIBRARY, cuda._PLATFORM = folder / "host.so", "cpu"
+cuda._compilers = lambda: [str(folder / "driver.so")]
+given = np.load(folder / "given.npz")
+payoffs, target, epsilon, rows, columns = (given[str(i)] for i in range(5))
+options = dict(tolerance=1e-4, margin=0.8)
+cce = lambda *x: cuda.solve(*x, concept="cce", max_iterations=20, **options)
+ce = lambda *x: cuda.solve(*x, concept="ce", max_iterations=30, **options)
+half = lambda x: x.reshape(2, -1, *x.shape[1:])
+answers = {
+    "cce": jax.jit(cce)(payoffs, None, epsilon),
+    "cce target": jax.jit(cce)(payoffs, target, epsilon),
+    "ce masks": jax.jit(ce)(payoffs, target, epsilon, (rows, columns)),
+    "many": jax.jit(jax.vmap(cce, in_axes=(0, None, 0)))(half(payoffs), None, half(epsilon)),
+}
+leaves = {f"{k} {i}": x for k, v in answers.items() for i, x in enumerate(jax.tree.leaves(v))}
+np.savez(folder / "found.npz", **leaves)
+try:
+  jax.block_until_ready(jax.jit(cce)(np.zeros((3, 2, 9, 9)), None, np.zeros((3, 2))))
+except Exception as error:
+  print(error)
+"""
+
+
+def test_calls_reach_the_kernels(launcher):
+  """From JAX to the kernels and back, with a driver and an NVRTC of straw."""
+  rng = np.random.default_rng(0)
+  payoffs = centred(spheres(rng, 40, 4, 3))
+  log_target = np.log(rng.dirichlet(np.ones(12), 40).reshape(40, 4, 3)).astype(np.float32)
+  epsilon = rng.uniform(0, 0.1, (40, 2)).astype(np.float32)
+  rows, columns = np.ones((40, 4), bool), np.ones((40, 3), bool)
+  rows[::2, 1] = columns[::3, 2] = False
+  masked = np.where(rows[:, None, :, None] & columns[:, None, None], payoffs, 0)
+  direct = {
+      "cce": run("cce", 4, True, payoffs, epsilon),
+      "cce target": run("cce", 4, True, payoffs, epsilon, log_target),
+      "ce masks": run("ce", 4, True, masked, epsilon, log_target, (rows, columns)),
+  }
+  direct["many"] = direct["cce"]
+  folder = pathlib.Path(built().name)
+  compile_host("launch.cpp", "host.so", "-DNES_ON_HOST", "-isystem", jax.ffi.include_dir())
+  compile_host("emulated_driver.cpp", "driver.so", "-Wl,-soname,libcuda.so.1")
+  arrays = payoffs, log_target, epsilon, rows, columns
+  np.savez(folder / "given.npz", **{str(i): x for i, x in enumerate(arrays)})
+  environment = os.environ | {
+      "JAX_PLATFORMS": "cpu", "NES_EMULATED": str(folder), "XDG_CACHE_HOME": str(folder / "cache")
+  }
+  process = subprocess.run(
+      [sys.executable, "-c", HOST_CALLS, str(folder)],
+      env=environment, capture_output=True, text=True, timeout=300,
+  )
+  assert process.returncode == 0, process.stderr
+  # There is no kernel for 9 x 9 in the folder: the error says what failed, and what to do.
+  assert "loading a kernel failed: no such kernel" in process.stdout and cuda.VARIABLE in (
+      process.stdout
+  )
+  found = np.load(folder / "found.npz")
+  for name, answer in direct.items():
+    for i, x in enumerate(jax.tree.leaves(answer)):
+      np.testing.assert_array_equal(found[f"{name} {i}"].reshape(x.shape), x, err_msg=name)

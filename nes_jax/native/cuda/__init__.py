@@ -21,7 +21,7 @@ from nes_jax.types import Array, Concept, Duals
 # Set to "none" to go without this engine.
 VARIABLE = "NES_JAX_CUDA"
 LARGEST = {"cce": 16, "ce": 8}
-_TARGET = "nes_jax_cuda_solve"
+_TARGET, _PLATFORM = "nes_jax_cuda_solve", "CUDA"
 _FOLDER = pathlib.Path(__file__).parent
 _LIBRARY = _FOLDER / "_launch.so"
 _MESSAGE_BYTES = 4096
@@ -125,7 +125,7 @@ def solve(
 @functools.cache
 def _register() -> None:
   handler = jax.ffi.pycapsule(_library(_LIBRARY).nes_cuda_solve)
-  jax.ffi.register_ffi_target(_TARGET, handler, platform="CUDA")
+  jax.ffi.register_ffi_target(_TARGET, handler, platform=_PLATFORM)
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-// The kernel of one concept and size as a host function for tests; macros as in kernels.cu.
+// The kernel of one concept and size as host functions for tests; macros as in kernels.cu.
 #include "kernels.cu"
 
 namespace {
@@ -9,16 +9,39 @@ void body() { nes_solve(given); }
 
 }  // namespace
 
-// Arguments as in `nes::Arguments`; null pointers where it allows them.
-extern "C" void nes_emulate(const float* payoffs, const float* log_target, const float* epsilon,
-                            const unsigned char* rows, const unsigned char* columns, float* joint,
-                            float* duals0, float* duals1, float* residual, int* iterations,
-                            int batch, int n, int m, float threshold, int max_iterations,
-                            int blocks, int chunk) {
-  int taken = 0;
-  given = {payoffs,  log_target, epsilon, rows,  columns,
-           joint,    {duals0, duals1},    residual, iterations, &taken,
-           batch,    n,          m,       chunk, blocks * nes::kThreads / nes::kWarp,
-           threshold, max_iterations};
+extern "C" {
+
+void nes_emulate_launch(const nes::Arguments* args, int blocks) {
+  given = *args;
   emulation::launch(blocks, nes::kThreads, body);
 }
+
+// Arguments as in `nes::Arguments`; null pointers where it allows them.
+void nes_emulate(const float* payoffs, const float* log_target, const float* epsilon,
+                 const unsigned char* rows, const unsigned char* columns, float* joint,
+                 float* duals0, float* duals1, float* residual, int* iterations, int batch, int n,
+                 int m, float threshold, int max_iterations, int blocks, int chunk) {
+  int taken = 0;
+  nes::Arguments args{};
+  args.payoffs = payoffs;
+  args.log_target = log_target;
+  args.epsilon = epsilon;
+  args.rows = rows;
+  args.columns = columns;
+  args.joint = joint;
+  args.duals[0] = duals0;
+  args.duals[1] = duals1;
+  args.residual = residual;
+  args.iterations = iterations;
+  args.taken = &taken;
+  args.batch = batch;
+  args.n = n;
+  args.m = m;
+  args.chunk = chunk;
+  args.warps = blocks * nes::kThreads / nes::kWarp;
+  args.threshold = threshold;
+  args.max_iterations = max_iterations;
+  nes_emulate_launch(&args, blocks);
+}
+
+}  // extern "C"

@@ -517,10 +517,17 @@ int nes_cuda_compile(int correlated, int kernel_size, int padded, int major, int
 
 }  // extern "C"
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(nes_cuda_solve, solve,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::PlatformStream<CUstream>>()
-                                  .Arg<ffi::Buffer<ffi::F32>>()
+#ifdef NES_ON_HOST
+// For tests with emulated_driver.cpp: on a CPU, XLA has no streams.
+#define NES_SOLVE [](auto... given) { return solve(nullptr, given...); }
+#define NES_BIND ffi::Ffi::Bind()
+#else
+#define NES_SOLVE solve
+#define NES_BIND ffi::Ffi::Bind().Ctx<ffi::PlatformStream<CUstream>>()
+#endif
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(nes_cuda_solve, NES_SOLVE,
+                              NES_BIND.Arg<ffi::Buffer<ffi::F32>>()
                                   .Arg<ffi::Buffer<ffi::F32>>()
                                   .Arg<ffi::Buffer<ffi::F32>>()
                                   .Arg<ffi::Buffer<ffi::PRED>>()
