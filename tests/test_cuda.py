@@ -172,8 +172,16 @@ def check_same(name, ours, theirs):
     assert typical <= 1e-2 * np.quantile(np.abs(y), 0.9) + 1e-4, name
 
 
-def check_sets(concept, size, padded, n, m, count, chosen=None):
-  """Compares all sets of games of one shape, in one batch with the target and one without it."""
+def on_gpu(concept, size, padded, payoffs, epsilon, log_target=None):
+  """As `run`, by a GPU."""
+  options = dict(tolerance=TOLERANCE, margin=MARGIN, max_iterations=STEPS[concept])
+  solve = jax.jit(functools.partial(cuda.solve, concept=concept, **options))
+  answer = solve(payoffs, log_target, epsilon)
+  return jax.tree.map(np.asarray, answer)
+
+
+def check_sets(concept, size, padded, n, m, count, chosen=None, run=run):
+  """Compares all sets of games of one shape."""
   given = {k: v for k, v in sets(n, m, count).items() if chosen is None or k in chosen}
   batch = [np.concatenate(x).astype(np.float32) for x in zip(*given.values())]
   problem, payoffs, answer = jax.tree.map(np.asarray, reference(*batch, concept=concept))
@@ -211,6 +219,16 @@ def test_ce_is_that_of_jax(n, count):
 @pytest.mark.parametrize("size,n,m", [(4, 3, 4), pytest.param(8, 7, 2, marks=pytest.mark.slow)])
 def test_ce_of_rectangular_games_is_that_of_jax(size, n, m):
   check_sets("ce", size, True, n, m, 32)
+
+
+@pytest.mark.parametrize("concept,n,m", [
+    *((concept, n, n) for concept, n in SIZES), ("cce", 3, 4), ("cce", 9, 5), ("ce", 7, 2)
+])
+def test_a_gpu_gives_the_same(concept, n, m):
+  reason = cuda.available()
+  if reason is not None:
+    pytest.skip(reason)
+  check_sets(concept, None, None, n, m, 1024, run=on_gpu)
 
 
 def embedded(concept, size, n, m, count, seed=0):

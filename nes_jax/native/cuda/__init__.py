@@ -11,6 +11,7 @@ import functools
 import importlib.util
 import os
 import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ _TARGET, _PLATFORM = "nes_jax_cuda_solve", "CUDA"
 _FOLDER = pathlib.Path(__file__).parent
 _LIBRARY = _FOLDER / "_launch.so"
 _MESSAGE_BYTES = 4096
-_NVRTC = ("libnvrtc.so.13", "libnvrtc.so.12")
+_NVRTC_VERSIONS = (13, 12)
 # Where NVIDIA's packages and toolkits put it.
 _NVRTC_FOLDERS = ("cu13/lib", "cuda_nvrtc/lib")
 _TOOLKIT_FOLDERS = ("/usr/local/cuda/lib64", "/usr/local/cuda/targets/x86_64-linux/lib")
@@ -173,7 +174,9 @@ def _cache_folder() -> pathlib.Path:
 
 
 def _compilers() -> list[str]:
-  """Files and names that may be NVRTC, the likeliest first."""
+  """Files and names that may be NVRTC, the likeliest first: that of the CUDA that JAX uses."""
+  used = re.search(r"cuda (\d+)\d{3}", jax.devices()[0].client.platform_version)
+  versions = sorted(_NVRTC_VERSIONS, key=lambda x: used is not None and x != int(used[1]))
   folders = []
   try:
     found = importlib.util.find_spec("nvidia")
@@ -183,5 +186,8 @@ def _compilers() -> list[str]:
     places = [pathlib.Path(place) for place in found.submodule_search_locations or ()]
     folders += [place / folder for place in places for folder in _NVRTC_FOLDERS]
   folders += [pathlib.Path(folder) for folder in _TOOLKIT_FOLDERS]
-  files = [str(folder / name) for name in _NVRTC for folder in folders if (folder / name).exists()]
-  return files + list(_NVRTC) + ["libnvrtc.so"]
+  candidates = []
+  for version in versions:
+    name = f"libnvrtc.so.{version}"
+    candidates += [str(folder / name) for folder in folders if (folder / name).exists()] + [name]
+  return candidates + ["libnvrtc.so"]

@@ -9,9 +9,10 @@
 //
 // This is the method of nes_jax/exact.py with `_newton_joint`: the E x E Newton matrix, scaled by
 // the root of the weights, is factored in shared memory, panel by panel of N columns (those of one
-// strategy of player 0). Rounding apart, what differs is that gains are always sums over
-// differences of payoffs. Strategies that do not exist have neither joint strategies nor duals, and
-// count for nothing; a dual on the diagonal is no deviation, and counts as it does there.
+// strategy of player 0). What duals take from logits is summed over differences of payoffs; apart
+// from that and from rounding nothing differs. Strategies that do not exist have neither joint
+// strategies nor duals, and count for nothing; a dual on the diagonal is no deviation, and counts
+// as it does there.
 #pragma once
 #include "device.h"
 

@@ -462,7 +462,6 @@ std::vector<std::string> lines(const char* text) {
 // Runs what may throw, and puts the reason of a failure into `message`. Returns whether it failed.
 template <class Action>
 int guarded(Action action, char* message, int size) {
-  std::string reason;
   try {
     action();
     return 0;
@@ -475,6 +474,8 @@ int guarded(Action action, char* message, int size) {
 }
 
 }  // namespace
+
+#pragma GCC visibility push(default)
 
 extern "C" {
 
@@ -541,3 +542,5 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(nes_cuda_solve, NES_SOLVE,
                                   .Attr<bool>("correlated")
                                   .Attr<float>("threshold")
                                   .Attr<int32_t>("max_iterations"));
+
+#pragma GCC visibility pop
