@@ -41,7 +41,7 @@ if platform.machine() in ("x86_64", "AMD64"):
       "-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"
   ]
 COMPILE = [
-    "-std=c++17", "-O3", "-fPIC", "-shared", "-pthread", "-fvisibility=hidden",
+    "-std=c++17", "-O2", "-fPIC", "-shared", "-pthread", "-fvisibility=hidden",
     # Floating-point exceptions are not looked at; the order of operations stays as written.
     "-fno-math-errno", "-fno-trapping-math",
 ]

@@ -48,6 +48,8 @@ struct NesRequest {
 
 namespace nes {
 
+// Next to the slack of 1, of rows that are no deviations.
+constexpr double kIdleDual = 1e-12;
 constexpr double kTargetFloor = 1e-12, kRobustScale = 4, kNoiseUlps = 8;
 
 // An array of the answer type.
@@ -105,7 +107,7 @@ struct Batch {
   // Answers of a game that cannot be solved.
   void mark(int64_t game) {
     const double nan = std::numeric_limits<double>::quiet_NaN();
-    fill(game, nan, nan, nan);
+    fill(game, nan, nan, nan, nan);
     const int64_t players = request.players;
     answers(request.out_epsilon).fill(game * players, players, nan);
     answers(request.gap).set(game, nan);
@@ -113,9 +115,9 @@ struct Batch {
     request.converged[game] = request.repeated[game] = 0, request.iterations[game] = 0;
   }
 
-  // Values for all numbers of a game's joint, duals and marginals, of its variables that are
-  // primal, and of the others.
-  void fill(int64_t game, double answer, double primal, double multiplier) {
+  // Values for all numbers of a game's joint, duals and marginals; and of the variables: the primal
+  // ones, the slack and the bound, and the duals.
+  void fill(int64_t game, double answer, double primal, double room, double multiplier) {
     auto put = [&](void* array, int64_t count, double x) {
       answers(array).fill(game * count, count, x);
     };
@@ -124,8 +126,8 @@ struct Batch {
     put(request.marginals, num_marginals, answer);
     put(request.variables_joint, size, primal), put(request.variables_shift, 1, primal);
     put(request.variables_room, request.players, primal);
-    put(request.variables_bound, size, multiplier);
-    put(request.variables_slack, num_duals, multiplier);
+    put(request.variables_bound, size, room);
+    put(request.variables_slack, num_duals, room);
     put(request.variables_duals, num_duals, multiplier);
   }
 };
@@ -174,12 +176,12 @@ class Worker {
   using VS = typename P::V;
   using MS = typename P::M;
 
-  Worker(Batch<S>& batch, const Shape& shape, const NesPass& pass, bool first)
+  Worker(Batch<S>& batch, const Shape& shape, const NesPass& pass, bool first, int64_t games)
       : batch_(batch), request_(batch.request), shape_(shape), pass_(pass), first_(first) {
     const Config config{pass.tolerance, pass.margin, pass.start_dual, pass.start_bound,
                         pass.start_slack, pass.warm_start, pass.max_iterations,
                         batch.soft ? 0 : pass.relaxation};
-    method_.set_up(shape, config, batch.soft, request_.target, request_.welfare);
+    method_.set_up(shape, config, games, batch.soft, request_.target, request_.welfare);
     raw_.assign(size_t(W) * request_.players * shape.size + 64 / sizeof(S), 0);
     best_.assign(size_t(shape.size) + 1, VS{});
     for (int l = 0; l < W; ++l) game_[l] = -1;
@@ -440,8 +442,8 @@ class Worker {
     const T inverse = T(1) / (now ? method_.mass[l] : method_.best_mass[l]);
     const Origin* origin = request_.strategies ? &origin_[l] : nullptr;
     const auto& whole = batch_.whole;
-    // What does not exist is not played; in the interior it has multipliers that bind nothing.
-    if (origin) batch_.fill(game, 0, 0, 1);
+    // What does not exist is not played, and its rows bind nothing.
+    if (origin) batch_.fill(game, 0, 0, 1, kIdleDual);
 
     const Numbers joint = batch_.answers(request_.joint);
     const T* mine = lane(point.joint, l);
@@ -513,7 +515,7 @@ void solve_group(Batch<S>& batch, const std::vector<int64_t>& games, const Shape
   std::mutex guard;
   auto work = [&] {
     try {
-      Worker<T, W, kCorrelated, S>(batch, shape, pass, first).run(games, counter, chunk);
+      Worker<T, W, kCorrelated, S>(batch, shape, pass, first, count).run(games, counter, chunk);
     } catch (...) {
       const std::lock_guard<std::mutex> lock(guard);
       failure = std::current_exception();

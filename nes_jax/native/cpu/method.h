@@ -30,8 +30,8 @@ struct Method {
   static constexpr T kMaxGrowth = T(1e4), kShortStep = T(0.1), kStrongest = T(1e-2);
   static constexpr T kDampingGrowth = T(100), kMaxRefused = T(5);
   static constexpr T kDamping = T(0.5) * O::kEpsilon, kRowUlps = O::kEpsilon;
-  // CEs with so many joint strategies, or in no more than this part of the lanes, are factored one by
-  // one.
+  // CEs with so many joint strategies, or of so few games that most lanes stay empty, are factored
+  // one by one. It depends on the batch alone, so that answers do not depend on the threads.
   static constexpr int kLoneSize = 400, kLoneLanes = 4;
   // CCEs in float64 subtract a strategy's payoffs anew at every step.
   static constexpr bool kCentres = !kCorrelated && sizeof(T) == 8;
@@ -70,7 +70,8 @@ struct Method {
   V inverse_total, room_weights[kMaxPlayers], coupling[kMaxPlayers];
   Cholesky<T, W> matrix;
   V* packed;
-  // Lanes whose matrices are formed and factored one by one.
+  // Whether the matrices of the lanes are formed and factored one by one (`lone.h`), and of which.
+  bool by_rows = false;
   std::vector<int> lone;
 
   Method() = default;
@@ -78,7 +79,9 @@ struct Method {
   Method& operator=(const Method&) = delete;
   ~Method() { std::free(memory_); }
 
-  void set_up(const Shape& of, const Config& with, bool soft_, bool target, bool welfare_) {
+  void set_up(const Shape& of, const Config& with, int64_t games, bool soft_, bool target,
+              bool welfare_) {
+    by_rows = kCorrelated && (of.size >= kLoneSize || games * kLoneLanes <= W);
     shape = &of, config = with, soft = soft_, has_target = target, has_welfare = welfare_;
     players = int(of.players.size()), size = of.size, num_duals = of.num_duals;
     Arena<V> needed(nullptr);
@@ -117,7 +120,9 @@ struct Method {
   // A predictor-corrector step of all lanes; `active` have games.
   void step(M active) {
     if (kCentres && recentre) centre(now.duals);
-    choose_lone(active);
+    lone.clear();
+    for (int l = 0; by_rows && l < W; ++l)
+      if (active[l]) lone.push_back(l);
     newton();
     V primal, bounds;
     direction<false>();
@@ -296,14 +301,14 @@ struct Method {
       if (soft) coupling[p] = room_weights[p] * O::reciprocal(T(1) + room_weights[p] * sum);
     }
     for (int e = 0; e < size; ++e) weights[e] = O::sqrt(weights[e]);  // the root, from here on
-    if (lone.empty()) operate.joint_gram(ratios, weights, matrix.a, matrix.ld);
+    if (!by_rows) operate.joint_gram(ratios, weights, matrix.a, matrix.ld);
     if (soft) {
       // Eliminating the rooms leaves a term of rank one a player.
       for (int p = 0; p < players; ++p) {
         each_row([&](int q, int d, bool) { slack_aim[d] = q == p ? ratios[d] : V{}; });
         operate.logits(slack_aim, scratch,
                        [&](int e, V x) { rays[p][e] = x * weights[e]; });
-        if (!lone.empty()) continue;
+        if (by_rows) continue;
         for (int e = 0; e < size; ++e) {
           const V x = rays[p][e] * coupling[p];
           for (int k = 0; k <= e; ++k) matrix.a[e * matrix.ld + k] -= x * rays[p][k];
@@ -313,24 +318,15 @@ struct Method {
     for (int l : lone) lone_matrix(l);
     for (int e = 0; e < size; ++e) {
       ones[e] = weights[e];
-      if (!lone.empty()) continue;
+      if (by_rows) continue;
       V& x = matrix.a[e * matrix.ld + e];
       x = x + T(1) + damping * (T(1) + x);
     }
-    if (lone.empty()) matrix.factor();
+    if (!by_rows) matrix.factor();
     solve_system(ones);
     V total{};
     for (int e = 0; e < size; ++e) total += weights[e] * ones[e];
     inverse_total = O::reciprocal(total);
-  }
-
-  // Large matrices of a group would not stay in the caches, and lanes without games waste time.
-  void choose_lone(M active) {
-    lone.clear();
-    if (!kCorrelated) return;
-    for (int l = 0; l < W; ++l)
-      if (active[l]) lone.push_back(l);
-    if (size < kLoneSize && int(lone.size()) * kLoneLanes > W) lone.clear();
   }
 
   LoneCholesky<T> lone_factor(int l) const {
@@ -359,7 +355,7 @@ struct Method {
 
   // Solves the factored system for a right side, in place.
   void solve_system(V* x) {
-    if (lone.empty()) return matrix.solve(x);
+    if (!by_rows) return matrix.solve(x);
     T* own = reinterpret_cast<T*>(packed);
     for (int l : lone) {
       T* at = reinterpret_cast<T*>(x) + l;
