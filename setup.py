@@ -138,6 +138,8 @@ setuptools.setup(
     extras_require={
         "programs": PROGRAMS,
         "baselines": BASELINES,
+        # Solvers that `launch.benchmark` compares with.
+        "peers": ["cvxpylayers>=1.2", "diffcp>=1.1", "moreau>=0.4.1", "polarix>=0.1.2"],
         # Before 17, pygambit is published as source for Linux and needs a C++ compiler.
         "interop": ["open_spiel>=1.6", "pygambit>=17.0.0b2"],
         "tensorboard": ["tensorboardX>=2.6"],
