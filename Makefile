@@ -5,6 +5,7 @@ PYTHON ?= python3
 PYTEST_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
+NATIVE := $(wildcard nes_jax/native/*/*.cpp nes_jax/native/*/*.h)
 RUFF_ARGS := \
   --config 'line-length = 100' \
   --config 'indent-width = 2' \
@@ -37,11 +38,12 @@ gpu:  ## test and measure a machine with an NVIDIA GPU, in six minutes; into out
 	$(PYTHON) -m launch.gpu_report --out=out/gpu
 
 clean:  ## remove .venv, out/demo, out/gpu, build and caches
-	rm -rf $(VENV) out/demo out/gpu build *.egg-info .pytest_cache .hypothesis .ruff_cache
+	rm -rf $(VENV) out/demo out/gpu build nes_jax/native/*.so nes_jax/native/*/*.so *.egg-info .pytest_cache .hypothesis .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# One stamp for each extra of setup.py; a stamp as new as setup.py means that nothing is to be done.
-$(VENV)/.installed-%: setup.py | $(BIN)/python
+# One stamp for each extra of setup.py; a stamp as new as that and the C++ sources means that nothing
+# is to be done.
+$(VENV)/.installed-%: setup.py $(NATIVE) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
 	@touch $@
 

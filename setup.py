@@ -89,20 +89,26 @@ class BuildNative(build_ext.build_ext):
 
 
 def native_extensions() -> list[setuptools.Extension]:
-  """The libraries to compile; without XLA's headers they serve no traced calls."""
+  """The libraries to compile; without XLA's headers the CPU engine serves no traced calls."""
   headers = xla_headers()
-  sources = [str(NATIVE / "cpu" / "api.cpp")]
+  includes = [headers] if headers else []
+  cpu = [str(NATIVE / "cpu" / "api.cpp")]
   if headers:
-    sources.append(str(NATIVE / "cpu" / "ffi.cpp"))
+    cpu.append(str(NATIVE / "cpu" / "ffi.cpp"))
+  libraries = {f"_cpu_{level}": (cpu, flags) for level, flags in CPU_LEVELS.items()}
+  if headers and sys.platform == "linux":
+    # It loads CUDA's libraries at run time, and is idle where there are none.
+    libraries["cuda._launch"] = ([str(NATIVE / "cuda" / "launch.cpp")], ["-ldl"])
   return [
       setuptools.Extension(
-          f"nes_jax.native._cpu_{level}",
+          f"nes_jax.native.{name}",
           sources,
-          include_dirs=[headers] if headers else [],
-          extra_compile_args=[*flags, "-Wno-attributes"],
-          depends=sorted(map(str, NATIVE.glob("cpu/*.h"))),
+          include_dirs=includes,
+          extra_compile_args=["-Wno-attributes"],
+          extra_link_args=flags,
+          depends=sorted(map(str, NATIVE.glob("*/*.h"))),
       )
-      for level, flags in CPU_LEVELS.items()
+      for name, (sources, flags) in libraries.items()
   ]
 
 

@@ -30,8 +30,10 @@ _FOLDER = pathlib.Path(__file__).parent
 _MAX_PLAYERS = 16
 _TARGET = "nes_jax_cpu_solve"
 _ALIGNMENT = 64
-# Numbers of the Newton matrix of one game.
-_MAX_MATRIX = 2**26
+# Bytes that a thread may take for the games in its lanes.
+_MAX_BYTES = 2**31
+_LANE_BYTES = 64
+_JOINT_ARRAYS = 24
 _FAILURES = {
     -1: "the native engine ran out of memory",
     -2: "the native engine was given sizes that it cannot serve",
@@ -157,9 +159,11 @@ def serves(shape: Sequence[int], concept: Concept) -> bool:
   """Whether the engine solves games of strategy counts `shape`."""
   if reason() is not None or not 2 <= len(shape) <= _MAX_PLAYERS:
     return False
-  if concept == "ce":
-    return len(shape) == 2 and math.prod(shape) ** 2 <= _MAX_MATRIX
-  return sum(shape) ** 2 <= _MAX_MATRIX and math.prod(shape) <= _MAX_MATRIX
+  if concept == "ce" and len(shape) > 2:
+    return False
+  size = math.prod(shape)
+  side = size if concept == "ce" else sum(shape)
+  return _LANE_BYTES * (_JOINT_ARRAYS * size + side**2) <= _MAX_BYTES
 
 
 def reason_traced() -> str | None:

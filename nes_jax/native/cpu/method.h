@@ -72,6 +72,7 @@ struct Method {
   V* packed;
   // Whether the matrices of the lanes are formed and factored one by one (`lone.h`), and of which.
   bool by_rows = false;
+  int most_lone = W;
   std::vector<int> lone;
 
   Method() = default;
@@ -82,6 +83,7 @@ struct Method {
   void set_up(const Shape& of, const Config& with, int64_t games, bool soft_, bool target,
               bool welfare_) {
     by_rows = kCorrelated && (of.size >= kLoneSize || games * kLoneLanes <= W);
+    most_lone = int(std::min<int64_t>(W, games));
     shape = &of, config = with, soft = soft_, has_target = target, has_welfare = welfare_;
     players = int(of.players.size()), size = of.size, num_duals = of.num_duals;
     Arena<V> needed(nullptr);
@@ -227,7 +229,8 @@ struct Method {
     matrix.ld = Cholesky<T, W>::leading(matrix.side);
     const int lone_ld = LoneCholesky<T>::leading(matrix.side);
     matrix.inverse = arena.take(matrix.side);
-    matrix.a = arena.take(matrix.side * std::max(matrix.ld, lone_ld));
+    matrix.a = arena.take(by_rows ? (matrix.side * lone_ld / W + 1) * most_lone
+                                  : matrix.side * matrix.ld);
     packed = arena.take(LoneCholesky<T>::kBlock * (matrix.side / W + LoneCholesky<T>::kBlock));
   }
 
