@@ -123,6 +123,25 @@ def centre_at_best(payoffs: Array, strategies: tuple[Array, ...] | None = None) 
   return jnp.stack(result)
 
 
+def fill_missing(payoffs: Array, strategies: tuple[Array, ...]) -> Array:
+  """Gives own strategies that do not exist the lowest payoff of those that do, per play of others.
+
+  To deviate to such a strategy never gains more than to deviate to one that exists.
+
+  Args:
+    payoffs: [N, A1, ..., AN, *b].
+    strategies: per player bool [Ap, *b], at least one a player.
+  """
+  n = num_players(payoffs)
+  result = []
+  for p, exists in enumerate(strategies):
+    exists = exists.reshape(exists.shape[:1] + (1,) * (n - 1) + exists.shape[1:])
+    own = jnp.moveaxis(payoffs[p], p, 0)
+    lowest = jnp.where(exists, own, jnp.inf).min(0, keepdims=True)
+    result.append(jnp.moveaxis(jnp.where(exists, own, lowest), 0, p))
+  return jnp.stack(result)
+
+
 def least_regret(payoffs: Array, strategies: tuple[Array, ...] | None = None) -> Array:
   """The smallest largest regret of a player's strategies, of those that are not dominant.
 

@@ -189,14 +189,18 @@ def _program(problem: Problem, concept: Concept, relaxation: float = 0.0) -> Pro
       row = jnp.where(binds > 0, row + relaxation, 1)
     row, binds = (jnp.broadcast_to(x, shape + x.shape) for x in (row, binds))
     idle = _idle(None if exist is None else exist[p], count, row, concept)
-    if idle is not None:  # e never exceeds twice epsilon-plus
-      row = jnp.where(idle, 1 if hard else 3 * row, row)
+    if idle is not None:
+      room = 1 if exist is None else 1 + jnp.maximum(row, 0)
+      room = room if hard else 3 * row  # e never exceeds twice epsilon-plus
+      row = jnp.where(idle, room, row)
       binds = jnp.where(idle, 0, binds)
     limit.append(row)
     binding.append(binds)
   payoffs = problem.payoffs
   if payoffs.dtype != jnp.float64:  # float64 is centred at every step
     payoffs = deviation.centre_at_best(payoffs, exist)
+    if exist is not None:
+      payoffs = deviation.fill_missing(payoffs, exist)
   return Program(
       payoffs=payoffs,
       strategies=exist,
@@ -228,7 +232,7 @@ def _moves(problem: Problem, player: int) -> Array:
 def _idle(exists: Array | None, count: int, like: Array, concept: Concept) -> Array | None:
   """Rows that are no deviation: a CE's diagonal, what does not exist. None: there are no such rows.
 
-  The gain of such a row is 0 or, from `deviation.centre_near_mean`, that of one which exists.
+  The gain of such a row is 0 or, by `deviation.fill_missing`, no more than that of one which exists.
   """
   missing = None if exists is None else ~exists
   if concept == "cce":
@@ -489,7 +493,10 @@ def _centred(program: Program, duals: Duals, concept: Concept) -> Program:
   """
   if program.temperature.dtype != jnp.float64:
     return program
-  payoffs = deviation.centre_near_mean(program.payoffs, duals, concept, program.strategies)
+  exist = program.strategies
+  payoffs = deviation.centre_near_mean(program.payoffs, duals, concept, exist)
+  if exist is not None:
+    payoffs = deviation.fill_missing(payoffs, exist)
   return program._replace(payoffs=payoffs)
 
 

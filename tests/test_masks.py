@@ -732,6 +732,25 @@ def uneven_games(count):
   return games
 
 
+@pytest.mark.parametrize("concept", ["cce", "ce"])
+def test_missing_strategies_constrain_nothing(concept, monkeypatch):
+  """A deviation to a strategy that does not exist is none, however much it would seem to gain."""
+  monkeypatch.setattr(batches, "choose_engine", lambda *_, **__: "jax")
+  rng = np.random.default_rng(4)
+  # The first player's payoffs against the last column are far above: regrets exceed any unit.
+  games = rng.normal(size=(96, 2, 4, 4)).astype(np.float32)
+  games[:, 0, 0, 3] += 12
+  padded = np.pad(games, [(0, 0), (0, 0), (0, 1), (0, 1)])
+  exist = np.arange(5) < 4
+  plain = nes_jax.solve(games, concept=concept)
+  masked = nes_jax.solve(padded, concept=concept, strategies=(exist, exist))
+  assert plain.converged.all() and masked.converged.all()
+  distance = 0.5 * np.abs(np.asarray(masked.joint)[:, :4, :4] - plain.joint).sum((1, 2))
+  # Pinsker's inequality from two certificates of 1e-4.
+  assert distance.max() <= 2 * np.sqrt(1e-4 / 2)
+  assert np.median(distance) <= 1e-4
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("batch_axis", [0, -1])
 def test_turns_give_the_same_answers(x64, batch_axis):
