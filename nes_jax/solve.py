@@ -183,6 +183,9 @@ def _solve(
     inputs = inputs._replace(duals=_check_duals(duals, len(games), shape, concept, batched))
 
   if traced or any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(inputs)):
+    if lazily:  # concrete payoffs, and something else is traced
+      games, strategies = find(games, strategies)
+      inputs = inputs._replace(payoffs=games, strategies=strategies)
     task = task._replace(
         engine=batches.choose_engine(inputs, task, dtype, traced=True),
         width=batches.turn_width(shape, len(games), concept, dtype),

@@ -732,6 +732,19 @@ def uneven_games(count):
   return games
 
 
+def test_payoffs_of_minus_infinity_beside_a_traced_epsilon():
+  rng = np.random.default_rng(6)
+  games = rng.normal(size=(5, 2, 3, 4)).astype(np.float32)
+  masked = games.copy()
+  masked[:, 0, 1] = -np.inf
+  solve = lambda epsilon: nes_jax.solve(masked, selection=Selection(epsilon=epsilon))
+  found = jax.jit(solve)(jnp.float32(0.1))
+  expected = nes_jax.solve(np.delete(games, 1, axis=2), selection=Selection(epsilon=0.1))
+  assert found.converged.all()
+  np.testing.assert_array_equal(found.joint[:, 1], 0)
+  np.testing.assert_allclose(np.delete(found.joint, 1, axis=1), expected.joint, atol=1e-5)
+
+
 @pytest.mark.parametrize("concept", ["cce", "ce"])
 def test_missing_strategies_constrain_nothing(concept, monkeypatch):
   """A deviation to a strategy that does not exist is none, however much it would seem to gain."""
