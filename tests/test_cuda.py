@@ -23,6 +23,7 @@ from nes_jax import deviation, exact, selection
 from nes_jax.native import cuda
 
 SOURCES = pathlib.Path(cuda.__file__).parent
+EMULATION = pathlib.Path(__file__).parent / "native"
 GAMUT = pathlib.Path(__file__).parent / "data" / "gamut_8x8.npz"
 TOLERANCE, MARGIN = 1e-4, 0.8
 STEPS = {"cce": 20, "ce": 30}
@@ -49,7 +50,9 @@ def compile_host(source, name, *options):
     pytest.skip("needs g++")
   library = pathlib.Path(built().name) / name
   command = [compiler, "-O2", "-std=c++17", "-shared", "-fPIC", "-Wno-unknown-pragmas", *options]
-  command += [str(SOURCES / source), "-o", str(library), "-ldl"]
+  command += [f"-I{folder}" for folder in (SOURCES, EMULATION)]
+  folder = SOURCES if (SOURCES / source).exists() else EMULATION
+  command += [str(folder / source), "-o", str(library), "-ldl"]
   subprocess.run(command, check=True, timeout=300)
   return library
 
