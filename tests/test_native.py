@@ -25,7 +25,7 @@ import ml_dtypes
 from native import calls, cases
 import numpy as np
 import pytest
-from test_solve import KNOWN, interior_inputs
+from test_solve import KNOWN, assert_solution, interior_inputs
 
 from launch import census
 import nes_jax
@@ -705,6 +705,16 @@ def test_no_games():
     ):
       answers, invalid = native.solve(inputs, options)
       assert invalid == 0 and answers.joint.shape == (0, 3, 4)
+
+
+@pytest.mark.parametrize("shape, concept", [((40, 37), "cce"), ((21, 20), "ce"), ((9,) * 4, "cce")])
+def test_large_games(shape, concept):
+  """Matrices of CEs from 400 joint strategies on are factored one by one."""
+  games = games_of(*shape, seed=9, count=3)
+  solution = solved(games, concept=concept, batched=True, **EXACT)
+  assert_solution(solution, games, concept)
+  alone = solved(games[1], concept=concept, batched=False, **EXACT)
+  nearly_same(1e-8)(alone, jax.tree.map(lambda x: x[1], solution))
 
 
 LAYOUTS = {
