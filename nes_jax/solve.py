@@ -183,7 +183,7 @@ def _solve(
     inputs = inputs._replace(duals=_check_duals(duals, len(games), shape, concept, batched))
 
   if traced or any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(inputs)):
-    if lazily:  # concrete payoffs, and something else is traced
+    if lazily and not any(isinstance(x, jax.core.Tracer) for x in strategies or ()):
       games, strategies = find(games, strategies)
       inputs = inputs._replace(payoffs=games, strategies=strategies)
     task = task._replace(

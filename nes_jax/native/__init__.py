@@ -119,12 +119,11 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
         f"it was not built for {platform.machine()} when the package was installed; install it"
         f" again where there is a C++17 compiler ({error})"
     )
-  chosen = wanted
-  if not chosen:
-    has = library.nes_cpu_level()
-    chosen = next(
-        level for level in reversed(LEVELS[: has + 1]) if _library_path(level).exists()
-    )
+  has = LEVELS[: library.nes_cpu_level() + 1]
+  if wanted and wanted not in has:
+    return None, f"{LEVEL_VARIABLE}={wanted}, which this processor has not: it has {', '.join(has)}"
+  built = [level for level in has if _library_path(level).exists()]
+  chosen = wanted or built[-1]
   try:
     library = ctypes.CDLL(str(_library_path(chosen)))
   except OSError as error:
@@ -213,7 +212,8 @@ def solve(inputs: Inputs, options: Options) -> tuple[Answers, int]:
   keep = []  # arrays that the request points to
 
   def pointer(array, of) -> int:
-    array = np.ascontiguousarray(array, of)
+    with np.errstate(over="ignore"):  # duals to start from may be infinite in float32
+      array = np.require(array, of, ["C_CONTIGUOUS", "ALIGNED"])
     keep.append(array)
     return array.ctypes.data
 
@@ -343,7 +343,7 @@ def _aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 
 
 def _joined(numpy: Any, blocks: Sequence[Any], games: int) -> Any:
-  return numpy.concatenate([x.reshape(games, -1) for x in blocks], 1)
+  return numpy.concatenate([x.reshape(games, math.prod(x.shape[1:])) for x in blocks], 1)
 
 
 def _answer_specs(games: int, shape: Sequence[int], options: Options) -> list[tuple[Any, Any]]:
