@@ -232,7 +232,7 @@ def _moves(problem: Problem, player: int) -> Array:
 def _idle(exists: Array | None, count: int, like: Array, concept: Concept) -> Array | None:
   """Rows that are no deviation: a CE's diagonal, what does not exist. None: there are no such rows.
 
-  The gain of such a row is 0 or, by `deviation.fill_missing`, no more than that of one which exists.
+  The gain of such a row is 0 or, by `deviation.fill_missing`, at most that of one which exists.
   """
   missing = None if exists is None else ~exists
   if concept == "cce":
