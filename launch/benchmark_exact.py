@@ -38,6 +38,7 @@ import itertools
 import math
 import pathlib
 import statistics
+import time
 from typing import Any
 
 import jax
@@ -54,7 +55,8 @@ Row = dict[str, Any]
 
 # The directory that holds this checkout's nes_jax.
 ROOT = pathlib.Path(nes_jax.__file__).resolve().parents[1]
-_CALLS, _QUICK_GAMES = 5, 16
+_CALLS, _QUICK_GAMES = 7, 16
+_PAUSE = 0.05  # seconds
 # The games of `shapes` that an engine is least likely to serve.
 _HARDEST = (16, 16), "ce"
 
@@ -151,7 +153,7 @@ def row(
   def call():
     # A copy, as an array remembers what has been read of it from the device.
     copy = jax.block_until_ready(jnp.array(payoffs, copy=True))
-    return seconds(lambda: solve(copy), 0)[0]
+    return _quietly(lambda: solve(copy))
 
   earlier = lambda: before.solve(games, entry.concept, True)["seconds"] if before else None
   (first, _), *turns = [(call(), earlier()) for _ in range(1 + calls)]
@@ -159,6 +161,7 @@ def row(
   us = median / batch * 1e6
   before_us = before and statistics.median(theirs for _, theirs in turns) / batch * 1e6
   jitted = jax.jit(solve)
+  _, *jitted_times = [_quietly(lambda: jitted(payoffs)) for _ in range(1 + calls)]
   iterations = np.asarray(solution.iterations)
   floor = newton_flops(entry.shape, entry.concept) * float(iterations.mean()) / rate * 1e6
   with timed_solve.Process(ROOT) as fresh:
@@ -170,7 +173,7 @@ def row(
       "engine": engine(entry.shape, entry.concept),
       "us_game": us,
       "compile_s": max(first - median, 0.0),
-      "jit_us": statistics.median(seconds(lambda: jitted(payoffs), calls)[1:]) / batch * 1e6,
+      "jit_us": statistics.median(jitted_times) / batch * 1e6,
       "first_ms": first_ms,
       "iterations": float(iterations.mean()),
       "iterations_max": int(iterations.max()),
@@ -183,6 +186,12 @@ def row(
       "floor_us": floor,
       "over_floor": us / floor,
   }
+
+
+def _quietly(function: Callable[[], Any]) -> float:
+  """Seconds of a call, after a pause: threads of what ran before spin for a while."""
+  time.sleep(_PAUSE)
+  return seconds(function, 0)[0]
 
 
 def _peer_columns(
