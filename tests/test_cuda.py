@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 import nes_jax
-from nes_jax import deviation, exact, selection
+from nes_jax import batches, deviation, exact, selection
 from nes_jax.native import cuda
 
 SOURCES = pathlib.Path(cuda.__file__).parent
@@ -117,6 +117,63 @@ def reference(games, target, epsilon, concept):
       concept, jnp.float32, tolerance=TOLERANCE, margin=MARGIN, max_iterations=STEPS[concept]
   )
   return problem, payoffs, exact.solve(problem, config, concept, batch_axis=0)
+
+
+def solve_by_emulation(payoffs, log_target, epsilon, strategies=None, *, concept, **options):
+  """`cuda.solve` of 4x4 games by the kernels on the host."""
+  assert options == {"tolerance": TOLERANCE, "margin": MARGIN, "max_iterations": STEPS[concept]}
+  batch, power = len(payoffs), 1 if concept == "cce" else 2
+  results = [((batch, 4, 4), np.float32), *[((batch,) + (4,) * power, np.float32)] * 2]
+  results += [((batch,), np.float32), ((batch,), np.int32)]
+
+  def on_host(payoffs, epsilon, log_target, masks):
+    arrays = [None if x is None else np.asarray(x) for x in (log_target, *(masks or (None, None)))]
+    masks = None if arrays[1] is None else arrays[1:]
+    given = np.asarray(payoffs), np.asarray(epsilon), arrays[0], masks
+    joint, duals, residual, iterations = run(concept, 4, masks is not None, *given)
+    return [joint, *duals, residual, iterations]
+
+  joint, *duals, residual, iterations = jax.pure_callback(
+      on_host, [jax.ShapeDtypeStruct(*x) for x in results], payoffs, epsilon, log_target, strategies
+  )
+  return joint, tuple(duals), residual, iterations
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("concept", ["cce", "ce"])
+def test_the_public_call_goes_through_the_kernels(concept, monkeypatch):
+  """In the units of the payoffs, with targets, masks, marked games and derivatives."""
+  rng = np.random.default_rng(8)
+  games = (10 * spheres(rng, 24, 4, 4) + 5).astype(np.float32)
+  target = rng.dirichlet(np.full(16, 2.0)).reshape(4, 4).astype(np.float32)
+  chosen = nes_jax.Selection(target=target, epsilon=0.1)
+  exist = (np.array([True, False, True, True]), np.ones(4, bool))
+  broken = games.copy()
+  broken[3, 0, 1, 1] = np.nan
+  weights = rng.normal(size=(24, 4, 4)).astype(np.float32)
+
+  def answers():
+    solve = lambda games, **more: nes_jax.solve(games, concept=concept, invalid="mark", **more)
+    value = lambda games: jnp.sum(weights * nes_jax.solve(games, concept=concept).joint)
+    # The selection's arrays are there only where something is selected.
+    found = [solve(games), solve(broken, selection=chosen), solve(games, strategies=exist)]
+    return found, jax.grad(value)(games)
+
+  expected, expected_gradient = answers()
+  monkeypatch.setattr(batches, "choose_engine", lambda *_, **__: "cuda")
+  monkeypatch.setattr(cuda, "solve", solve_by_emulation)
+  found, gradient = answers()
+  for ours, theirs in zip(found, expected):
+    np.testing.assert_array_equal(ours.converged, theirs.converged)
+    good = np.asarray(theirs.converged)
+    assert good.sum() >= 23
+    apart = 0.5 * np.abs(np.asarray(ours.joint) - theirs.joint)[good].sum((1, 2))
+    assert apart.max() <= FAR and np.median(apart) <= 1e-4
+    np.testing.assert_allclose(ours.epsilon, theirs.epsilon, rtol=1e-6)
+    # Two players, whose payoffs' unit is the power of two near their deviation of 10.
+    assert (np.asarray(ours.gap)[good] <= 2 * TOLERANCE * 16).all()
+  assert not found[1].converged[3] and np.isnan(found[1].joint[3]).all()
+  np.testing.assert_allclose(gradient, expected_gradient, atol=1e-6)
 
 
 def spheres(rng, count, n, m):

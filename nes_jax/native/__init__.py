@@ -1,8 +1,9 @@
-"""The exact engine in C++ for CPUs: the batch lies in the lanes of vector registers.
+"""Exact engines in C++: the one for CPUs, whose games lie in the lanes of vector registers.
 
-It follows `nes_jax.exact` step by step, for two players (CE and CCE) and for CCEs of any number of
-players, and needs no compilation. The library is built when the package is installed, once for each
-instruction set; the best one that the processor has is loaded at the first use.
+`nes_jax.native.cuda` is the one for GPUs. The engine for CPUs follows `nes_jax.exact` step by step,
+for two players (CE and CCE) and for CCEs of any number of players, and needs no compilation. The
+library is built when the package is installed, once for each instruction set; the best one that the
+processor has is loaded at the first use.
 """
 
 from collections.abc import Sequence
