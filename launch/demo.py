@@ -213,8 +213,8 @@ def print_table(
     timing, total = timings[concept, precision], totals[concept, precision]
     rate = total.games[0] / timing.compiled
     print(
-        f"{precision}: {rate:,.0f} games per second ({timing.compiled:.2f} s once compiled; the"
-        f" first call took {timing.first:.1f} s); {total.repeated[0]} solved again in float64;"
+        f"{precision}: {rate:,.0f} games per second ({timing.compiled:.2f} s; the first call took"
+        f" {timing.first:.1f} s); {total.repeated[0]} solved again in float64;"
         f" {total.games[0] - total.converged[0]} not converged"
     )
 
@@ -269,18 +269,21 @@ def run(games: str, out: str, per_class: int | None = None) -> None:
   payoffs = normalised(given)
   shape = "x".join(map(str, payoffs.shape[2:]))
   print(f"{len(payoffs)} games of {len(names)} classes, {shape}: {games}")
-  print("Compiling takes most of the time and happens once for each shape of games.")
+  native = nes_jax.engines()["native"]
+  if native is not None:
+    print(f"The native engine does not serve: {native}.")
+    print("The JAX engine compiles for each shape of games, which takes most of the time.")
 
   results, totals, timings, uniform = {}, {}, {}, {}
   for concept in CONCEPTS:
     for precision in PRECISIONS:
       key = concept, precision
-      with working(f"{concept.upper():3} {precision}: compile, solve {len(payoffs)} games"):
+      with working(f"{concept.upper():3} {precision}: solve {len(payoffs)} games"):
         solution, timings[key] = solve_timed(payoffs, concept, precision)
       results[key], totals[key] = by_class(solution, counts), by_class(solution, [len(payoffs)])
     gaps = np.split(uniform_gaps(payoffs, concept), np.cumsum(counts)[:-1])
     uniform[concept] = np.array([part.mean() for part in gaps])
-  with working(f"{len(GAMES_2X2)} 2x2 games: compile, six selections each in one call"):
+  with working(f"{len(GAMES_2X2)} 2x2 games: six selections each in one call"):
     selected = select_2x2()
   missing = sum(int(np.isnan(x).any((-1, -2)).sum()) for game in selected for x in game)
   if missing:
