@@ -107,6 +107,7 @@ def native_extensions() -> list[setuptools.Extension]:
           extra_compile_args=["-Wno-attributes"],
           extra_link_args=flags,
           depends=sorted(map(str, NATIVE.glob("*/*.h"))),
+          optional=True,  # the package installs without it
       )
       for name, (sources, flags) in libraries.items()
   ]

@@ -154,15 +154,18 @@ def test_the_public_call_goes_through_the_kernels(concept, monkeypatch):
 
   def answers():
     solve = lambda games, **more: nes_jax.solve(games, concept=concept, invalid="mark", **more)
-    value = lambda games: jnp.sum(weights * nes_jax.solve(games, concept=concept).joint)
-    # The selection's arrays are there only where something is selected.
-    found = [solve(games), solve(broken, selection=chosen), solve(games, strategies=exist)]
-    return found, jax.grad(value)(games)
+    return [solve(games), solve(broken, selection=chosen), solve(games, strategies=exist)]
 
-  expected, expected_gradient = answers()
-  monkeypatch.setattr(batches, "choose_engine", lambda *_, **__: "cuda")
+  def use(engine):
+    monkeypatch.setattr(batches, "choose_engine", lambda *_, **__: engine)
+
+  value = lambda games: jnp.sum(weights * nes_jax.solve(games, concept=concept).joint)
+  expected = answers()
+  use("jax")  # which derivatives are left to
+  expected_gradient = jax.grad(value)(games)
+  use("cuda")
   monkeypatch.setattr(cuda, "solve", solve_by_emulation)
-  found, gradient = answers()
+  found, gradient = answers(), jax.grad(value)(games)
   for ours, theirs in zip(found, expected):
     np.testing.assert_array_equal(ours.converged, theirs.converged)
     good = np.asarray(theirs.converged)
