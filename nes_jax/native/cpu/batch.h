@@ -11,7 +11,7 @@
 
 extern "C" {
 
-// How the games that the passes before this one left are solved.
+// A pass solves the games that the passes before it have left.
 struct NesPass {
   int32_t wide;  // 0: float32; 1: float64
   int32_t max_iterations;
@@ -48,7 +48,7 @@ struct NesRequest {
 
 namespace nes {
 
-// Next to the slack of 1, of rows that are no deviations.
+// The dual of a row that is no deviation, whose slack is 1: so small that the row binds nothing.
 constexpr double kIdleDual = 1e-12;
 constexpr double kTargetFloor = 1e-12, kRobustScale = 4, kNoiseUlps = 8;
 
@@ -93,7 +93,7 @@ struct Batch {
     return static_cast<const S*>(array) + stride * game;
   }
 
-  // Whether every player has one.
+  // Whether every player of a game has a strategy that exists.
   bool some_strategies(int64_t game) const {
     if (!request.strategies) return true;
     const uint8_t* exist = request.strategies + game * num_marginals;
@@ -115,8 +115,8 @@ struct Batch {
     request.converged[game] = request.repeated[game] = 0, request.iterations[game] = 0;
   }
 
-  // Values for all numbers of a game's joint, duals and marginals; and of the variables: the primal
-  // ones, the slack and the bound, and the duals.
+  // Sets all numbers of a game: its joint, duals and marginals to `answer`; of its variables the
+  // joint, shift and room to `primal`, the bound and slack to `room`, the duals to `multiplier`.
   void fill(int64_t game, double answer, double primal, double room, double multiplier) {
     auto put = [&](void* array, int64_t count, double x) {
       answers(array).fill(game * count, count, x);
@@ -170,7 +170,7 @@ class Worker {
   using O = Lanes<T, W>;
   using V = typename O::V;
   using M = typename O::M;
-  // Payoffs are put into normalised units in their own type, so many games at a time.
+  // Payoffs are put into normalised units in their own type. So many games fit a vector of it.
   static constexpr int kPart = std::min(W, kLanes<S>);
   using P = Lanes<S, kPart>;
   using VS = typename P::V;
@@ -239,7 +239,7 @@ class Worker {
     return reinterpret_cast<S*>((reinterpret_cast<uintptr_t>(raw_.data()) + 63) / 64 * 64);
   }
 
-  // Puts the numbers of a game into a lane, but for what `begin` computes in all fresh lanes.
+  // Copies the numbers of a game into a lane. `begin` does the rest for all fresh lanes together.
   void load(int l, int64_t game) {
     game_[l] = game;
     const int players = request_.players, size = shape_.size;
@@ -288,7 +288,7 @@ class Worker {
     method_.safe_temperature[l] = std::max(temperature, std::numeric_limits<T>::min());
   }
 
-  // The programs of the lanes just loaded, and their start.
+  // Makes the programs of the lanes that were just loaded, and starts them.
   void begin(M fresh) {
     M valid{};
     for (int part = 0; part < W / kPart; ++part) {
@@ -328,7 +328,7 @@ class Worker {
       for (int e = 0; e < size; ++e) {
         top = P::max(top, P::abs(payoffs[e])), check += payoffs[e] - payoffs[e];
       }
-      // Scaled by a power of two, in two factors that are finite, so that squares are finite.
+      // Scaled by a power of two, so that squares are finite. It is split into two finite factors.
       const MS unit = top > S(0) ? P::exponent(top) : MS{};
       const VS first = P::power_of_two(-(unit >> 1)), second = P::power_of_two((unit >> 1) - unit);
       auto value = [&](int e) { return payoffs[e] * first * second; };
@@ -373,7 +373,7 @@ class Worker {
         method_.binding[p][part * kPart + l] = largest_regret[l] > 0 && scale[l] > 0 ? 1 : 0;
       }
       V* out = Method<T, W, kCorrelated>::kCentres ? method_.given[p] : method_.operate.payoffs[p];
-      // Narrow payoffs are kept as regrets, which have their digits.
+      // In float32 payoffs become regrets first: these keep their digits, however large payoffs are.
       constexpr bool as_regrets = sizeof(T) == 4;
       for (int r = 0; r < player.others; ++r) {
         if (as_regrets) offset = best[r];
@@ -447,7 +447,7 @@ class Worker {
 
     const Numbers joint = batch_.answers(request_.joint);
     const T* mine = lane(point.joint, l);
-    if (!origin && !joint.wide) {  // the usual case, which is worth to be fast
+    if (!origin && !joint.wide) {  // the usual case
       float* out = static_cast<float*>(request_.joint) + game * whole.size;
       for (int e = 0; e < shape_.size; ++e) out[e] = float(mine[e * W] * inverse);
     } else {
@@ -525,7 +525,7 @@ void solve_group(Batch<S>& batch, const std::vector<int64_t>& games, const Shape
   try {
     for (int k = 1; k < threads; ++k) others.emplace_back(work);
   } catch (const std::system_error&) {
-    // No more threads are to be had: those that there are do the work.
+    // The system gives no more threads. Those that run do the work.
   }
   work();
   for (auto& thread : others) thread.join();
@@ -540,7 +540,7 @@ void solve_pass(Batch<S>& batch, std::vector<int64_t>& games, const NesPass& pas
     else solve_group<float, kCorrelated>(batch, group, shape, pass, first);
   };
   if (!batch.request.strategies) return solve(games, batch.whole);
-  // By the shape of the game without the strategies that do not exist.
+  // Games are grouped by the shape that is left without the strategies that do not exist.
   std::vector<std::pair<std::vector<int>, int64_t>> keyed;
   for (int64_t game : games) {
     const uint8_t* exist = batch.request.strategies + game * batch.num_marginals;
@@ -560,7 +560,7 @@ void solve_pass(Batch<S>& batch, std::vector<int64_t>& games, const NesPass& pas
   }
 }
 
-// -> games that hold what is not finite, or leave a player no strategy; they are marked.
+// Returns how many games are marked: payoffs are not finite, or a player has no strategy.
 template <bool kCorrelated, class S>
 int64_t solve_batch(const NesRequest& request) {
   Batch<S> batch(request);

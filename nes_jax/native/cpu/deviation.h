@@ -78,7 +78,7 @@ class Arena {
   explicit Arena(V* memory) : next_(memory) {}
   V* take(int count) {
     V* at = next_;
-    // Not a whole page apart, so that arrays of a power of two do not share few cache sets.
+    // Arrays that are a whole page apart would share few cache sets.
     const int padded = count + (count >= 16 ? 5 : 0);
     used_ += padded;
     if (next_) next_ += padded;
@@ -172,7 +172,7 @@ struct Coarse {
     const int n = int(shape->players.size());
     for (int p = 0; p < n; ++p) {
       const auto& player = shape->players[p];
-      // Several sums at a time, which need not wait for each other.
+      // Four sums at a time: the processor need not wait for one addition before the next.
       V kept[4] = {}, sums[4] = {};
       int e = 0;
       for (; e + 4 <= shape->size; e += 4)

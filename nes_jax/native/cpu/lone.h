@@ -21,7 +21,7 @@ class LoneCholesky {
   LoneCholesky(T* matrix, T* inverse, int side)
       : a_(matrix), inverse_(inverse), side_(side), ld_(leading(side)) {}
 
-  // Of the lower triangle; `packed` [kBlock * (side + kBlock)] is scratch.
+  // Factors the matrix, whose lower triangle is given. `packed` [kBlock * (side + kBlock)] is scratch.
   void factor(T* packed) {
     for (int i = 0; i < side_; ++i) inverse_[i] = a_[size_t(i) * ld_ + i];
     T* corner = packed + size_t(kBlock) * side_;
@@ -39,7 +39,7 @@ class LoneCholesky {
     }
   }
 
-  // Solves for the right side x [side, filled up to whole vectors with 0], in place.
+  // Solves for the right side x [side], in place.
   void solve(T* x) const {
     for (int i = 0; i < side_; ++i) {
       const T* row = a_ + size_t(i) * ld_;

@@ -1,7 +1,7 @@
 // The interior-point method of nes_jax/exact.py on a group of games of one shape, one in each lane.
 //
-// The names are those of exact.py. `stationary` is the stationarity without its "- z", which the
-// right sides add again.
+// The names are those of exact.py. `stationary` is the stationarity without its term -z: the right
+// sides of the Newton system, which need the sum of the two, add z.
 #pragma once
 #include <cstdlib>
 #include <new>
@@ -12,11 +12,11 @@
 
 namespace nes {
 
-// exact.Config
+// The fields of exact.Config, and the relaxation in numbers.
 struct Config {
   double tolerance, margin, start_dual, start_bound, start_slack, warm_start;
   int max_iterations;
-  double relaxation;  // that hard limits are raised by
+  double relaxation;  // Hard limits are raised by this.
 };
 
 template <class T, int W, bool kCorrelated>
@@ -30,13 +30,14 @@ struct Method {
   static constexpr T kMaxGrowth = T(1e4), kShortStep = T(0.1), kStrongest = T(1e-2);
   static constexpr T kDampingGrowth = T(100), kMaxRefused = T(5);
   static constexpr T kDamping = T(0.5) * O::kEpsilon, kRowUlps = O::kEpsilon;
-  // CEs with so many joint strategies, or of so few games that most lanes stay empty, are factored
-  // one by one. It depends on the batch alone, so that answers do not depend on the threads.
+  // Matrices are factored one by one for CEs that have at least this many joint strategies, and for
+  // CEs of so few games that most lanes are empty. The choice depends on the batch alone, so answers
+  // do not depend on the number of threads.
   static constexpr int kLoneSize = 400, kLoneLanes = 4;
   // CCEs in float64 subtract a strategy's payoffs anew at every step.
   static constexpr bool kCentres = !kCorrelated && sizeof(T) == 8;
 
-  // A point of the interior, and in `next` the one ahead or the direction to it.
+  // A point of the interior. `next` holds first the direction of a step, then the point after it.
   struct Point {
     V *joint, *bound, *slack, *duals, shift, room[kMaxPlayers];
   };
@@ -70,7 +71,7 @@ struct Method {
   V inverse_total, room_weights[kMaxPlayers], coupling[kMaxPlayers];
   Cholesky<T, W> matrix;
   V* packed;
-  // Whether the matrices of the lanes are formed and factored one by one (`lone.h`), and of which.
+  // Whether matrices are formed and factored one by one (`lone.h`), and the lanes that have games.
   bool by_rows = false;
   int most_lone = W;
   std::vector<int> lone;
@@ -94,7 +95,7 @@ struct Method {
       capacity_ = memory_ ? needed.used() : 0;
       if (!memory_) throw std::bad_alloc();
     }
-    // Lanes without a game compute too: with numbers that do no harm.
+    // Lanes without a game take part in all operations. These numbers keep them finite.
     for (size_t i = 0; i < needed.used(); ++i) memory_[i] = O::all(1);
     Arena<V> arena(memory_);
     lay_out(arena);
@@ -119,7 +120,7 @@ struct Method {
            iterations[lane] < config.max_iterations;
   }
 
-  // A predictor-corrector step of all lanes; `active` have games.
+  // Takes a predictor-corrector step in all lanes. The lanes in `active` have games.
   void step(M active) {
     if (kCentres && recentre) centre(now.duals);
     lone.clear();
@@ -441,7 +442,8 @@ struct Method {
     });
   }
 
-  // Completes the direction; reciprocals of the steps at which a primal, a dual variable is zero.
+  // Completes the direction. `primal` and `bounds` are the reciprocals of the steps at which the first
+  // primal and the first dual variable reach zero.
   template <bool kCorrector>
   void lengths(V& primal, V& bounds) {
     primal = bounds = O::all(-O::kInfinity);
@@ -494,7 +496,7 @@ struct Method {
     for (int d = 0; d < num_duals; ++d) slack_aim[d] = target - slack_aim[d];
   }
 
-  // The direction's place takes the point ahead.
+  // Replaces the direction in `next` by the point that the step leads to.
   void advance(V primal, V bounds) {
     primal = O::min(O::all(1), kToBoundary / O::max(primal, O::all(T(1e-3))));
     bounds = O::min(O::all(1), kToBoundary / O::max(bounds, O::all(T(1e-3))));
