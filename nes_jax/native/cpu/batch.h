@@ -373,7 +373,7 @@ class Worker {
         method_.binding[p][part * kPart + l] = largest_regret[l] > 0 && scale[l] > 0 ? 1 : 0;
       }
       V* out = Method<T, W, kCorrelated>::kCentres ? method_.given[p] : method_.operate.payoffs[p];
-      // In float32 payoffs become regrets first: these keep their digits, however large payoffs are.
+      // In float32 payoffs become regrets first: these keep digits, however large payoffs are.
       constexpr bool as_regrets = sizeof(T) == 4;
       for (int r = 0; r < player.others; ++r) {
         if (as_regrets) offset = best[r];

@@ -161,7 +161,9 @@ struct Lanes {
  private:
   // log 2 in two parts: products of the first with an exponent are exact.
   static constexpr T ln2_high() { return kSingle ? T(0.693359375) : T(6.93147180369123816490e-01); }
-  static constexpr T ln2_low() { return kSingle ? T(-2.12194440e-4) : T(1.90821492927058770002e-10); }
+  static constexpr T ln2_low() {
+    return kSingle ? T(-2.12194440e-4) : T(1.90821492927058770002e-10);
+  }
 };
 
 // Treats subnormal numbers as zero while it lives: they would take a hundred times as long.

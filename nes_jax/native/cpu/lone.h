@@ -21,7 +21,8 @@ class LoneCholesky {
   LoneCholesky(T* matrix, T* inverse, int side)
       : a_(matrix), inverse_(inverse), side_(side), ld_(leading(side)) {}
 
-  // Factors the matrix, whose lower triangle is given. `packed` [kBlock * (side + kBlock)] is scratch.
+  // Factors the matrix, whose lower triangle is given. `packed` is scratch of
+  // kBlock * (side + kBlock) numbers.
   void factor(T* packed) {
     for (int i = 0; i < side_; ++i) inverse_[i] = a_[size_t(i) * ld_ + i];
     T* corner = packed + size_t(kBlock) * side_;

@@ -30,9 +30,9 @@ struct Method {
   static constexpr T kMaxGrowth = T(1e4), kShortStep = T(0.1), kStrongest = T(1e-2);
   static constexpr T kDampingGrowth = T(100), kMaxRefused = T(5);
   static constexpr T kDamping = T(0.5) * O::kEpsilon, kRowUlps = O::kEpsilon;
-  // Matrices are factored one by one for CEs that have at least this many joint strategies, and for
-  // CEs of so few games that most lanes are empty. The choice depends on the batch alone, so answers
-  // do not depend on the number of threads.
+  // Matrices are factored one by one for CEs that have at least this many joint strategies, and
+  // for CEs of so few games that most lanes are empty. The choice depends on the batch alone, so
+  // answers do not depend on the number of threads.
   static constexpr int kLoneSize = 400, kLoneLanes = 4;
   // CCEs in float64 subtract a strategy's payoffs anew at every step.
   static constexpr bool kCentres = !kCorrelated && sizeof(T) == 8;
@@ -442,8 +442,8 @@ struct Method {
     });
   }
 
-  // Completes the direction. `primal` and `bounds` are the reciprocals of the steps at which the first
-  // primal and the first dual variable reach zero.
+  // Completes the direction. `primal` and `bounds` are the reciprocals of the steps at which the
+  // first primal and the first dual variable reach zero.
   template <bool kCorrector>
   void lengths(V& primal, V& bounds) {
     primal = bounds = O::all(-O::kInfinity);
