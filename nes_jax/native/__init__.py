@@ -166,6 +166,7 @@ def serves(shape: Sequence[int], concept: Concept) -> bool:
   return _LANE_BYTES * (_JOINT_ARRAYS * size + side**2) <= _MAX_BYTES
 
 
+@functools.cache
 def reason_traced() -> str | None:
   """Why the engine does not serve under transformations such as `jit`; None if it does."""
   library, text = _load()
@@ -173,6 +174,10 @@ def reason_traced() -> str | None:
     return text
   if not hasattr(library, "NesCpuSolve"):
     return "it was built without the headers of jaxlib"
+  try:
+    jax.ffi.register_ffi_target(_TARGET, jax.ffi.pycapsule(library.NesCpuSolve), platform="cpu")
+  except Exception as error:  # XLA does not say which, for another version of its interface
+    return f"it was built for another jaxlib, install nes_jax again ({error})"
   return None
 
 
@@ -261,13 +266,14 @@ def solve(inputs: Inputs, options: Options) -> tuple[Answers, int]:
 def solve_traced(
     inputs: Inputs, options: Options, with_variables: bool = False
 ) -> tuple[Answers, exact.Variables | None]:
-  """The same under transformations of JAX; derivatives are for the caller.
+  """The same under transformations of JAX, where `reason_traced` is None.
+
+  Derivatives are for the caller.
 
   Returns:
     The answers, and with `with_variables` the point of the interior, in normalised units, batch
     axis first.
   """
-  _register()
   payoffs = inputs.payoffs
   shape = payoffs.shape[2:]
   games, players = len(payoffs), len(shape)
@@ -378,13 +384,6 @@ def _pass_numbers(stage: Stage) -> np.ndarray:
       config.warm_start,
       config.relaxation,
   ], np.float64)
-
-
-@functools.cache
-def _register() -> None:
-  """Makes the engine known to JAX."""
-  handler = jax.ffi.pycapsule(_load()[0].NesCpuSolve)
-  jax.ffi.register_ffi_target(_TARGET, handler, platform="cpu")
 
 
 def _threads() -> int:
