@@ -336,7 +336,8 @@ def _native_inputs(inputs: Inputs) -> native.Inputs:
   )
 
 
-def _native_options(inputs: Inputs, task: Task, dtype) -> native.Options:
+@functools.lru_cache
+def _native_options(task: Task, dtype) -> native.Options:
   """Stages: as asked for, float64 for what float32 left, limits raised for what that left."""
   wide = jnp.dtype("float64")
   config = task.config
@@ -376,7 +377,7 @@ def _native_solution(answers: native.Answers, task: Task, shape: tuple[int, ...]
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
 def _solve_native(inputs: Inputs, task: Task, dtype) -> Solution:
   """`_solve_batch` by the native engine."""
-  options = _native_options(inputs, task, dtype)
+  options = _native_options(task, dtype)
   answers, _ = native.solve_traced(_native_inputs(inputs), options)
   return _native_solution(answers, task, tuple(inputs.payoffs.shape[2:]))
 
@@ -385,7 +386,7 @@ def _solve_native(inputs: Inputs, task: Task, dtype) -> Solution:
 def _solve_native_jvp(task, dtype, primals, tangents):
   """Derivatives of all that the JAX engine does around the optimum that the native one found."""
   (inputs,) = primals
-  options = _native_options(inputs, task, dtype)
+  options = _native_options(task, dtype)
   answers, variables = native.solve_traced(_native_inputs(inputs), options, with_variables=True)
   solution = _native_solution(answers, task, tuple(inputs.payoffs.shape[2:]))
 
@@ -484,7 +485,7 @@ def solve_concrete(inputs: Inputs, task: Task, dtype) -> tuple[Solution, int]:
       guess = _solve_chunks(inputs, task._replace(method="neural", engine="jax"), dtype)
       inputs = inputs._replace(duals=guess.duals, variables=None)
     given = jax.tree.map(np.asarray, _native_inputs(inputs))
-    answers, num_invalid = native.solve(given, _native_options(inputs, task, dtype))
+    answers, num_invalid = native.solve(given, _native_options(task, dtype))
     return _native_solution(answers, task, tuple(inputs.payoffs.shape[2:])), num_invalid
   # Normalise in the precision given, so that float64 payoffs with a large offset lose nothing.
   with precision(_wider(inputs.payoffs.dtype, dtype)):
