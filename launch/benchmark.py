@@ -242,7 +242,7 @@ def _versions() -> dict[str, str]:
 
 
 def _commit(root: pathlib.Path) -> str | None:
-  """Of a checkout, with a plus sign if files differ from it; None where git does not know."""
+  """The commit of a checkout, with a plus sign if files have changed since; None without git."""
   command = ["git", "-C", str(root), "describe", "--always", "--exclude=*", "--dirty=+"]
   try:
     result = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -252,7 +252,7 @@ def _commit(root: pathlib.Path) -> str | None:
 
 
 class Record:
-  """What a run has measured so far, in the files of its suite."""
+  """The rows that a run has measured so far, kept in the files of its suite."""
 
   def __init__(self, suite: str, out: str | os.PathLike, facts: Row):
     self._path = pathlib.Path(out) / suite

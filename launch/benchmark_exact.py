@@ -48,7 +48,7 @@ import numpy as np
 from launch.runtime import peers, timed_solve
 from launch.runtime.timing import seconds
 import nes_jax
-from nes_jax import learner, native
+from nes_jax import batches, learner
 from nes_jax.games import spheres
 
 Row = dict[str, Any]
@@ -129,13 +129,9 @@ def newton_flops(shape: Sequence[int], concept: str) -> float:
 
 
 def engine(shape: Sequence[int], concept: str) -> str:
-  """The engine of `nes_jax.engines()` that solves such games here; "jax" if no other one does."""
-  name = "native" if jax.default_backend() == "cpu" else "cuda"
-  if nes_jax.engines()[name] is not None:
-    return "jax"
-  if name == "native":
-    return name if native.serves(shape, concept) else "jax"
-  return name if native.cuda.serves(shape, concept) is None else "jax"
+  """The engine that solves plain games of this shape here in float32."""
+  accelerated = jax.default_backend() != "cpu"
+  return batches.engine_for(tuple(shape), concept, np.dtype("float32"), accelerated)
 
 
 def row(

@@ -70,7 +70,7 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """What became of a part."""
+  """The outcome of one part of the run."""
 
   name: str
   command: str
@@ -261,7 +261,7 @@ def table(suite: str, rows: Sequence[Row]) -> str:
 
 
 def trained(folder: pathlib.Path, batch: int) -> list[Row]:
-  """What a training has come to: no row, or one."""
+  """The rate and the last gap of a training, in one row; no row if it wrote no metrics."""
   rows = writers.read(folder)
   if not rows:
     return []

@@ -30,9 +30,12 @@ _ACCELERATOR_CHUNK_BYTES = 2**31
 # On accelerators, games whose duals are few are solved with the batch in the last axis.
 _MIN_UNROLLED = 128
 _MAX_UNROLLED_DUALS = 20
-# Under `jit` a batch this large is iterated on in so many parts, by those of its games left.
+# Under `jit` the JAX engine iterates on so many parts of a batch in turn, if it has enough games.
 _MIN_TURNS = 64
 _TURNS = 8
+
+
+Engine = Literal["jax", "native", "cuda"]
 
 
 class Axes(NamedTuple):
@@ -45,7 +48,7 @@ class Axes(NamedTuple):
 
 
 class Task(NamedTuple):
-  """What is static about a batch."""
+  """The options of a batch, which are static under `jit`."""
 
   concept: Concept
   config: exact.Config
@@ -55,11 +58,11 @@ class Task(NamedTuple):
   method: str = "exact"
   network_config: network.Config | None = None
   width: int | None = None  # games that are iterated on at a time; None: all
-  engine: Literal["jax", "native", "cuda"] = "jax"  # of method "exact"
+  engine: Engine = "jax"  # of method "exact"
 
 
 class Inputs(NamedTuple):
-  """What is not."""
+  """The arrays of a batch."""
 
   payoffs: Any  # [B, N, A1, ..., AN]
   selection: Selection  # with arrays as fields
@@ -205,7 +208,7 @@ def _in_units(inputs, task, dtype, problem, answer, scale, finite, axis) -> Solu
 
 
 def _stretch(problem: Problem) -> Array:
-  """What duals of the divided objective are multiplied with: [B]."""
+  """The factor [B] from duals of the divided objective to duals of the paper's."""
   mu = jnp.maximum(problem.welfare_weight, 1)
   # Infinite welfare weight: the duals are those of the welfare alone.
   return jnp.where(jnp.isinf(mu), 1, mu)
@@ -239,7 +242,7 @@ solve_traced = jax.jit(_solve_batch, static_argnums=(2, 3))
 
 
 def turn_width(shape: tuple[int, ...], games: int, concept: Concept, dtype) -> int | None:
-  """Games that a batch under `jit` is iterated on at a time."""
+  """The number of games of a batch under `jit` that the JAX engine iterates on at a time."""
   if games < _MIN_TURNS:
     return None
   width = math.ceil(games / _TURNS)
@@ -263,7 +266,7 @@ def _chunk_size(shape: tuple[int, ...], games: int, concept: Concept, dtype) -> 
   return max(1, limit // (numbers * jnp.dtype(dtype).itemsize))
 
 
-# Other engines than the one in JAX.
+# Engines beside the one in JAX.
 
 
 def on_accelerator(games: Any) -> bool:
@@ -273,24 +276,28 @@ def on_accelerator(games: Any) -> bool:
   return jax.default_backend() != "cpu"
 
 
-def choose_engine(
-    inputs: Inputs, task: Task, dtype, traced: bool = False
-) -> Literal["jax", "native", "cuda"]:
-  """The rule: C++ on CPUs, CUDA kernels on NVIDIA GPUs, JAX for what these do not cover."""
-  shape = tuple(inputs.payoffs.shape[2:])
-  if not on_accelerator(inputs.payoffs):
-    serves = native.serves(shape, task.concept)
-    if traced:
-      serves = serves and task.method == "exact" and native.reason_traced() is None
-    return "native" if serves and task.method != "neural" else "jax"
-  plain = (
-      task.method == "exact"
-      and math.isinf(task.rho)
-      and inputs.selection.welfare is None
-      and inputs.duals is None
-  )
-  serves = plain and cuda.serves(shape, task.concept, dtype) is None and cuda.available() is None
+def engine_for(shape: tuple[int, ...], concept: Concept, dtype, accelerated: bool) -> Engine:
+  """The engine that solves plain games of strategy counts `shape`, on an accelerator or a CPU.
+
+  C++ serves CPUs and CUDA kernels serve NVIDIA GPUs. JAX solves what these do not cover.
+  """
+  if not accelerated:
+    return "native" if native.serves(shape, concept) else "jax"
+  serves = cuda.serves(shape, concept, dtype) is None and cuda.available() is None
   return "cuda" if serves else "jax"
+
+
+def choose_engine(inputs: Inputs, task: Task, dtype, traced: bool = False) -> Engine:
+  """The engine that solves a batch: that of `engine_for` if it can do all that is asked."""
+  shape = tuple(inputs.payoffs.shape[2:])
+  engine = engine_for(shape, task.concept, dtype, on_accelerator(inputs.payoffs))
+  exactly = task.method == "exact"
+  if engine == "native":
+    serves = exactly and native.reason_traced() is None if traced else task.method != "neural"
+  else:
+    hard = math.isinf(task.rho)
+    serves = exactly and hard and inputs.selection.welfare is None and inputs.duals is None
+  return engine if serves else "jax"
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
@@ -338,7 +345,7 @@ def _native_inputs(inputs: Inputs) -> native.Inputs:
 
 @functools.lru_cache
 def _native_options(task: Task, dtype) -> native.Options:
-  """Stages: as asked for, float64 for what float32 left, limits raised for what that left."""
+  """Three stages: as asked for; float64 for games that are left; then raised limits."""
   wide = jnp.dtype("float64")
   config = task.config
   stages = [native.Stage(config, wide=dtype == wide)]
@@ -384,7 +391,7 @@ def _solve_native(inputs: Inputs, task: Task, dtype) -> Solution:
 
 @_solve_native.defjvp
 def _solve_native_jvp(task, dtype, primals, tangents):
-  """Derivatives of all that the JAX engine does around the optimum that the native one found."""
+  """Differentiates normalisation and units in JAX, and the optimum by implicit differentiation."""
   (inputs,) = primals
   options = _native_options(task, dtype)
   answers, variables = native.solve_traced(_native_inputs(inputs), options, with_variables=True)

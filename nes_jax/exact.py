@@ -88,7 +88,7 @@ class Config:
 
   @property
   def relaxation(self) -> float:
-    """What hard limits are raised by."""
+    """The amount by which hard limits are raised."""
     return min(_RELAXATION * self.tolerance, metrics.RESOLUTION / 2) if self.relaxed else 0.0
 
   @staticmethod
@@ -276,7 +276,7 @@ def _residuals(program: Program, v: Variables, concept: Concept):
       room=room,
   )
 
-  # As `metrics.residual` has it: of the joint that would be answered, which sums to one.
+  # The certificate is that of `metrics.residual`, for the joint scaled to sum to one.
   mass = residuals.mass + 1
   left = [limit - program.relaxation - g / mass for limit, g in zip(program.limit, gains)]
   if program.rho is not None:
@@ -437,7 +437,7 @@ def _step(program: Program, state: State, config: Config, concept: Concept) -> S
   now, then = (_complementarity(x, n, axes) for x in (v, ahead))
   count = math.prod(v.joint.shape[:n]) + sum(math.prod(a.shape[:axes]) for a in v.duals)
   aim = jnp.clip((then / now) ** 3, 1e-6, 1) * now / count
-  # What the products should become, less what the predictor's second order adds to them.
+  # The corrector's targets for the products subtract the second-order terms of the predictor.
   weight = jnp.where(step < _SHORT_STEP, step, 1)
   corrector = direction(
       aim - weight * predictor.joint * predictor.bound,
@@ -718,7 +718,7 @@ def answer(
     concept: Concept,
     batch_axis: int | None,
 ) -> Answer:
-  """What the engine returns of its last point; all arguments have the same batch axis."""
+  """Makes the engine's answer of a point. All arguments have the same batch axis."""
 
   def one(problem, v, residual, iterations):
     n = deviation.num_players(problem.payoffs)

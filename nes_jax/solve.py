@@ -90,7 +90,8 @@ def solve(
             " batched=True: mark strategies that do not exist by payoffs of -infinity"
         )
       return _solve_list(payoffs, selection, options)
-    return _solve(payoffs, selection, duals, batched, strategies, **options)
+    solution = _solve(payoffs, selection, duals, batched, strategies, **options)
+    return _on_device(solution, payoffs)
 
 
 def _solve_list(games, selection, options) -> list[Solution]:
@@ -126,7 +127,10 @@ def _solve(
     trained,
     names=None,
 ) -> Solution:
-  """`solve` for games of one shape; `names` are their numbers in the caller's list."""
+  """`solve` for games of one shape, whose answers may be NumPy arrays.
+
+  In messages games go by `names`, their numbers in the caller's list.
+  """
   if concept not in CONCEPTS:
     raise ValueError(f"unknown concept {concept!r}; use 'cce' or 'ce'")
   _check_method(method)
@@ -200,19 +204,26 @@ def _solve(
     solution, _ = batches.solve_concrete(inputs, task, dtype)
   if not batched:
     solution = jax.tree.map(lambda x: np.asarray(x)[0], solution)
-  if jnp.finfo(dtype).bits == 64 and not jax.config.jax_enable_x64:
-    return jax.tree.map(np.asarray, solution)  # JAX would narrow what is computed from its arrays
-  return _on_device(solution, games)
+  return solution
 
 
-def _on_device(solution: Solution, games: Any) -> Solution:
-  """NumPy arrays as JAX arrays, where the games were. Compiles nothing and need not copy."""
-  device = next(iter(games.devices())) if isinstance(games, jax.Array) else jax.local_devices()[0]
-  place = jax.sharding.SingleDeviceSharding(device)
+def _on_device(solution: Solution, payoffs: Any) -> Solution:
+  """Makes JAX arrays of NumPy arrays, on the device of the payoffs, without compiling anything.
+
+  Where JAX has no float64, a solution in it becomes NumPy arrays: JAX would narrow what is computed
+  from its own.
+  """
+  if solution.joint.dtype == np.float64 and not jax.config.jax_enable_x64:
+    return jax.tree.map(np.asarray, solution)
 
   def put(x):
     if isinstance(x, jax.Array):
       return x
+    if isinstance(payoffs, jax.Array):
+      device = next(iter(payoffs.devices()))
+    else:
+      device = jax.local_devices()[0]
+    place = jax.sharding.SingleDeviceSharding(device)
     return jax.make_array_from_callback(x.shape, place, lambda _: x)
 
   return jax.tree.map(put, solution)

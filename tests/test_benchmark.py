@@ -117,8 +117,9 @@ def test_games_of_many_shapes(monkeypatch, tmp_path):
 
 def test_engine_is_the_one_that_serves(monkeypatch):
   serve = {"native": None, "cuda": "no GPU", "jax": None}
-  monkeypatch.setattr(nes_jax, "engines", lambda: serve)
-  monkeypatch.setattr(native, "serves", lambda shape, concept: concept == "cce")
+  monkeypatch.setattr(native, "reason", lambda: serve["native"])
+  covers = lambda shape, concept: native.reason() is None and concept == "cce"
+  monkeypatch.setattr(native, "serves", covers)
   assert benchmark_exact.engine((4, 4), "cce") == "native"
   assert benchmark_exact.engine((4, 4), "ce") == "jax"
   serve["native"] = "not built"

@@ -114,7 +114,7 @@ class _Conic:
     columns = np.concatenate([joint, size + joint, joint, self._columns])
     self._constant = np.concatenate([np.ones(size), -np.ones(2 * size)])
     self.shape = (1 + gains + 3 * size, 2 * size)
-    # In place of a value its number, from 1 on: the order in which a format keeps them.
+    # Each entry holds its own number, from 1 on, so that a sparse format tells how it orders them.
     self._pattern = sparse.coo_array((np.arange(1, len(rows) + 1), (rows, columns)), self.shape)
     self.q = np.concatenate([np.zeros(size), -np.ones(size)])
     self.b = np.zeros(self.shape[0])

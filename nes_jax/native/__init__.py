@@ -81,14 +81,14 @@ class _Request(ctypes.Structure):
 
 
 class Stage(NamedTuple):
-  """How the games are solved that the stages before this one left."""
+  """One attempt at the games that earlier stages have left unsolved."""
 
   config: exact.Config
   wide: bool  # in float64
 
 
 class Answers(NamedTuple):
-  """What the engine returns, in the units of the payoffs; D and A count all players' numbers."""
+  """Answers in the units of the payoffs. D counts the duals of all players, A their strategies."""
 
   joint: Any  # [B, A1, ..., AN]
   epsilon: Any  # [B, N]
@@ -182,7 +182,7 @@ def reason_traced() -> str | None:
 
 
 class Options(NamedTuple):
-  """What is static about a call."""
+  """The options of a call, which are static under `jit`."""
 
   concept: Concept
   dtype: Any  # float32 or float64, of the answers

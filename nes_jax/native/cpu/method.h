@@ -26,7 +26,7 @@ struct Method {
   using M = typename O::M;
   using Gains = std::conditional_t<kCorrelated, Correlated<T, W>, Coarse<T, W>>;
 
-  static constexpr T kToBoundary = T(0.98), kTiny = T(1e-30), kHuge = T(1e19), kWarmth = T(0.1);
+  static constexpr T kToBoundary = T(0.98), kTiny = T(1e-30), kWarmth = T(0.1);
   static constexpr T kMaxGrowth = T(1e4), kShortStep = T(0.1), kStrongest = T(1e-2);
   static constexpr T kDampingGrowth = T(100), kMaxRefused = T(5);
   static constexpr T kDamping = T(0.5) * O::kEpsilon, kRowUlps = O::kEpsilon;

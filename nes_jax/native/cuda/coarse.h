@@ -580,14 +580,8 @@ struct Coarse {
 
   // Which strategies exist, into `cells` and `own`. Returns the numbers of both players'.
   NES_DEVICE void find_strategies(int& rows, int& columns) {
-    const long long game = progress.game;
-    unsigned present[2] = {0u, 0u};
-    NES_UNROLL for (int i = 0; i < N; ++i) {
-      const bool row = i < args.n && (!args.rows || args.rows[game * args.n + i]);
-      const bool column = i < args.m && (!args.columns || args.columns[game * args.m + i]);
-      present[0] |= row ? 1u << i : 0u;
-      present[1] |= column ? 1u << i : 0u;
-    }
+    unsigned present[2];
+    existing<N>(args, progress.game, present);
     rows = __popc(present[0]);
     columns = __popc(present[1]);
     cells = own = 0u;

@@ -491,14 +491,8 @@ struct Correlated {
 
   // Which strategies exist, into `present`. Returns the numbers of both players'.
   NES_DEVICE void find_strategies(int& rows, int& columns) {
-    const long long game = progress.game;
-    unsigned bits[2] = {0u, 0u};
-    NES_UNROLL for (int k = 0; k < N; ++k) {
-      const bool row = k < args.n && (!args.rows || args.rows[game * args.n + k]);
-      const bool column = k < args.m && (!args.columns || args.columns[game * args.m + k]);
-      bits[0] |= row ? 1u << k : 0u;
-      bits[1] |= column ? 1u << k : 0u;
-    }
+    unsigned bits[2];
+    existing<N>(args, progress.game, bits);
     rows = __popc(bits[0]);
     columns = __popc(bits[1]);
     present = 0u;

@@ -184,6 +184,18 @@ struct Progress {
   }
 };
 
+// The strategies of both players that exist in a game, as bits.
+template <int N>
+NES_DEVICE void existing(const Arguments& args, long long game, unsigned (&bits)[2]) {
+  bits[0] = bits[1] = 0u;
+  NES_UNROLL for (int k = 0; k < N; ++k) {
+    const bool row = k < args.n && (!args.rows || args.rows[game * args.n + k]);
+    const bool column = k < args.m && (!args.columns || args.columns[game * args.m + k]);
+    bits[0] |= row ? 1u << k : 0u;
+    bits[1] |= column ? 1u << k : 0u;
+  }
+}
+
 // What is not a number must not look converged, nor win a comparison.
 NES_DEVICE float never_nan(float x) { return x == x ? x : infinity(); }
 
