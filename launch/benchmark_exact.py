@@ -147,7 +147,7 @@ def row(
     return nes_jax.solve(payoffs, concept=entry.concept, precision="float32", batched=True)
 
   def call():
-    # A copy, as an array remembers what has been read of it from the device.
+    # A fresh copy: an array keeps what was read of it, and a second call would read nothing.
     copy = jax.block_until_ready(jnp.array(payoffs, copy=True))
     return _quietly(lambda: solve(copy))
 

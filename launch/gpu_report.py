@@ -294,7 +294,7 @@ def collect(out: pathlib.Path, results: Sequence[Result], quick: bool) -> dict[s
 def report(
     facts: Row, results: Sequence[Result], found: Mapping[str, Any], quick: bool
 ) -> str:
-  """The page: facts as `machine` has them, figures as `collect` has them."""
+  """The page of the report, from the facts of `machine` and the figures of `collect`."""
   gpus = "; ".join(", ".join(gpu.values()) for gpu in facts["gpus"]) or "no GPU"
   versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
   lines = ["# Report of a machine with a GPU", "", f"{gpus}; {versions}; {facts['date']}."]

@@ -294,7 +294,7 @@ def _residuals(program: Program, v: Variables, concept: Concept):
   error = fold(jnp.maximum, [jnp.abs(gap), worst, jnp.abs(residuals.mass)])
   infeasible = [largest(jnp.abs(f), axes) for f in residuals.feasibility]
   merit = fold(jnp.add, [_complementarity(v, n, axes), jnp.abs(residuals.mass)] + infeasible)
-  # A not-a-number must never look converged, nor win a comparison.
+  # A not-a-number must never look converged or win a comparison.
   error, merit = (jnp.where(jnp.isnan(x), jnp.inf, x) for x in (error, merit))
   return residuals, error, merit
 

@@ -31,7 +31,7 @@ import numpy as np
 from launch.runtime import reference
 from launch.runtime.timing import seconds
 
-# Calls of Moreau come to an end at four of them, or after so many seconds.
+# Moreau is called at most four times, and no more after so many seconds.
 _MOREAU_SECONDS = 10
 # Distributions whose versions are noted.
 PACKAGES = ("cvxpy", "ecos", "clarabel", "moreau", "polarix", "cvxpylayers", "diffcp")

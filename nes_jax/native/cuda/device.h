@@ -196,7 +196,7 @@ NES_DEVICE void existing(const Arguments& args, long long game, unsigned (&bits)
   }
 }
 
-// What is not a number must not look converged, nor win a comparison.
+// Infinity in the place of a not-a-number, which must never look converged or win a comparison.
 NES_DEVICE float never_nan(float x) { return x == x ? x : infinity(); }
 
 // Mehrotra's centring: the product to aim at, the cube of what the predictor alone would leave.
