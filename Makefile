@@ -35,7 +35,7 @@ lint: $(VENV)/.installed-dev  ## check the code with ruff
 	$(BIN)/ruff check --isolated $(RUFF_ARGS) .
 
 gpu:  ## test and measure a machine with an NVIDIA GPU, in six minutes; into out/gpu
-	$(PYTHON) -m launch.gpu_report --out=out/gpu
+	$(PYTHON) -m launch.checks.gpu_report --out=out/gpu
 
 clean:  ## remove .venv, out/demo, out/gpu, build and caches
 	rm -rf $(VENV) out/demo out/gpu build nes_jax/native/*.so nes_jax/native/*/*.so *.egg-info .pytest_cache .hypothesis .ruff_cache

@@ -6,7 +6,7 @@ Prints a table and writes SUITE.csv, SUITE.md and SUITE.json (rows, hardware, ve
 anew after every row. Columns without any value are in the files only. --quick runs small batches
 once, to see that all works; its figures mean nothing.
 
-Suite `exact`: our engine beside the solvers of others; see `launch.benchmark_exact`.
+Suite `exact`: our engine beside the solvers of others; see `launch.bench.exact`.
 
 Suite `neural`: fresh parameters, uniform games of the L2 sphere. Columns:
 
@@ -21,9 +21,9 @@ Suite `neural`: fresh parameters, uniform games of the L2 sphere. Columns:
   train_floor_us              three passes' flops / measured rate
   activations_kb              written by a pass a game, at least
 
-Suite `market`: env steps and updates a second; see `launch.benchmark_market`.
+Suite `market`: env steps and updates a second; see `launch.bench.market`.
 
-Suite `devices`: updates and stages on 1, 2, 4, 8 devices; see `launch.benchmark_devices`.
+Suite `devices`: updates and stages on 1, 2, 4, 8 devices; see `launch.bench.devices`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -46,15 +46,16 @@ from absl import app, flags
 import jax
 import jax.numpy as jnp
 
-from launch import benchmark_devices, benchmark_exact, benchmark_market
-from launch.runtime import peers, timed_solve
+from launch.baselines import checkout, peers
+from launch.bench import devices, exact, market
 from launch.runtime.tables import filled, markdown, text
 from launch.runtime.timing import seconds
 import nes_jax
-from nes_jax import learner, network
+from nes_jax import network
 from nes_jax.games import spheres
 from nes_jax.games.files import replacing
-from nes_jax.network import descent
+from nes_jax.network import rounds
+from nes_jax.training import learner
 
 Row = dict[str, Any]
 
@@ -134,7 +135,7 @@ def network_work(config: network.Config, shape: Sequence[int]) -> tuple[float, f
   gains = sum(size * (1 if config.concept == "cce" else count) for count in shape)
   products = copies * entries * ((last + 3) * last + last)
   flops += config.rounds * 2 * (3 * gains + products)
-  flops += config.newton * 2 * gains * (3 + 2 * descent.CONJUGATE + len(descent.LENGTHS))
+  flops += config.newton * 2 * gains * (3 + 2 * rounds.CONJUGATE + len(rounds.LENGTHS))
   written += config.rounds * entries * (last + 1)
   return float(flops), float(written)
 
@@ -184,10 +185,10 @@ def neural_row(entry: NeuralEntry, rate: float, *, quick: bool = False) -> Row:
 
 # name -> its entries, and what measures one at the machine's rate.
 SUITES: Mapping[str, tuple[Sequence[Any], Callable[..., Row]]] = {
-    "exact": (benchmark_exact.ENTRIES, benchmark_exact.row),
+    "exact": (exact.ENTRIES, exact.row),
     "neural": (NEURAL, neural_row),
-    "market": (benchmark_market.ENTRIES, benchmark_market.row),
-    "devices": (benchmark_devices.ENTRIES, benchmark_devices.row),
+    "market": (market.ENTRIES, market.row),
+    "devices": (devices.ENTRIES, devices.row),
 }
 
 
@@ -195,8 +196,8 @@ def chosen(suite: str, only: Sequence[str]) -> tuple[list[Any], list[str]]:
   """-> the suite's entries and the names of its smaller tables that --only asks for; none: all."""
   entries = SUITES[suite][0]
   if suite == "devices":
-    entries = tuple(filter(benchmark_devices.possible, entries))
-  extras = benchmark_exact.EXTRAS if suite == "exact" else {}
+    entries = tuple(filter(devices.possible, entries))
+  extras = exact.EXTRAS if suite == "exact" else {}
   names = [e.name for e in entries] + list(extras)
   if not set(only) <= set(names):
     unknown = [name for name in only if name not in names]
@@ -226,7 +227,7 @@ def hardware() -> Row:
       "devices": jax.device_count(),
       "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
       "versions": {"python": platform.python_version()} | _versions(),
-      "commit": _commit(benchmark_exact.ROOT),
+      "commit": _commit(exact.ROOT),
       "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
   }
 
@@ -332,7 +333,7 @@ def run(
             f"--before={before} must be a directory that holds nes_jax, and the suite exact"
         )
       facts["before"] = f"{_commit(root) or root}"
-      options["before"] = stack.enter_context(timed_solve.Process(root))
+      options["before"] = stack.enter_context(checkout.Process(root))
     print(f"benchmark {suite}: {note(facts)}", flush=True)
     rate = machine_rate()
     record = Record(suite, out, facts | {"float32_matmul_gflops": rate / 1e9})
@@ -342,7 +343,7 @@ def run(
       record.write()
     for name in extras:
       print(f"  {name} ...", flush=True)
-      record.extras[name] = benchmark_exact.EXTRAS[name][0](quick)
+      record.extras[name] = exact.EXTRAS[name][0](quick)
       record.write()
   print(record.text(), flush=True)
   return record.rows
@@ -353,7 +354,7 @@ def main(argv: Sequence[str]) -> None:
     raise app.UsageError(f"unexpected arguments {argv[1:]}")
   values = flags.FLAGS
   if values.suite == "devices":
-    jax.config.update("jax_num_cpu_devices", max(benchmark_devices.DEVICES))
+    jax.config.update("jax_num_cpu_devices", max(devices.DEVICES))
   try:
     run(
         values.suite, values.out, only=values.only, quick=values.quick, before=values.before

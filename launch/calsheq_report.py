@@ -25,7 +25,7 @@ from absl import flags
 from matplotlib import axes, figure
 import numpy as np
 
-from launch.figures import DPI, SIZE
+from launch.figures.games import DPI, SIZE
 from launch.runtime import program, writers
 from launch.runtime.program import UsageError
 

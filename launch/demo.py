@@ -22,7 +22,7 @@ import jax
 import matplotlib
 import numpy as np
 
-from launch import figures
+from launch.figures import games as figures
 import nes_jax
 
 _GAMES = pathlib.Path(__file__).resolve().parents[1] / "tests" / "data" / "gamut_8x8.npz"

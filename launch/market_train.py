@@ -354,7 +354,7 @@ def _write_summary(run: Run, certificate: shared_game.Certificate, report) -> No
 
 def _draw(run: Run, shown, say) -> None:
   try:
-    from launch import market_figures
+    from launch.figures import market as market_figures
   except ImportError as error:
     say(f"no pictures: {error}; install the `programs` extra")
     return

@@ -30,10 +30,11 @@ from launch import benchmark
 from launch.runtime import checkpoint, loop, parallel, program, writers
 from launch.runtime.program import UsageError
 import nes_jax
-from nes_jax import learner, network, pretrained
-from nes_jax.examples import example_keys
+from nes_jax import network, pretrained
 from nes_jax.games.files import replacing
-from nes_jax.learner import shape_name
+from nes_jax.keys import example_keys
+from nes_jax.training import learner
+from nes_jax.training.learner import shape_name
 from nes_jax.types import CONCEPTS, Problem
 
 # Held-out games come from a seed of their own.

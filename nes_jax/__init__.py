@@ -3,7 +3,7 @@
 from nes_jax import dual, invariance, metrics, pretrained, selection
 from nes_jax.native import engines
 from nes_jax.selection import Selection
-from nes_jax.solve import nash_zero_sum, solve
+from nes_jax.solving.solve import nash_zero_sum, solve
 from nes_jax.types import Solution
 
 __all__ = [

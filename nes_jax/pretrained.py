@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nes_jax import learner, network
+from nes_jax import network
+from nes_jax.training import learner
 from nes_jax.types import Concept
 
 FORMAT = 2

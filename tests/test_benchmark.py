@@ -8,8 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from launch import benchmark, benchmark_exact
-from launch.runtime import peers, tables, timed_solve
+from launch import benchmark
+from launch.baselines import checkout, peers
+from launch.bench import exact
+from launch.runtime import tables
 import nes_jax
 from nes_jax import native, network
 from nes_jax.games import spheres
@@ -27,7 +29,7 @@ COLUMNS = (
 def test_quick_entry_end_to_end(tmp_path, capsys):
   pytest.importorskip("cvxpy")
   (row,) = benchmark.run(
-      "exact", tmp_path, only=["cce:4x4"], quick=True, before=benchmark_exact.ROOT
+      "exact", tmp_path, only=["cce:4x4"], quick=True, before=exact.ROOT
   )
   assert list(row) == COLUMNS
   assert 0 < row["floor_us"] <= row["us_game"]
@@ -76,7 +78,7 @@ def test_benchmark_goes_on_without_peers(monkeypatch, capsys):
 
   monkeypatch.setattr(peers, "PEERS", {**dict.fromkeys(peers.PEERS, absent), "moreau": broken})
   games = np.zeros((3, 2, 4, 4), np.float32)
-  row = benchmark_exact._peer_columns(benchmark_exact.ENTRIES[1], games, games[:, 0], 1.0, False)
+  row = exact._peer_columns(exact.ENTRIES[1], games, games[:, 0], 1.0, False)
   assert set(row.values()) == {None} and set(row) <= set(COLUMNS)
   assert "moreau failed: ValueError: out of order" in capsys.readouterr().out
 
@@ -86,7 +88,7 @@ def test_games_of_many_shapes(monkeypatch, tmp_path):
 
   class Fake:
     def __init__(self, root):
-      assert root == benchmark_exact.ROOT
+      assert root == exact.ROOT
 
     def solve(self, payoffs, concept, batched):
       assert not batched and payoffs.ndim == 3 and len(payoffs) == 2
@@ -99,8 +101,8 @@ def test_games_of_many_shapes(monkeypatch, tmp_path):
     def __exit__(self, *_):
       pass
 
-  monkeypatch.setattr(timed_solve, "Process", Fake)
-  row = benchmark_exact.shapes_row(quick=False)
+  monkeypatch.setattr(checkout, "Process", Fake)
+  row = exact.shapes_row(quick=False)
   assert row["cce_s"] == row["ce_s"] == 50 and row["converged"] == "200/200"
   assert len(set(solved)) == 200 and {min(s) for _, s in solved} | {16} <= set(range(2, 17))
   # On its own it leaves no table of entries.
@@ -109,9 +111,9 @@ def test_games_of_many_shapes(monkeypatch, tmp_path):
   record = json.loads((tmp_path / "exact.json").read_text())
   assert record["extras"]["shapes"]["shapes"] == 2 and not (tmp_path / "exact.csv").exists()
   # By default only where nothing is compiled.
-  monkeypatch.setattr(benchmark_exact, "engine", lambda *_: "native")
+  monkeypatch.setattr(exact, "engine", lambda *_: "native")
   assert benchmark.chosen("exact", [])[1] == ["gradient", "shapes"]
-  monkeypatch.setattr(benchmark_exact, "engine", lambda *_: "jax")
+  monkeypatch.setattr(exact, "engine", lambda *_: "jax")
   assert benchmark.chosen("exact", [])[1] == ["gradient"]
 
 
@@ -120,15 +122,15 @@ def test_engine_is_the_one_that_serves(monkeypatch):
   monkeypatch.setattr(native, "reason", lambda: serve["native"])
   covers = lambda shape, concept: native.reason() is None and concept == "cce"
   monkeypatch.setattr(native, "serves", covers)
-  assert benchmark_exact.engine((4, 4), "cce") == "native"
-  assert benchmark_exact.engine((4, 4), "ce") == "jax"
+  assert exact.engine((4, 4), "cce") == "native"
+  assert exact.engine((4, 4), "ce") == "jax"
   serve["native"] = "not built"
-  assert benchmark_exact.engine((4, 4), "cce") == "jax"
+  assert exact.engine((4, 4), "cce") == "jax"
 
 
 @pytest.mark.slow
 def test_gradients_are_those_of_layers():
-  row = benchmark_exact.gradient_row(quick=True)
+  row = exact.gradient_row(quick=True)
   assert row["one_us"] > 0 and row["us_game"] > 0 and row["largest"] > 1e-3
   if row["difference"] is None:
     pytest.skip("cvxpylayers is not installed")
@@ -149,13 +151,13 @@ def test_another_version_in_a_process_of_its_own(tmp_path):
   )
   payoffs = np.ones((3, 2, 2, 2), np.float32)
   payoffs[0] = -1
-  with timed_solve.Process(tmp_path) as process:
+  with checkout.Process(tmp_path) as process:
     answers = [process.solve(payoffs, "cce", True) for _ in range(2)]
     answers.append(process.solve(payoffs[0], "ce", False))
   assert [(a["games"], a["converged"]) for a in answers] == [(3, 2), (3, 2), (1, 0)]
   assert all(answer["seconds"] > 0 for answer in answers)
   (package / "__init__.py").write_text("raise SystemExit(3)\n")
-  with timed_solve.Process(tmp_path) as process:
+  with checkout.Process(tmp_path) as process:
     with pytest.raises(RuntimeError, match="has ended with exit code 3"):
       process.solve(payoffs, "cce", True)
 
@@ -164,13 +166,13 @@ def test_newton_flops_by_hand():
   n = 8
   matrix = 6 * n**3 + (2 * n) ** 3 / 3
   rest = 4 * (2 * n) ** 2 + 6 * 2 * n**2 * 2
-  assert benchmark_exact.newton_flops((n, n), "cce") == pytest.approx(matrix + rest)
+  assert exact.newton_flops((n, n), "cce") == pytest.approx(matrix + rest)
   # CE 4x4: D = 24 duals against 16 joint strategies: the joint's system is the smaller.
   joint = 2 * 16 * 3 * 4 + 16**3 / 3 + 4 * 16**2 + 6 * (2 * 2 * 16 * 3)
-  assert benchmark_exact.newton_flops((4, 4), "ce") == pytest.approx(joint)
+  assert exact.newton_flops((4, 4), "ce") == pytest.approx(joint)
   # CE 2x2x2x2x2: D = 10 duals against 32.
   dual = 5 * 32 + 10 * 2 * 32 + 10**3 / 3 + 4 * 10**2 + 6 * (5 * 2 * 32)
-  assert benchmark_exact.newton_flops((2,) * 5, "ce") == pytest.approx(dual)
+  assert exact.newton_flops((2,) * 5, "ce") == pytest.approx(dual)
 
 
 def test_table_marks_what_was_not_measured():

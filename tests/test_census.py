@@ -1,11 +1,11 @@
-"""launch.census: a short form of it, and that it continues."""
+"""launch.checks.census: a short form of it, and that it continues."""
 
 import csv
 
 import numpy as np
 import pytest
 
-from launch import census
+from launch.checks import census
 import nes_jax
 
 

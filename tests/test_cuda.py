@@ -19,8 +19,9 @@ import numpy as np
 import pytest
 
 import nes_jax
-from nes_jax import batches, deviation, exact, selection
+from nes_jax import deviation, exact, selection
 from nes_jax.native import cuda
+from nes_jax.solving import batches
 
 SOURCES = pathlib.Path(cuda.__file__).parent
 EMULATION = pathlib.Path(__file__).parent / "native"

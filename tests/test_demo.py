@@ -5,7 +5,8 @@ import csv
 import numpy as np
 import pytest
 
-from launch import demo, figures
+from launch import demo
+from launch.figures import games as figures
 
 CHICKEN, BATTLE, CHAIN_STORE = demo.GAMES_2X2
 PENNIES = np.array([[[1.0, -1], [-1, 1]], [[-1, 1], [1, -1]]])

@@ -55,7 +55,7 @@ def some_direction(problem):
 def optimum(problem, concept):
   """-> the engine's last variables, and their error."""
   config = exact.Config.default(concept, jnp.dtype("float64"), problem.rho, tolerance=1e-11)
-  return exact._run(problem, None, jnp.int32(0), config, concept, 0, None)[:2]
+  return exact.engine._run(problem, None, jnp.int32(0), config, concept, 0, None)[:2]
 
 
 @functools.partial(jax.jit, static_argnums=(4, 5))

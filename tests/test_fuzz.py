@@ -1,8 +1,8 @@
-"""launch.fuzz: a short form of it, and that it would see a failure."""
+"""launch.checks.fuzz: a short form of it, and that it would see a failure."""
 
 import random
 
-from launch import fuzz
+from launch.checks import fuzz
 
 
 def test_readers_refuse_damage(tmp_path):

@@ -335,7 +335,7 @@ def test_a_game_belongs_to_its_key():
   few = np.asarray(gamut.sample(jax.random.key(0), "RandomGame", 3, 8))
   np.testing.assert_array_equal(few, many[:3])
   assert len(np.unique(many)) > 0.99 * many.size
-  key = nes_jax.examples.example_keys(jax.random.key(0), 3)[1]
+  key = nes_jax.keys.example_keys(jax.random.key(0), 3)[1]
   np.testing.assert_array_equal(gamut.sample_one(key, "RandomGame", 8), many[1])
   inside = jax.jit(lambda key: gamut.sample(key, "RandomGame", 3, (8, 8)))(jax.random.key(0))
   np.testing.assert_array_equal(inside, few)

@@ -1,4 +1,4 @@
-"""launch.gpu_report: that it goes on whatever becomes of a part, and a short form of it."""
+"""launch.checks.gpu_report: that it goes on whatever becomes of a part, and a short form of it."""
 
 import json
 import sys
@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from launch import gpu_report
-from launch.gpu_report import Part
+from launch.checks import gpu_report
+from launch.checks.gpu_report import Part
 from launch.runtime import writers
 
 # What `launch.benchmark` writes, as far as the report reads it.

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from launch import census
+from launch.checks import census
 import nes_jax
 from nes_jax.games import structured
 
@@ -233,9 +233,9 @@ def test_kinds_in_float32(concept):
 @pytest.mark.parametrize("concept", CONCEPTS)
 def test_entropies_against_clarabel(concept):
   pytest.importorskip("cvxpy", reason="needs the baselines extra")
-  from launch.runtime import reference
+  from launch.baselines import convex
 
-  problem = reference.Reference((4, 4), concept, tolerance=1e-12)
+  problem = convex.Reference((4, 4), concept, tolerance=1e-12)
   kinds = [kind for kind in KINDS if shape_of(kind) == 4][:12]
   assert len(kinds) == 12
   for kind in kinds:

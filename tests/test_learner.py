@@ -1,4 +1,4 @@
-"""nes_jax.learner and launch.nes_train: data, updates, devices, resuming."""
+"""nes_jax.training and launch.nes_train: data, updates, devices, resuming."""
 
 import dataclasses
 import json
@@ -20,8 +20,9 @@ import pytest
 from launch import nes_train
 from launch.runtime import checkpoint, writers
 import nes_jax
-from nes_jax import dual, learner, network, pretrained, selection
-from nes_jax.examples import example_keys
+from nes_jax import dual, network, pretrained, selection
+from nes_jax.keys import example_keys
+from nes_jax.training import learner
 
 SMALL = {"payoff_channels": (6,), "dual_channel": 8, "dual_channels": (6,), "norm": "rms"}
 ROOT = pathlib.Path(__file__).parent.parent
@@ -337,7 +338,7 @@ DEVICES = """
 import functools, sys
 import jax, numpy as np
 from launch.runtime import parallel
-from nes_jax import learner, network
+from nes_jax import network
 parallel.initialize()
 net = network.Config("cce", payoff_channels=(6,), dual_channel=8, dual_channels=(6,))
 config = learner.Config(net, shapes=((3, 3), (2, 4)), batches=(16, 8), updates=10)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from envs import market, matching
-from launch.runtime import market_reference
+from launch.baselines import market_loop
 
 N, CLUSTERS, CUSTOMERS, HORIZON = 4, 5, 40, 12
 CONFIG = market.Config(
@@ -427,7 +427,7 @@ def test_an_episode_is_that_of_the_numpy_loop(process, seed):
   key = jax.random.key(seed)
   first, state, rewards, info = player(env)(key, profile, actions)
   linked = np.asarray(matching.unpack(first.links, CUSTOMERS))
-  loop = market_reference.MarketLoop(env.config, linked, np.asarray(first.tolerance, float))
+  loop = market_loop.MarketLoop(env.config, linked, np.asarray(first.tolerance, float))
   lots = np.zeros(linked.shape)  # no two prices tie
   for time, key_step in enumerate(jax.random.split(jax.random.split(key)[1], HORIZON)):
     key_customers, key_price = jax.random.split(key_step)
@@ -450,7 +450,7 @@ def test_the_numpy_loop_breaks_ties_evenly():
   config = dataclasses.replace(CONFIG, num_merchants=3, clusters=2, customers=4000)
   linked = np.ones((3, 2, 4000), bool)
   linked[2, 1] = False
-  loop = market_reference.MarketLoop(config, linked, np.ones(3))
+  loop = market_loop.MarketLoop(config, linked, np.ones(3))
   buys = rng.random((2, 4000)) < 0.5
   loop.step(np.full((3, 3), -0.5), buys, rng.random(linked.shape), 0.0)
   np.testing.assert_allclose(loop.counts[:, 0] / 4000, 1 / 3, atol=0.03)

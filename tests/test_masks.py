@@ -18,8 +18,9 @@ from test_metrics import loop_violations
 from test_solve import CHICKEN, CONCEPTS, DILEMMA, EXACT, GAMES, KNOWN, assert_solution, reference
 
 import nes_jax
-from nes_jax import batches, exact, ragged, selection
+from nes_jax import exact, selection
 from nes_jax.selection import Selection
+from nes_jax.solving import batches, ragged
 
 HARD = ("max_entropy", "match_target", "max_welfare", "max_welfare_max_entropy",
         "min_relative_entropy")

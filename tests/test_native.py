@@ -27,7 +27,7 @@ import numpy as np
 import pytest
 from test_solve import KNOWN, assert_solution, interior_inputs
 
-from launch import census
+from launch.checks import census
 import nes_jax
 from nes_jax import exact, native
 from nes_jax.selection import Selection
@@ -324,12 +324,12 @@ def test_payoffs_of_minus_infinity_are_masks(concept):
 )
 def test_against_clarabel(shape, concept):
   pytest.importorskip("cvxpy", reason="needs the baselines extra")
-  from launch.runtime import reference
+  from launch.baselines import convex
 
   games = games_of(*shape, seed=1, count=5)
   units = games.std(tuple(range(2, games.ndim)), keepdims=True)  # Clarabel is told no others
   target = np.random.default_rng(2).dirichlet(np.full(math.prod(shape), 2.0)).reshape(shape)
-  problem = reference.Reference(shape, concept, tolerance=1e-12)
+  problem = convex.Reference(shape, concept, tolerance=1e-12)
   for chosen in (None, target):
     selection = "max_entropy" if chosen is None else Selection(target=chosen)
     found = solved(games, concept=concept, selection=selection, batched=True, **EXACT)

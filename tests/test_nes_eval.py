@@ -13,22 +13,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from launch import demo, figures, nes_eval
+from launch import demo, nes_eval
 from launch.evaluation import (
-    classes,
-    curves,
-    measure,
-    paper,
-    parts,
-    polytopes,
-    report,
-    scaling,
+  classes,
+  curves,
+  measure,
+  paper,
+  parts,
+  polytopes,
+  report,
+  scaling,
 )
 from launch.evaluation.settings import QUICK, Settings
+from launch.figures import games as figures
 from launch.runtime import stopping
 import nes_jax
-from nes_jax import learner, metrics, network, pretrained
+from nes_jax import metrics, network, pretrained
 from nes_jax.games import spheres
+from nes_jax.training import learner
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TINY = dataclasses.replace(

@@ -8,8 +8,9 @@ import pytest
 
 from launch import nes_train
 import nes_jax
-from nes_jax import learner, network, pretrained
+from nes_jax import network, pretrained
 from nes_jax.games import spheres
+from nes_jax.training import learner
 
 
 @pytest.mark.parametrize("name", pretrained.names())

@@ -17,7 +17,7 @@ from scipy import optimize
 from test_deviation import flat_gains
 from test_metrics import loop_violations
 
-from launch import census
+from launch.checks import census
 import nes_jax
 from nes_jax.games import gamut
 

@@ -1,9 +1,9 @@
-"""launch.survival: a short form of it, and that it would see a difference."""
+"""launch.checks.survival: a short form of it, and that it would see a difference."""
 
 import numpy as np
 import pytest
 
-from launch import survival
+from launch.checks import survival
 
 
 @pytest.mark.slow

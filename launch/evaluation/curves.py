@@ -17,9 +17,10 @@ import numpy as np
 from launch import nes_train
 from launch.evaluation.settings import Settings
 from launch.runtime import checkpoint, parallel, writers
-from nes_jax import learner, network, pretrained, selection
-from nes_jax.learner import shape_name
+from nes_jax import network, pretrained, selection
 from nes_jax.network import pooling
+from nes_jax.training import learner
+from nes_jax.training.learner import shape_name
 
 # Payoffs of a player in an update, and games at most.
 _ENTRIES, _GAMES = 8192, 256

@@ -16,8 +16,9 @@ import jax
 import numpy as np
 
 from launch import demo
+from launch.baselines import convex
 from launch.evaluation import parts
-from launch.runtime import reference, timing
+from launch.runtime import timing
 import nes_jax
 from nes_jax import pretrained
 
@@ -178,14 +179,14 @@ def ecos(
 
 
 @functools.cache
-def _ecos(shape: tuple[int, ...], concept: str) -> reference.Reference:
-  return reference.Reference(shape, concept, solver="ECOS")
+def _ecos(shape: tuple[int, ...], concept: str) -> convex.Reference:
+  return convex.Reference(shape, concept, solver="ECOS")
 
 
 def gap(payoffs: np.ndarray, joint: np.ndarray, concept: str) -> float:
   """(C)CE gap of a joint, by the dense matrix of deviation gains."""
-  gains = reference.deviation_matrix(payoffs, concept) @ joint.ravel()
-  players = np.array([row[0] for row in reference.deviation_rows(payoffs.shape[1:], concept)])
+  gains = convex.deviation_matrix(payoffs, concept) @ joint.ravel()
+  players = np.array([row[0] for row in convex.deviation_rows(payoffs.shape[1:], concept)])
   return float(sum(max(gains[players == p].max(), 0.0) for p in range(len(payoffs))))
 
 

@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from launch import demo, figures
+from launch import demo
 from launch.evaluation import measure
+from launch.figures import games as figures
 import nes_jax
 from nes_jax import pretrained
 

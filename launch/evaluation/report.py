@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from launch import benchmark, demo, figures
+from launch import benchmark, demo
 from launch.evaluation import classes, curves, paper, pictures, polytopes, scaling
+from launch.figures import games as figures
 from nes_jax.games.files import replacing
 
 Cells = list[dict[str, Any]]

@@ -31,7 +31,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 from launch.runtime import progress
-from nes_jax.examples import example_keys, example_slice
+from nes_jax.keys import example_keys, example_slice
 
 __all__ = (
     "AXIS", "REPLICATED", "SHARDED", "by_main", "describe", "example_keys", "example_slice",

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nes_jax.examples import example_keys
+from nes_jax.keys import example_keys
 from nes_jax.types import Array
 
 # Payoffs that are uniform lie in +-_PAYOFF; coefficients and offsets of functions in these.
@@ -47,7 +47,7 @@ def sample(
 ) -> Array:
   """Draws games of one class.
 
-  Each game has a key of its own (`nes_jax.examples`): a game does not depend on the batch's size.
+  Each game has a key of its own (`nes_jax.keys`): a game does not depend on the batch's size.
 
   Args:
     key: PRNG key.

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from nes_jax import deviation, invariance
-from nes_jax.network import descent, layers, pooling
+from nes_jax.network import layers, pooling, rounds
 from nes_jax.selection import LARGE_WELFARE_WEIGHT
 from nes_jax.types import CONCEPTS, Array, Concept, Duals, Problem
 
@@ -246,7 +246,7 @@ def _network(config: Config) -> hk.TransformedWithState:
     raw = last_layer(blocks, "last", LAST_START, LAST_SPREAD)
     for index in range(config.rounds):
       duals = activate(layers.softplus, raw)
-      seen = descent.features(duals, inputs.scale, problem, config.concept)
+      seen = rounds.features(duals, inputs.scale, problem, config.concept)
       blocks = tuple(jnp.concatenate(parts, axis=-1) for parts in zip(blocks, seen))
       blocks = dual_layer(blocks, config.dual_channels[-1], f"round_{index}")
       change = last_layer(blocks, f"change_{index}", 0.0, LAST_SPREAD)
@@ -295,13 +295,13 @@ def apply(
   blocks, state = _network(config).apply(
       variables.params, variables.state, None, inputs, problem, is_training, axis_name
   )
-  return descent.in_units(blocks, inputs.scale), state
+  return rounds.in_units(blocks, inputs.scale), state
 
 
 def infer(
     variables: Variables, config: Config, problem: Problem, *, entries: int | None = CPU_ENTRIES
 ) -> Duals:
-  """Inference: `apply`, and the Newton steps if there are any (`descent.newton`).
+  """Inference: `apply`, and the Newton steps if there are any (`rounds.newton`).
 
   A chunk of the batch goes at a time, so that memory stays small. On a CPU activations then stay in
   its caches, which is up to twice as fast. An accelerator wants the whole batch at once, as far as
@@ -321,7 +321,7 @@ def infer(
 
   def answer(problem: Problem) -> Duals:
     duals, _ = apply(variables, config, problem)
-    return descent.newton(duals, problem, config.concept, config.newton)
+    return rounds.newton(duals, problem, config.concept, config.newton)
 
   if chunks <= 1:
     return answer(problem)

@@ -11,7 +11,7 @@ from matplotlib import axes, figure
 import numpy as np
 
 from envs.market import Market
-from launch.figures import COLOURS, DPI, SIZE
+from launch.figures.games import COLOURS, DPI, SIZE
 
 _COLOURS = (*COLOURS.values(), "0.55")  # supertypes 1 and 2, facility
 _BINS = 12

@@ -28,7 +28,7 @@ from jax import experimental
 import jax.numpy as jnp
 import numpy as np
 
-from launch.runtime import reference
+from launch.baselines import convex
 from launch.runtime.timing import seconds
 
 # Moreau is called at most four times, and no more after so many seconds.
@@ -80,7 +80,7 @@ def _survived(name: str, function: Callable[[], Any]) -> Any:
 
 def _through_cvxpy(solver: str) -> Callable[[str, np.ndarray], Outcome]:
   def solve(concept, payoffs):
-    problem = reference.Reference(payoffs.shape[2:], concept, solver=solver)
+    problem = convex.Reference(payoffs.shape[2:], concept, solver=solver)
     answers = [problem.solve(game) for game in payoffs]
     return Outcome(
         us=1e6 * statistics.median(answer.seconds for answer in answers),
@@ -103,9 +103,9 @@ class _Conic:
     from scipy import sparse
 
     self.size = size = math.prod(shape)
-    self.gains = gains = len(reference.deviation_rows(shape, concept))
+    self.gains = gains = len(convex.deviation_rows(shape, concept))
     self._concept = concept
-    blocks = reference.nonzero_blocks(shape, concept)
+    blocks = convex.nonzero_blocks(shape, concept)
     self._rows = np.concatenate([np.repeat(rows, len(columns)) for rows, columns in blocks])
     self._columns = np.concatenate([np.tile(columns, len(rows)) for rows, columns in blocks])
     joint = np.arange(size)
@@ -127,7 +127,7 @@ class _Conic:
     order = matrix.data - 1
     values = []
     for game in payoffs:
-      gains = reference.deviation_matrix(game, self._concept)[self._rows, self._columns]
+      gains = convex.deviation_matrix(game, self._concept)[self._rows, self._columns]
       values.append(np.concatenate([self._constant, gains])[order])
     matrix.data = values[0]
     return matrix, np.stack(values)
@@ -260,7 +260,7 @@ def _differentiate(name: str, payoffs: np.ndarray, weights: np.ndarray, calls: i
   from cvxpylayers.jax import CvxpyLayer
 
   shape = weights.shape
-  rows = reference.deviation_rows(shape, "cce")
+  rows = convex.deviation_rows(shape, "cce")
   joint, matrix = cp.Variable(weights.size), cp.Parameter((len(rows), weights.size))
   goal = cp.Maximize(cp.sum(cp.entr(joint)))
   problem = cp.Problem(goal, [cp.sum(joint) == 1, matrix @ joint <= 0])

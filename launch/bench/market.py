@@ -9,7 +9,7 @@ one step of one market with all its merchants. Columns:
   merchants, batch          n; episodes at once
   random_s                  env steps a second, uniform actions
   dense_s                   the same with `matching="dense"`
-  numpy_s                   of `runtime.market_reference`, one episode at a time, one core
+  numpy_s                   of `launch.baselines.market_loop`, one episode at a time, one core
   cpu_us                    CPU time of a step with uniform actions, on all cores together, least of
                             several calls: on a machine that does other work as well, which the
                             rest of the table suffers from, what tells the cost
@@ -35,7 +35,7 @@ import numpy as np
 
 from calsheq_jax import policy, ppo, rollout, self_play
 from envs import market, matching
-from launch.runtime import market_reference
+from launch.baselines import market_loop
 from launch.runtime.timing import seconds
 
 _CALLS = 5
@@ -143,7 +143,7 @@ def numpy_episode(config: market.Config, rng: np.random.Generator) -> np.ndarray
   """Plays an episode with uniform actions by the plain loop -> rewards [n]."""
   n, clusters, customers = config.num_merchants, config.clusters, config.customers
   linked = rng.random((n, clusters, customers)) < 0.3
-  loop = market_reference.MarketLoop(config, linked, np.full(n, 0.5))
+  loop = market_loop.MarketLoop(config, linked, np.full(n, 0.5))
   low, high = market.Market(config).action_space
   total = np.zeros(n)
   for _ in range(config.horizon):

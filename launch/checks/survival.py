@@ -1,6 +1,6 @@
 """Kills a program at random moments, again and again, and compares what it leaves.
 
-  python -m launch.survival --program=nes_train --kills=50 --out=out/survival
+  python -m launch.checks.survival --program=nes_train --kills=50 --out=out/survival
 
 Runs a small job of the program once without interruption, then the same job in another directory:
 each start is killed (SIGKILL) at a moment drawn uniformly from the length of the whole job, and the

@@ -21,9 +21,9 @@ import optax.contrib
 
 from nes_jax import dual, metrics, network
 from nes_jax import selection as selections
-from nes_jax.examples import example_keys
 from nes_jax.games import spheres
 from nes_jax.invariance import NORMS, Norm, radius
+from nes_jax.keys import example_keys
 from nes_jax.types import Array, Problem
 
 # Beside the rows of Table 3: everything at random, so that one network serves every selection.

@@ -1,6 +1,6 @@
 """Measures how the exact engine does on games that are not generic: those with ties and structure.
 
-  python -m launch.census --out=out/census
+  python -m launch.checks.census --out=out/census
 
 For each kind of `nes_jax.games.structured` that exists for so many players, each size of noise and
 each concept, the program solves a batch of games in one call. It then judges the answers without

@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nes_jax import batches, deviation, exact, metrics, native, pretrained, ragged
+from nes_jax import deviation, exact, metrics, native, pretrained
 from nes_jax import selection as selections
 from nes_jax.selection import Selection
+from nes_jax.solving import batches, ragged
 from nes_jax.types import CONCEPTS, METHODS, Concept, Duals, Solution
 
 

@@ -1,6 +1,6 @@
 """Checks and measures a machine with one NVIDIA GPU, in six minutes, and writes a report.
 
-  python -m launch.gpu_report --out=out/gpu
+  python -m launch.checks.gpu_report --out=out/gpu
 
 Needs JAX with CUDA and what the libraries need; of the extras pytest alone, and does without. The
 parts run one after another, each as a process of its own. Each part has its share of --seconds; a
@@ -46,7 +46,7 @@ from launch.runtime.program import UsageError
 
 Row = Mapping[str, Any]
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 SECONDS = 345
 _BATCH = 4096  # of `train`
 # Seconds in which a part that is stopped may save what it has.

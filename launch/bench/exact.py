@@ -3,8 +3,8 @@
   python -m launch.benchmark --suite=exact --out=out/benchmark
 
 Maximum-entropy equilibria of uniform games on the L2 sphere, by `nes_jax.solve` in float32 with its
-default tolerance. Beside it stand the solvers of `launch.runtime.peers` that are installed, on the
-first games of the same batch. Batches are larger on accelerators. Columns:
+default tolerance. Beside it stand the solvers of `launch.baselines.peers` that are installed, on
+the first games of the same batch. Batches are larger on accelerators. Columns:
 
   size, concept, batch        what was solved
   engine                      of `nes_jax.engines()`, which one solves such games here
@@ -45,11 +45,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from launch.runtime import peers, timed_solve
+from launch.baselines import checkout, peers
 from launch.runtime.timing import seconds
 import nes_jax
-from nes_jax import batches, learner
 from nes_jax.games import spheres
+from nes_jax.solving import batches
+from nes_jax.training import learner
 
 Row = dict[str, Any]
 
@@ -69,7 +70,7 @@ class Entry:
   shape: tuple[int, ...]
   batch: int  # chosen so that the entry takes seconds on a CPU
   accelerator: int  # in its place on other devices
-  # Games given to each peer; 0: too slow, or CVXPY wants 32 GiB (`runtime.reference`).
+  # Games given to each peer; 0: too slow, or CVXPY wants 32 GiB (`launch.baselines.convex`).
   cvxpy: int  # ECOS and Clarabel
   direct: int  # Clarabel's own interface
   moreau: int  # in one batch
@@ -135,7 +136,7 @@ def engine(shape: Sequence[int], concept: str) -> str:
 
 
 def row(
-    entry: Entry, rate: float, *, quick: bool = False, before: timed_solve.Process | None = None
+    entry: Entry, rate: float, *, quick: bool = False, before: checkout.Process | None = None
 ) -> Row:
   """Measures one entry; `rate` is `machine_rate()`, and `before` solves with an older version."""
   batch = entry.batch if jax.default_backend() == "cpu" else entry.accelerator
@@ -160,7 +161,7 @@ def row(
   _, *jitted_times = [_quietly(lambda: jitted(payoffs)) for _ in range(1 + calls)]
   iterations = np.asarray(solution.iterations)
   floor = newton_flops(entry.shape, entry.concept) * float(iterations.mean()) / rate * 1e6
-  with timed_solve.Process(ROOT) as fresh:
+  with checkout.Process(ROOT) as fresh:
     first_ms = 1e3 * fresh.solve(games[0], entry.concept, False)["seconds"]
   return {
       "size": entry.size,
@@ -264,7 +265,7 @@ def shapes_row(quick: bool) -> Row:
   shapes = rng.permutation(shapes)[: 2 if quick else 100]
   games = [rng.normal(size=(2, *shape)).astype(np.float32) for shape in shapes]
   row, converged = {"shapes": len(games), "engine": engine(*_HARDEST)}, 0
-  with timed_solve.Process(ROOT) as fresh:
+  with checkout.Process(ROOT) as fresh:
     for concept in ("cce", "ce"):
       answers = [fresh.solve(game, concept, False) for game in games]
       row[f"{concept}_s"] = sum(answer["seconds"] for answer in answers)

@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("cvxpy", reason="needs the baselines extra")
 
-from launch.runtime import reference
+from launch.baselines import convex
 import nes_jax
 
 # (concept, shape) -> games of the fast test. The slow one takes SLOW_GAMES of each.
@@ -89,8 +89,8 @@ def distance(joint, other):
 
 def judge(payoffs, concept, joint, epsilon, target, utility):
   """NumPy's opinion of an answer: largest violation, and W . sigma mu - KL."""
-  players = [row[0] for row in reference.deviation_rows(joint.shape, concept)]
-  gains = reference.deviation_matrix(payoffs, concept) @ joint.ravel()
+  players = [row[0] for row in convex.deviation_rows(joint.shape, concept)]
+  gains = convex.deviation_matrix(payoffs, concept) @ joint.ravel()
   safe = np.maximum(joint, 1e-300)
   divergence = (joint * np.log(safe / target)).sum()
   violation = (gains - np.asarray(epsilon)[players]).max()
@@ -105,8 +105,8 @@ def trusted(payoffs, concept, answer):
   """
   if not np.isfinite(answer.joint).all():
     return False
-  gains = reference.deviation_matrix(payoffs, concept) @ np.ravel(answer.joint)
-  players = [row[0] for row in reference.deviation_rows(payoffs.shape[1:], concept)]
+  gains = convex.deviation_matrix(payoffs, concept) @ np.ravel(answer.joint)
+  players = [row[0] for row in convex.deviation_rows(payoffs.shape[1:], concept)]
   return (gains - np.asarray(answer.epsilon)[players]).max() <= 1e-7
 
 
@@ -114,26 +114,26 @@ def test_deviation_matrix_by_hand():
   payoffs = np.array([[[1.0, 2.0], [5.0, 3.0]], [[0.0, 1.0], [4.0, 2.0]]])
   # Columns: (0, 0), (0, 1), (1, 0), (1, 1).
   coarse = [[0, 0, -4, -1], [4, 1, 0, 0], [0, -1, 0, 2], [1, 0, -2, 0]]
-  np.testing.assert_array_equal(reference.deviation_matrix(payoffs, "cce"), coarse)
+  np.testing.assert_array_equal(convex.deviation_matrix(payoffs, "cce"), coarse)
   correlated = [[4, 1, 0, 0], [0, 0, -4, -1], [1, 0, -2, 0], [0, -1, 0, 2]]
-  np.testing.assert_array_equal(reference.deviation_matrix(payoffs, "ce"), correlated)
+  np.testing.assert_array_equal(convex.deviation_matrix(payoffs, "ce"), correlated)
 
 
 def test_reference_refuses_what_does_not_exist():
   with pytest.raises(ValueError, match="unknown solver 'GUROBI'; use one of CLARABEL, ECOS, HIGHS"):
-    reference.Reference((2, 2), solver="GUROBI")
+    convex.Reference((2, 2), solver="GUROBI")
   with pytest.raises(ValueError, match="HiGHS solves linear programs"):
-    reference.Reference((2, 2), solver="HIGHS")
+    convex.Reference((2, 2), solver="HIGHS")
   with pytest.raises(ValueError, match="has no rho, got 100"):
-    reference.Reference((2, 2), objective="strength", rho=100.0)
+    convex.Reference((2, 2), objective="strength", rho=100.0)
 
 
 @pytest.mark.parametrize("objective", ["linear", "strength"])
 def test_references_agree_on_linear_programs(objective):
   payoffs, _, welfares, _ = draw((3, 4), 1)
   values = []
-  for solver in reference.SOLVERS:
-    problem = reference.Reference((3, 4), "ce", objective=objective, solver=solver, tolerance=1e-10)
+  for solver in convex.SOLVERS:
+    problem = convex.Reference((3, 4), "ce", objective=objective, solver=solver, tolerance=1e-10)
     answer = problem.solve(payoffs[0], welfare=welfares[0])
     assert answer.status == "optimal" and answer.seconds > 0
     values.append([(welfares[0] * answer.joint).sum() * (objective == "linear"), *answer.epsilon])
@@ -170,8 +170,8 @@ def test_hard_constraints(concept, shape, games):
   payoffs, targets, welfares, _ = draw(shape, games)
   joints, residuals = solve_hard(concept, shape, games)
   assert residuals.max() <= 1e-8
-  entropy = reference.Reference(shape, concept, tolerance=1e-12)
-  linear = reference.Reference(shape, concept, objective="linear", solver="HIGHS")
+  entropy = convex.Reference(shape, concept, tolerance=1e-12)
+  linear = convex.Reference(shape, concept, objective="linear", solver="HIGHS")
   compared = []
   for k, (selection, mu) in enumerate(HARD.items()):
     for game in range(games):
@@ -206,13 +206,13 @@ def test_maximum_strength(concept, shape, games):
   """The smallest sum of epsilons. Usually 1e-9 from the linear program's, at most 3e-5."""
   payoffs, _, _, _ = draw(shape, games)
   solution = solve(payoffs, concept, "max_strength")
-  problem = reference.Reference(shape, concept, objective="strength", solver="HIGHS")
+  problem = convex.Reference(shape, concept, objective="strength", solver="HIGHS")
   for game in range(games):
     best = problem.solve(payoffs[game])
     assert best.status == "optimal"
     np.testing.assert_allclose(
         solution.epsilon[game].sum(), best.epsilon.sum(), rtol=0, atol=1e-4, err_msg=f"game {game}"
     )
-    gains = reference.deviation_matrix(payoffs[game], concept) @ np.ravel(solution.joint[game])
-    players = [row[0] for row in reference.deviation_rows(shape, concept)]
+    gains = convex.deviation_matrix(payoffs[game], concept) @ np.ravel(solution.joint[game])
+    players = [row[0] for row in convex.deviation_rows(shape, concept)]
     assert (gains <= np.asarray(solution.epsilon[game])[players] + 1e-6).all()

@@ -1,4 +1,4 @@
-"""launch.benchmark_devices: an entry from end to end."""
+"""launch.bench.devices: an entry from end to end."""
 
 import pytest
 

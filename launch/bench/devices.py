@@ -28,7 +28,8 @@ from jax.sharding import Mesh
 from calsheq_jax import calibrator, calsheq, experiments
 from launch.runtime import parallel
 from launch.runtime.timing import seconds
-from nes_jax import learner, network
+from nes_jax import network
+from nes_jax.training import learner
 
 DEVICES: tuple[int, ...] = (1, 2, 4, 8)
 

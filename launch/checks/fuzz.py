@@ -1,6 +1,6 @@
 """Feeds damaged files to every reader, and checks that each answers or raises its documented error.
 
-  python -m launch.fuzz --seconds=120
+  python -m launch.checks.fuzz --seconds=120
 
 Files that are right, one or more of each kind, are cut, flipped, repeated and stretched at random,
 as bytes and, for archives, also within their members, whose checksums are then right again. Exits
@@ -23,8 +23,9 @@ import numpy as np
 
 from launch.runtime import checkpoint, program
 from launch.runtime.program import Failed, UsageError
-from nes_jax import learner, network, pretrained
+from nes_jax import network, pretrained
 from nes_jax.games import files
+from nes_jax.training import learner
 
 # Seconds that reading one small file may take.
 _SLOW = 30.0

@@ -1,0 +1,1 @@
+"""Solvers, loops and older versions that results and speeds are compared with."""

@@ -1,0 +1,1 @@
+"""Unsupervised training of the network."""
