@@ -1,8 +1,8 @@
-"""Engines: which one solves a batch, and how a batch goes through each.
+"""Engines: which one solves a batch, and the way of a batch through each.
 
-C++ serves CPUs (`nes_jax.native.cpu`), CUDA kernels serve NVIDIA GPUs (`nes_jax.native.cuda`),
-and the JAX engine (`nes_jax.exact`) serves everywhere else. A network answers method "neural", and gives
-the exact engine a starting point for method "refined".
+C++ serves CPUs (`nes_jax.native.cpu`), CUDA kernels serve NVIDIA GPUs (`nes_jax.native.cuda`), and
+the JAX engine (`nes_jax.exact`) serves everywhere else. A network answers method "neural", and
+gives the exact engine a starting point for method "refined".
 """
 
 import contextlib
@@ -27,11 +27,11 @@ from nes_jax.solving.batches import (
 )
 from nes_jax.types import Array, Concept, Duals, Problem, Solution
 
-# On accelerators, batches of at least so many games go in the last axis (`layout`), ...
+# Smallest number of games in a batch that goes in the last axis on accelerators (`layout`).
 _MIN_UNROLLED_GAMES = 128
-# ... if a game has at most so many duals ...
+# Largest number of duals of a game in such a batch.
 _MAX_UNROLLED_DUALS = 20
-# ... and at most so many joint strategies.
+# Largest number of joint strategies of a game in such a batch.
 _MAX_UNROLLED_JOINT = 256
 
 

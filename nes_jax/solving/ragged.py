@@ -14,17 +14,18 @@ import numpy as np
 from nes_jax.selection import Selection
 from nes_jax.types import Solution
 
+# Smallest number of strategies that games are padded to.
 _SMALLEST = 4
-# All players get the largest size if that makes no more joint strategies than this.
+# Largest number of joint strategies of a game that is padded to equal sizes of all players.
 _CUBIC = 256
-# Selection fields that have the shape of a game.
+# Fields of a selection that have the shape of a game.
 _SHAPED = ("target", "welfare")
 
 
 class Bucket(NamedTuple):
   """Games of one shape, perhaps padded to it."""
 
-  index: list[int]  # of the games, in order
+  index: list[int]  # positions of the games in the list, in order
   payoffs: np.ndarray  # [B, N, A1, ..., AN]
   strategies: tuple[np.ndarray, ...] | None  # per player bool [B, Ap]; None: all exist
   selection: str | Selection
@@ -122,7 +123,7 @@ def _check_selection(selection: Any, index: int, shape: tuple[int, ...]) -> None
 def _bucket(games, selection, index, shape, padded) -> Bucket:
   filled = index
   if padded:
-    # Up to a power of two with the last game, so that few programs serve any number of games.
+    # The last game fills a bucket up to a power of two: few programs then serve all sizes.
     filled = index + [index[-1]] * ((1 << (len(index) - 1).bit_length()) - len(index))
   payoffs = np.stack([_pad(games[i], (len(shape), *shape)) for i in filled])
   strategies = None

@@ -1,8 +1,8 @@
 """The public call: games in, certified equilibria out.
 
-The way of a payoff: `checks` looks at the arguments; `batches` normalises a batch and
-puts its answers back into the units of the payoffs; `engines` chooses and calls the engine;
-`chunks` takes concrete batches through that in parts that fit in memory, and repeats games that have failed.
+A payoff takes this way: `checks` looks at the arguments; `chunks` takes concrete batches in parts
+that fit in memory, and repeats games that have failed; `engines` chooses the engine and calls it;
+`batches` has the normalised units of the engines and the way back to the units of the payoffs.
 """
 
 from collections.abc import Sequence

@@ -16,7 +16,7 @@ SELECTIONS: tuple[str, ...] = selections.NAMES + (ALL_INPUTS,)
 SCHEDULES: tuple[str, ...] = ("paper", "cosine")
 OPTIMISERS: tuple[str, ...] = ("adam", "muon")
 MOMENTS: tuple[str, ...] = ("batch", "inference")
-# In place of a sphere: the paper's ablation of invariant preprocessing. Payoffs are uniform in
+# Value of `sphere` for the paper's ablation of invariant preprocessing. Payoffs are uniform in
 # (-sqrt 3, sqrt 3), of unit variance in the mean, and the network sees them as drawn, neither
 # centred nor scaled.
 UNIFORM = "uniform"
