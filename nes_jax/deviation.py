@@ -392,7 +392,7 @@ def joint_gram(payoffs: Array, weights: Duals) -> Array:
   Player p's part couples only joint strategies in which p plays the same.
   """
   n, sizes = num_players(payoffs), strategy_counts(payoffs)
-  result = 0.0
+  result = jnp.zeros((), payoffs.dtype)
   for p in range(n):
     table = _gain_table(own_first(payoffs[p], p, n))
     same = layout.dense_matmul(jnp.swapaxes(table * weights[p][:, :, None], 1, 2), table)

@@ -22,7 +22,7 @@ def solver_gap(joint: Array, reference: Array) -> Array:
 def violations(
     payoffs: Array,
     joint: Array,
-    epsilon: Array,
+    epsilon: Array | float,
     concept: Concept,
     strategies: tuple[Array, ...] | None = None,
 ) -> Array:
@@ -50,7 +50,7 @@ def violations(
 def gap(
     payoffs: Array,
     joint: Array,
-    epsilon: Array,
+    epsilon: Array | float,
     concept: Concept,
     strategies: tuple[Array, ...] | None = None,
 ) -> Array:

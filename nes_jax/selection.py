@@ -147,7 +147,8 @@ def problem(
     can never gain or lose by deviating.
   """
   shape, dtype = payoffs.shape[1:], payoffs.dtype
-  alive, size = None, math.prod(shape)
+  alive: Array | None = None
+  size: Array | int = math.prod(shape)
   if strategies is not None:
     alive = deviation.alive(strategies)
     size = alive.sum().astype(dtype)

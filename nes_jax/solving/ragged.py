@@ -25,7 +25,7 @@ _SHAPED = ("target", "welfare")
 class Bucket(NamedTuple):
   """Games of one shape, perhaps padded to it."""
 
-  index: list[int]  # positions of the games in the list, in order
+  numbers: list[int]  # positions of the games in the list, in order
   payoffs: np.ndarray  # [B, N, A1, ..., AN]
   strategies: tuple[np.ndarray, ...] | None  # per player bool [B, Ap]; None: all exist
   selection: str | Selection
@@ -73,7 +73,7 @@ def buckets(
   Raises:
     ValueError: a selection that does not fit the games.
   """
-  one_a_game = not isinstance(selection, (str, Selection))
+  listed = None if isinstance(selection, (str, Selection)) else selection
   if isinstance(selection, Selection) and any(
       getattr(selection, name) is not None for name in _SHAPED
   ):
@@ -81,15 +81,15 @@ def buckets(
         "a target or welfare has the shape of one game: for games of different shapes pass a list"
         " of selections, one a game"
     )
-  if one_a_game and len(selection) != len(games):
-    raise ValueError(f"{len(selection)} selections for {len(games)} games: pass one a game")
+  if listed is not None and len(listed) != len(games):
+    raise ValueError(f"{len(listed)} selections for {len(games)} games: pass one a game")
   groups: dict[Any, list[int]] = {}
   for index, game in enumerate(games):
     shape = tuple(game.shape[1:])
     pads = padded(shape)
     key: tuple[Any, ...] = (padded_shape(shape) if pads else shape, pads)
-    if one_a_game:
-      chosen = selection[index]
+    if listed is not None:
+      chosen = listed[index]
       _check_selection(chosen, index, game.shape[1:])
       given = tuple(getattr(chosen, name) is not None for name in _SHAPED)
       key += (chosen.rho, chosen.epsilon_max, given)
@@ -101,7 +101,10 @@ def _check_selection(selection: Any, index: int, shape: tuple[int, ...]) -> None
   """Raises ValueError for a selection of the list that is not one for a game of this shape."""
   if not isinstance(selection, Selection):
     raise ValueError(f"selection {index} of the list is a {type(selection)}, not a Selection")
-  allowed = {"epsilon": [(), (len(shape),)], "welfare_weight": [()]}
+  allowed: dict[str, list[tuple[int, ...]]] = {
+      "epsilon": [(), (len(shape),)],
+      "welfare_weight": [()],
+  }
   allowed |= {name: [shape] for name in _SHAPED}
   for name, shapes in allowed.items():
     value = getattr(selection, name)

@@ -7,7 +7,7 @@ from typing import Any
 
 from nes_jax import network
 from nes_jax import selection as selections
-from nes_jax.invariance import NORMS, Norm
+from nes_jax.invariance import NORMS
 
 # A selection beside the rows of Table 3. All inputs are random, so that one network serves every
 # selection.
@@ -103,7 +103,7 @@ class Config:
           )
       },
   )
-  sphere: Norm | str = dataclasses.field(
+  sphere: str = dataclasses.field(
       default="l2",
       metadata={
           "help": (

@@ -252,7 +252,9 @@ def solve(inputs: Inputs, options: Options) -> tuple[Answers, int]:
   answers = Answers(*(_aligned(*spec) for spec in _answer_specs(games, shape, options)))
   for name, array in answers._asdict().items():
     setattr(request, "out_epsilon" if name == "epsilon" else name, array.ctypes.data)
-  invalid = _load()[0].nes_cpu_solve(ctypes.byref(request))
+  library, _ = _load()
+  assert library is not None
+  invalid = library.nes_cpu_solve(ctypes.byref(request))
   if invalid < 0:
     raise RuntimeError(_FAILURES[invalid])
   return answers, invalid

@@ -12,6 +12,7 @@ import importlib.util
 import os
 import pathlib
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +60,7 @@ def available() -> str | None:
   return _missing(library)
 
 
-def serves(shape: Sequence[int], concept: Concept, dtype: np.dtype = np.float32) -> str | None:
+def serves(shape: Sequence[int], concept: Concept, dtype: Any = np.float32) -> str | None:
   """Reason why games cannot be served; None if they can.
 
   Args:
