@@ -126,12 +126,12 @@ def _interior_point(
   """The JAX engine, which has the batch in the first or in the last axis (`layout`)."""
   games, shape = len(batch.finite), tuple(batch.problem.target.shape[1:])
   axis = -1 if _unrolls(shape, games, task.concept) else 0
-  problem, start = jax.tree.map(lambda x: jnp.moveaxis(x, 0, axis), (batch.problem, start))
+  given: Any = jax.tree.map(lambda x: jnp.moveaxis(x, 0, axis), (batch.problem, start))
   answer = exact.solve(
-      problem,
+      given[0],
       task.config,
       task.concept,
-      start,
+      given[1],
       batch_axis=axis,
       patience=patience,
       width=task.width,
