@@ -32,7 +32,7 @@ def test_directory(tmp_path):
 
 
 def test_directory_of_different_shapes(tmp_path):
-  """Three 2-player games by hand: 2x3, 1x2 and 3x1, padded to 3x3."""
+  """Three games of two players, 2x3, 1x2 and 3x1, are padded to 3x3 as written by hand."""
   inf = np.inf
   files.write_nfg(tmp_path / "a.nfg", np.arange(1.0, 13).reshape(2, 2, 3))
   files.write_nfg(tmp_path / "b.nfg", np.array([[[1.0, 2]], [[3, 4]]]))
@@ -52,7 +52,7 @@ def test_directory_of_different_shapes(tmp_path):
       ],
   ])
   np.testing.assert_array_equal(files.read(tmp_path), expected)
-  # A batch is asked for, or not, of arrays only.
+  # The argument `batched` concerns arrays only.
   np.testing.assert_array_equal(files.read(tmp_path, batched=False), expected)
   with files.open_games(tmp_path) as source:
     assert (source.num_games, source.shape, source.ragged) == (3, (2, 3, 3), True)

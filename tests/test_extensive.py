@@ -97,8 +97,8 @@ def test_extensive(a, n):
       payoffs = tuple(games[(slice(None), slice(None), *profile)].flat)
       leaves.setdefault(payoffs, []).append(profile)
     assert len(leaves) > n
-    # A profile reaches a leaf if every player chooses the actions on the path to it. So the profiles
-    # of a leaf are a product of sets of strategies.
+    # A profile reaches a leaf if every player chooses the actions on the path to it. The set of
+    # these profiles is therefore a product of sets of strategies.
     for members in leaves.values():
       assert len(members) == np.prod([len(set(own)) for own in zip(*members)])
     # By backward induction there is a pure equilibrium.

@@ -91,7 +91,10 @@ def test_names_are_those_of_the_data():
 
 @pytest.mark.parametrize("name", gamut.NAMES)
 def test_distributed_like_the_original(name):
-  """The smallest of the 132 p-values is expected near 0.01 and is 0.003 here; the next is 0.03."""
+  """All statistics of a class are distributed like those of the original's games.
+
+  The smallest of the 132 p-values is expected near 0.01. It is 0.003 here, and the next is 0.03.
+  """
   row = gamut.NAMES.index(name)
   # The entropy has the accuracy of the equilibrium, which is the float32 engine's tolerance.
   found = {
@@ -112,7 +115,7 @@ def test_scale_like_the_original(name):
 
 
 def effort_parameters(games):
-  """a, b and c of two-player MinimumEffortGames: [3, B]."""
+  """Parameters a, b and c of two-player MinimumEffortGames: [B] each."""
   first = games[:, 0]
   c = first[:, 0, 0] - first[:, 1, 0]
   b = first[:, 1, 1] - first[:, 1, 0]

@@ -110,10 +110,10 @@ def test_shapes_with_two_readings(tmp_path, shape):
     files.open_games(str(path))
   np.testing.assert_array_equal(files.read(path, batched=True), payoffs)
   np.testing.assert_array_equal(files.read(path, batched=False), payoffs[None])
-  # One such game has a form with a single reading.
+  # As a batch of one, such a game can be read in one way only.
   files.write_npz(path, payoffs[None])
   np.testing.assert_array_equal(files.read(path), payoffs[None])
-  # The rule is the same for arrays of other names, which are read one after the other.
+  # The rule also applies to arrays of other names, which are read one after the other.
   np.savez(path, a=payoffs, b=payoffs + 1)
   with pytest.raises(files.AmbiguousShapeError, match="'a'"):
     files.read(path)
@@ -159,7 +159,8 @@ def test_reading_forward_never_restarts(tmp_path, monkeypatch):
   with files.open_games(path) as source:
     before = len(opened)
     for start in range(0, 40, 4):
-      source.read(start, start + 3)  # leaves gaps of one game
+      # One game is left out between two parts.
+      source.read(start, start + 3)
     assert len(opened) == before + 1
 
 
@@ -196,7 +197,8 @@ def test_gamut_file():
         (np.zeros((2, 2, 2), [("a", float)]), "not real numbers"),
         (np.zeros((0, 2, 2, 2)), "is empty"),
         (np.zeros((4, 2, 0, 2)), "is empty"),
-        (np.zeros((3, 2, 0, 2)), "is empty"),  # in both readings
+        # This array is empty as a batch and as one game.
+        (np.zeros((3, 2, 0, 2)), "is empty"),
     ],
 )
 def test_npz_content_faults(tmp_path, array, message):
@@ -215,7 +217,7 @@ def test_npz_container_faults(tmp_path):
     archive.writestr("readme.txt", "no arrays here")
   with pytest.raises(GameFileError, match="holds no arrays"):
     files.read(path)
-  # A header that promises far more than there is must not make us allocate it.
+  # The size that a header announces must not be allocated before it is compared with the file.
   header = io.BytesIO()
   np.lib.format.write_array_header_1_0(
       header, {"descr": "<f8", "fortran_order": False, "shape": (10**15, 2, 8, 8)}
@@ -236,7 +238,7 @@ def test_npz_truncated_and_flipped(tmp_path, save):
   for end in range(0, len(content), 7):
     with pytest.raises(GameFileError):
       files.read(write(path, content[:end]))
-  # The checksum finds a flipped bit of the data, read at once or in parts.
+  # The checksum detects a flipped bit of the data that is read at once or in parts.
   middle = bytearray(content)
   middle[len(content) // 2] ^= 4
   with pytest.raises(GameFileError):

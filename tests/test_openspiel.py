@@ -22,7 +22,7 @@ def test_openspiel_one_shot_games():
   with files.open_games("openspiel:matching_pennies_3p") as source:
     assert (source.num_games, source.shape) == (1, (3, 2, 2, 2))
     payoffs = source.read(0, 1)[0]
-  # 1 matches 2, 2 matches 3, 3 mismatches 1.
+  # Player 1 wants to match player 2, player 2 to match player 3, and player 3 to differ from 1.
   for a, b, c in np.ndindex(2, 2, 2):
     signs = [2 * (a == b) - 1, 2 * (b == c) - 1, 2 * (c != a) - 1]
     np.testing.assert_array_equal(payoffs[:, a, b, c], signs)
@@ -33,7 +33,7 @@ def test_openspiel_one_shot_games():
 
 
 def test_openspiel_kuhn_poker_has_its_value():
-  """An extensive game through its normal form: the value is -1/18 to the first player."""
+  """The normal form of this extensive game has the value -1/18 for the first player."""
   pytest.importorskip("pyspiel")
   optimize = pytest.importorskip("scipy.optimize")
   payoffs = files.read("openspiel:kuhn_poker")[0, 0]
