@@ -1,5 +1,5 @@
 // Kernel of one concept and size as a function of the host, for tests. The macros are those of
-// kernels.cu. tests/test_cuda.py calls `nes_emulate`, and emulated_driver.cpp calls
+// kernels.cu. Tests of the kernels call `nes_emulate`, and emulated_driver.cpp calls
 // `nes_emulate_launch`.
 #include "kernels.cu"
 

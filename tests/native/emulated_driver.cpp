@@ -1,5 +1,5 @@
-// Substitutes for the functions of the CUDA driver and of NVRTC that launch.cpp uses, for tests on a
-// host without a GPU.
+// Substitutes for the functions of the CUDA driver and of NVRTC that launch.cpp uses, for tests on
+// a host without a GPU.
 //
 // A "binary" is the name of a kernel. Launching it runs the library of that name, which is compiled
 // from emulate.cpp, in the folder that the environment variable NES_EMULATED names.
