@@ -185,18 +185,18 @@ def run(
     schema = answer_schema(source.shape, config)
     parts = store.Parts(directory, schema, source.num_games, part_size)
     stack.enter_context(parts)
-    parallel.by_main(
+    parallel.on_main_process(
         lambda: _open_store(config, parts, task, out, source.num_games),
         UsageError("process 0 could not begin, and says why"),
     )
     report = Report(source.num_games, source.shape, ragged=source.ragged)
     todo = _count_done(parts, report, say)
-    parallel.meet()  # what is there is the same for all before anything is added
+    parallel.sync_processes()  # what is there is the same for all before anything is added
     job = _Job(config, source, inputs, parts, part_size, solve)
     _solve_parts(job, todo, report, clock, check_stop, say)
     stopping.check_together(check_stop)
     if parallel.is_main():
-      for index in set(todo) - set(parallel.own(todo)):
+      for index in set(todo) - set(parallel.local_items(todo)):
         report.add(parts.bounds[index][0], parts.read(index))
       _merge(parts, out, source.names, check_stop)
     report.compile_seconds = clock.seconds()
@@ -237,7 +237,7 @@ def _solve_parts(
       return _solve_part(job, payoffs, start)
 
   devices = jax.local_devices()
-  mine = parallel.own(todo)
+  mine = parallel.local_items(todo)
   with (
       concurrent.futures.ThreadPoolExecutor(len(devices)) as pool,
       progress.bar(source.num_games, initial=done, unit="game") as bar,
