@@ -23,6 +23,7 @@ import matplotlib
 import numpy as np
 
 from launch.figures import games as figures
+from launch.figures import polytopes
 import nes_jax
 
 _GAMES = pathlib.Path(__file__).resolve().parents[1] / "tests" / "data" / "gamut_8x8.npz"
@@ -30,13 +31,13 @@ CONCEPTS = ("cce", "ce")
 PRECISIONS = ("float64", "float32")
 
 GAMES_2X2 = (
-    figures.Game(
+    polytopes.Game(
         "Chicken",
         (("dare", "yield"), ("dare", "yield")),
         np.array([[[0.0, 7], [2, 6]], [[0, 2], [7, 6]]]),
         elevation=38,
     ),
-    figures.Game(
+    polytopes.Game(
         "Battle of the sexes",
         (("opera", "boxing"), ("opera", "boxing")),
         np.array([[[3.0, 0], [0, 2]], [[2, 0], [0, 3]]]),
@@ -44,7 +45,7 @@ GAMES_2X2 = (
         elevation=30,
     ),
     # Selten (1978): the polytope is a triangle, for fighting an entrant is never rational.
-    figures.Game(
+    polytopes.Game(
         "Chain store",
         (("enter", "stay out"), ("share", "fight")),
         np.array([[[2.0, 0], [1, 1]], [[2, 0], [5, 5]]]),
@@ -237,7 +238,7 @@ def write_summary(path: str, classes, results, totals, timings, uniform) -> None
       writer.writerow([*key, "all", *total, mean, timing.first, timing.compiled, rate])
 
 
-def select_2x2(games: Sequence[figures.Game] = GAMES_2X2) -> list[figures.Selected]:
+def select_2x2(games: Sequence[polytopes.Game] = GAMES_2X2) -> list[polytopes.Selected]:
   """Six equilibria of each game in one call: a selection is data, and a batch can mix them.
 
   Joints that did not converge come back as NaN, and are not drawn.
@@ -255,7 +256,7 @@ def select_2x2(games: Sequence[figures.Game] = GAMES_2X2) -> list[figures.Select
   solution = nes_jax.solve(repeated, selection=selection, precision="float64", batched=True)
   joints = np.where(np.asarray(solution.converged)[:, None, None], solution.joint, np.nan)
   joints = joints.reshape(len(games), 6, 2, 2)
-  return [figures.Selected(joint[0], joint[1], joint[2:]) for joint in joints]
+  return [polytopes.Selected(joint[0], joint[1], joint[2:]) for joint in joints]
 
 
 def run(games: str, out: str, per_class: int | None = None) -> None:
@@ -291,7 +292,7 @@ def run(games: str, out: str, per_class: int | None = None) -> None:
   with working("drawing"):
     figures.draw_classes(os.path.join(out, "gamut.png"), names, results, uniform)
     picture = os.path.join(out, "polytopes.png")
-    figures.draw_polytopes(picture, GAMES_2X2, selected)
+    polytopes.draw_polytopes(picture, GAMES_2X2, selected)
   write_summary(os.path.join(out, "summary.csv"), names, results, totals, timings, uniform)
 
   print("\nMaximum-entropy equilibria. Gap: what players can still gain by deviating, summed")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from launch import demo
-from launch.figures import games as figures
+from launch.figures import polytopes as figures
 
 CHICKEN, BATTLE, CHAIN_STORE = demo.GAMES_2X2
 PENNIES = np.array([[[1.0, -1], [-1, 1]], [[-1, 1], [1, -1]]])

@@ -25,7 +25,7 @@ from launch.evaluation import (
   scaling,
 )
 from launch.evaluation.settings import QUICK, Settings
-from launch.figures import games as figures
+from launch.figures import polytopes as figures
 from launch.runtime import stopping
 import nes_jax
 from nes_jax import metrics, network, pretrained

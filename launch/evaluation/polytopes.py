@@ -7,7 +7,7 @@ import numpy as np
 
 from launch import demo
 from launch.evaluation import measure
-from launch.figures import games as figures
+from launch.figures import polytopes as figures
 import nes_jax
 from nes_jax import pretrained
 

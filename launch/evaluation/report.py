@@ -12,7 +12,7 @@ import numpy as np
 
 from launch import benchmark, demo
 from launch.evaluation import classes, curves, paper, pictures, polytopes, scaling
-from launch.figures import games as figures
+from launch.figures import polytopes as figures
 from nes_jax.games.files import replacing
 
 Cells = list[dict[str, Any]]
