@@ -276,7 +276,7 @@ def _seeds_note(group: Sequence[Result]) -> str:
 
 
 def _short(name: str) -> str:
-  """supertype_1/connection_3 -> ST1 connection 3; supertype_percentiles[0,0] -> ST1, 10th percentile."""
+  """A short title: supertype_1/connection_3 becomes "ST1 connection 3"."""
   if name.startswith(("supertype_percentiles[", "supertype_smooth_percentiles[")):
     supertype, index = name.removesuffix("]").partition("[")[2].split(",")
     return f"ST{int(supertype) + 1}, {10 * (int(index) + 1)}th percentile"
