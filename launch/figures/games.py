@@ -4,6 +4,7 @@ Glossary: C classes of games.
 """
 
 from collections.abc import Mapping, Sequence
+import os
 from typing import NamedTuple
 
 from matplotlib import axes, figure, lines
@@ -29,7 +30,7 @@ class ByClass(NamedTuple):
 
 
 def draw_classes(
-    path: str,
+    path: str | os.PathLike,
     classes: Sequence[str],
     results: Mapping[tuple[str, str], ByClass],
     uniform: Mapping[str, np.ndarray],

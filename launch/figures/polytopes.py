@@ -6,6 +6,7 @@ V extreme points (vertices).
 
 from collections.abc import Sequence
 import itertools
+import os
 from typing import NamedTuple
 
 from matplotlib import axes, figure, lines, patches
@@ -146,7 +147,7 @@ def _unit_rows(rows: np.ndarray) -> np.ndarray:
 
 
 def draw_polytopes(
-    path: str,
+    path: str | os.PathLike,
     games: Sequence[Game],
     selected: Sequence[Selected],
     exact: Sequence[Selected] | None = None,
