@@ -118,7 +118,7 @@ class _Evaluation:
   def figure4(self) -> None:
     """Evaluates the classes of games."""
     cache, settings = self._cache, self._run.settings
-    mine = [name for name in parallel.own(classes.CLASSES) if name is not None]
+    mine = [name for name in parallel.local_items(classes.CLASSES) if name is not None]
     classes.draw_all(cache, mine, settings)
     self._share(
         "figure4", classes.CLASSES, lambda name: classes.evaluate(cache, name, settings)
@@ -172,12 +172,12 @@ class _Evaluation:
   def _share(self, name: str, items: Sequence[Any], work: Callable[[Any], Any]) -> None:
     """Does work(item) for each item in one of the processes, and waits for all of them."""
     with self._bar(name, len(items), "part") as bar:
-      for item in parallel.own(items):
+      for item in parallel.local_items(items):
         stopping.check_together(self._check_stop)
         if item is not None:
           work(item)
         bar.update(jax.process_count())
-    parallel.meet()
+    parallel.sync_processes()
 
 
 def evaluate(
@@ -198,7 +198,7 @@ def evaluate(
   if parallel.is_main():
     print(evaluation.report().read_text(encoding="utf-8"))
     print(f"The directory {run.out} has report.md, its pictures, and its tables as .csv.")
-  parallel.meet()
+  parallel.sync_processes()
   return {}
 
 

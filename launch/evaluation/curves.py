@@ -17,10 +17,9 @@ import numpy as np
 from launch import nes_train
 from launch.evaluation.settings import Settings
 from launch.runtime import checkpoint, parallel, writers
-from nes_jax import network, pretrained, selection
+from nes_jax import network, pretrained, selection, training
 from nes_jax.network import pooling
-from nes_jax.training import learner
-from nes_jax.training.learner import shape_name
+from nes_jax.training import shape_name
 
 # A batch has at most so many games, and so many payoffs of each player.
 _MAX_GAMES, _MAX_PAYOFFS = 256, 8192
@@ -38,7 +37,7 @@ class Curve(NamedTuple):
 
   panel: str  # one of PANELS
   label: str
-  training: learner.Config
+  training: training.Config
 
 
 class Learned(NamedTuple):
@@ -50,15 +49,15 @@ class Learned(NamedTuple):
   gap: np.ndarray  # [S, P] means over held-out games
 
 
-def training(
+def configure(
     settings: Settings,
     shape: tuple[int, ...],
     *,
     concept: str = "cce",
     chosen: str = "max_entropy",
-    norm: str = "l2",
+    sphere: str = "l2",
     **changes: Any,
-) -> learner.Config:
+) -> training.Config:
   """The training of one curve.
 
   Args:
@@ -66,19 +65,19 @@ def training(
     shape: (A1, ..., AN) of the games.
     concept: "cce" or "ce".
     chosen: the selection, a name of Table 3.
-    norm: the sphere of the games.
+    sphere: the sphere of the games, or `training.UNIFORM`.
     **changes: fields in which the network differs from the paper's.
   """
   size = _SMALL_NETWORK if settings.small else {}
-  net = network.Config(concept, inputs=learner.inputs(chosen), **size, **changes)
+  net = network.Config(concept, inputs=training.inputs(chosen), **size, **changes)
   batch = 32 if settings.small else min(_MAX_GAMES, _MAX_PAYOFFS // math.prod(shape))
-  return learner.Config(
+  return training.Config(
       net,
       selection=chosen,
       shapes=(shape,),
       batches=(batch,),
       updates=settings.updates,
-      norm=norm,
+      sphere=sphere,
       **_TRAINING,
   )
 
@@ -99,9 +98,9 @@ def _means(names: Sequence[str]) -> tuple[str, ...]:
   return tuple(name for name in names if name == "self" or name.endswith("/mean"))
 
 
-def square(settings: Settings) -> learner.Config:
+def square(settings: Settings) -> training.Config:
   """The training of the network of Table 2: on 8x8, as in the paper, or on 3x3 if it is small."""
-  return training(settings, (3, 3) if settings.small else (8, 8))
+  return configure(settings, (3, 3) if settings.small else (8, 8))
 
 
 def curves(settings: Settings) -> list[Curve]:
@@ -110,36 +109,36 @@ def curves(settings: Settings) -> list[Curve]:
   rows = [row for row in _SELECTIONS if not small or row.abbreviation in ("ME", "MRE")]
   plane, cube = ((3, 3), (2, 2, 2)) if small else ((4, 4), (4, 4, 4))
   found = [
-      Curve("selection", row.abbreviation, training(settings, plane, chosen=row.name))
+      Curve("selection", row.abbreviation, configure(settings, plane, chosen=row.name))
       for row in rows
   ]
   shapes = (plane, cube) if small else (
       (2, 2), (4, 4), (8, 8), (16, 16), (2, 2, 2), (4, 4, 4), (2, 2, 2, 2)
   )
-  found += [Curve("shape", shape_name(shape), training(settings, shape)) for shape in shapes]
+  found += [Curve("shape", shape_name(shape), configure(settings, shape)) for shape in shapes]
   for concept in ("cce", "ce"):
     shape = plane if small else (8, 8)
-    found.append(Curve("concept", concept.upper(), training(settings, shape, concept=concept)))
+    found.append(Curve("concept", concept.upper(), configure(settings, shape, concept=concept)))
   found += [
-      Curve("ablation", "as the paper's", training(settings, cube)),
-      Curve("ablation", "linear network", training(settings, cube, **linear("cce"))),
+      Curve("ablation", "as the paper's", configure(settings, cube)),
+      Curve("ablation", "linear network", configure(settings, cube, **linear("cce"))),
       Curve(
           "ablation",
           "no invariant preprocessing,\nuniform payoffs",
-          training(settings, cube, norm=learner.UNIFORM, centre="mean"),
+          configure(settings, cube, sphere=training.UNIFORM, centre="mean"),
       ),
   ]
   return found
 
 
-def trainings(settings: Settings) -> list[tuple[learner.Config, int]]:
+def trainings(settings: Settings) -> list[tuple[training.Config, int]]:
   """All different trainings with their seeds: first all trainings with seed 0, then with seed 1."""
   configs = list(dict.fromkeys(curve.training for curve in curves(settings)))
   return [(config, seed) for seed in range(settings.seeds) for config in configs]
 
 
 def directory(
-    root: pathlib.Path, config: learner.Config, seed: int, settings: Settings
+    root: pathlib.Path, config: training.Config, seed: int, settings: Settings
 ) -> pathlib.Path:
   """The directory of a training, whose name depends on everything that determines the training."""
   key = [config.to_dict(), seed, settings.points, settings.curve_games]
@@ -150,7 +149,7 @@ def directory(
 
 def train(
     root: pathlib.Path,
-    config: learner.Config,
+    config: training.Config,
     seed: int,
     settings: Settings,
     check_stop: Callable[[], None] = lambda: None,
@@ -176,10 +175,10 @@ def train(
   )
   nes_train.train(run, check_stop=check_stop, say=lambda line: say(f"{out.name}: {line}"))
   # Process 0 writes the files that all processes read.
-  parallel.meet()
+  parallel.sync_processes()
 
 
-def _evaluations(out: pathlib.Path, config: learner.Config) -> tuple[list[float], ...]:
+def _evaluations(out: pathlib.Path, config: training.Config) -> tuple[list[float], ...]:
   """Steps, solver gaps and gaps of the evaluations that a training has made so far."""
   name = f"eval/{shape_name(config.shapes[0])}"
   names = writers.STEP, f"{name}/solver_gap", f"{name}/gap"
@@ -201,11 +200,11 @@ def learned(root: pathlib.Path, settings: Settings) -> list[Learned]:
 
 
 def network_of(
-    root: pathlib.Path, config: learner.Config, seed: int, settings: Settings
+    root: pathlib.Path, config: training.Config, seed: int, settings: Settings
 ) -> pretrained.Pretrained:
   """The best network of a finished training."""
   path = checkpoint.best(directory(root, config, seed, settings))
-  like = jax.eval_shape(lambda key: learner.init(key, config), jax.random.key(0))
+  like = jax.eval_shape(lambda key: training.init(key, config), jax.random.key(0))
   state = jax.tree.map(jnp.asarray, checkpoint.restore(path, like))
   name = f"{shape_name(config.shapes[0])} of Figure 3"
   return pretrained.Pretrained(name, state.params, {}, config, {})

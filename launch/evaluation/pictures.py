@@ -21,7 +21,7 @@ from launch.figures.style import (
   shade_rows,
   tidy,
 )
-from nes_jax.training.learner import shape_name
+from nes_jax.training import shape_name
 
 # Smaller gaps are drawn at this value.
 _FLOOR = 1e-8

@@ -12,7 +12,7 @@ from launch.evaluation.measure import Games
 from launch.evaluation.settings import Settings
 from nes_jax import pretrained
 from nes_jax.games import spheres
-from nes_jax.training.learner import shape_name
+from nes_jax.training import shape_name
 
 
 class Row(NamedTuple):
