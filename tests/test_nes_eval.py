@@ -30,9 +30,8 @@ from launch.evaluation.settings import QUICK, Settings
 from launch.figures.polytopes import Selected
 from launch.runtime import stopping
 import nes_jax
-from nes_jax import metrics, network, pretrained
+from nes_jax import metrics, network, pretrained, training
 from nes_jax.games import spheres
-from nes_jax.training import learner
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TINY = dataclasses.replace(
@@ -164,7 +163,7 @@ def test_without_ecos(monkeypatch, tmp_path):
 
 def test_linear_network_is_linear_before_the_softplus():
   keys = jax.random.split(jax.random.key(0), 32)
-  problem = learner.sample(keys, "max_entropy", (3, 3), 1e5)
+  problem = training.sample(keys, "max_entropy", (3, 3), 1e5)
   x, y = problem.payoffs, problem.payoffs[::-1]
 
   @functools.partial(jax.jit, static_argnums=0)
@@ -191,7 +190,7 @@ def test_linear_network_is_linear_before_the_softplus():
 
 def test_uniform_payoffs_are_not_preprocessed():
   keys = jax.random.split(jax.random.key(0), 2000)
-  payoffs = np.asarray(learner.sample(keys, "max_entropy", (2, 2), 1e5, "uniform").payoffs)
+  payoffs = np.asarray(training.sample(keys, "max_entropy", (2, 2), 1e5, "uniform").payoffs)
   assert payoffs.min() > -(3**0.5) and payoffs.max() < 3**0.5
   # 16,000 numbers: standard errors 0.008 and 0.007.
   assert abs(payoffs.mean()) < 0.04 and abs(payoffs.var() - 1) < 0.04
