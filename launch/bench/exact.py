@@ -48,7 +48,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from launch.baselines import checkout, peers
+from launch.baselines import checkout, layers, peers
 from launch.bench.record import Row
 from launch.bench.suite import Extra, Suite
 from launch.runtime.machine import ROOT
@@ -251,7 +251,7 @@ def gradient_row(quick: bool) -> Row:
   """Measures gradients of a weighted sum of the joints of 4x4 CCEs, ours and those of layers.
 
   Columns: one_us, microseconds for one game; us_game, for a game of a batch; the same for each
-  layer of `peers.LAYERS`; largest, our largest derivative; difference, the largest difference
+  layer of `layers.LAYERS`; largest, our largest derivative; difference, the largest difference
   between our derivatives and a layer's for the same payoffs.
   """
   shape, (batch, compared, calls) = (4, 4), (16, 2, 1) if quick else (1024, 16, _CALLS)
@@ -273,8 +273,8 @@ def gradient_row(quick: bool) -> Row:
   }
   values = np.asarray(gradient(payoffs))[:compared]
   differences = []
-  for name in peers.LAYERS:
-    theirs = peers.differentiate(name, np.asarray(payoffs[:compared]), np.asarray(weights), calls)
+  for name in layers.LAYERS:
+    theirs = layers.differentiate(name, np.asarray(payoffs[:compared]), np.asarray(weights), calls)
     row[f"{name}_one_us"] = theirs and theirs.one_us
     row[f"{name}_us"] = theirs and theirs.us
     if theirs:
