@@ -16,8 +16,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from calsheq_jax import policy as policy_lib
 from calsheq_jax import ppo, rollout
-from calsheq_jax.policy import decide
 from calsheq_jax.self_play import best_response, mixed
 from calsheq_jax.types import Agent, Array, Policy
 from envs.base import Environment, Profile
@@ -103,7 +103,9 @@ def symmetric_values(
   """
 
   def sample(key, profile):
-    act = lambda k, x: decide(policy, agent, None if mean_action else k, x)
+    def act(key, observation):
+      return policy_lib.act(policy, agent, None if mean_action else key, observation)
+
     played = rollout.episode(env, key, profile, act)
     return rollout.episode_returns(played.trajectory, discount)
 

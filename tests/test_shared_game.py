@@ -79,7 +79,7 @@ def test_discount():
   )
   trajectory = jax.vmap(
       lambda key: rollout.episode(
-          env, key, toys.rules(3), lambda k, x: policy.decide(toys.Constant(2), still, k, x)
+          env, key, toys.rules(3), lambda k, x: policy.act(toys.Constant(2), still, k, x)
       ).trajectory.reward.mean(-1)
   )(rollout.keys_of(KEY, 3))
   expected = trajectory[:, :3] @ jnp.array([1, 0.5, 0.25])
@@ -199,7 +199,7 @@ def test_self_play_learns_the_equilibrium_in_closed_form():
       [jnp.concatenate([jnp.linspace(0.3, 1.3, 50), jnp.linspace(-0.1, 0.9, 50)]),
        jnp.repeat(jnp.array([-1.0, 1.0]), 50)], -1
   )
-  action = jax.vmap(lambda a: policy.decide(NET, a, None, observation).action)(agents)
+  action = jax.vmap(lambda a: policy.act(NET, a, None, observation).action)(agents)
   known = GAME.equilibrium(observation, PROFILE)
   error = jnp.sqrt(jnp.mean((action - known) ** 2, (1, 2)) / jnp.mean(known**2))
   assert error.shape == (5,) and float(error.max()) < 0.02, error

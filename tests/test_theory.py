@@ -242,10 +242,10 @@ def test_gradient_self_play_ends_at_one_in_the_piecewise_potential_game():
 
   state = ppo.init(jax.random.key(4), net, config)
   seen = jnp.ones((1, 1))
-  first = policy.decide(net, state.agent, None, seen).action
+  first = policy.act(net, state.agent, None, seen).action
   assert abs(float(first[0, 0]) - 0.5) < 0.05
   state, _ = train(state)
-  last = policy.decide(net, state.agent, None, seen).action
+  last = policy.act(net, state.agent, None, seen).action
   assert float(last[0, 0]) >= 1  # which the environment takes for 1
 
 
