@@ -109,6 +109,27 @@ def on_eight_devices(out):
   np.savez(out, **results)
 
 
+class Counting(loop.Training):
+  """Three updates that count."""
+
+  total = 3
+
+  def metadata(self):
+    return {"settings": {}}
+
+  def init(self):
+    return np.zeros(1)
+
+  def place(self, state):
+    return state
+
+  def advance(self, state, done):
+    return state + 1, done + 1, {}
+
+  def evaluate(self, state):
+    return {}
+
+
 def as_one_of_two_hosts(out):
   parallel.initialize()
   out = pathlib.Path(out)
@@ -152,11 +173,7 @@ def as_one_of_two_hosts(out):
       raise stopping.Stopped(signal.SIGTERM)
 
   try:
-    loop.run(
-        np.zeros(1), out / "stopped", done=0, total=3,
-        advance=lambda state, done: (state + 1, done + 1, {}), evaluate=lambda state: {},
-        save_every=3, config={}, check_stop=check_stop,
-    )
+    loop.run(Counting(), loop.Options(out / "stopped", save_every=3), check_stop=check_stop)
   except stopping.Stopped as stopped:
     results["stopped"] = np.array(stopped.signum)
     if parallel.is_main():
