@@ -168,7 +168,7 @@ setuptools.setup(
         "cuda": ["jax[cuda12]>=0.7"],
         "cuda13": ["jax[cuda13]>=0.7.2"],
         "tpu": ["jax[tpu]>=0.7"],
-        "docs": ["mkdocs>=1.6", "mkdocs-material>=9.5", "mkdocs-jupyter>=0.25",
+        "docs": ["mkdocs>=1.6", "mkdocs-material>=9.5", "mkdocs-jupyter>=0.26",
                  "mkdocstrings[python]>=1.0", "mkdocstrings-python>=2.0"],
         "dev": [
             *PROGRAMS,

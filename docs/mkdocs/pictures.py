@@ -12,8 +12,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 PICTURES = {
     "polytopes.png": "polytopes.png",
     "gamut.png": "gamut.png",
-    "market/rewards.png": "calibration_rewards.png",
-    "market/targets_1.png": "calibration_targets.png",
+    "market/targets_1.png": "calibration.png",
 }
 _COLOURS = 64
 
