@@ -1,4 +1,4 @@
-"""Hooks of MkDocs: the build notes as a page, and links to files outside docs/.
+"""Hooks of MkDocs: the build notes as a page, links to files outside docs/, links of notebooks.
 
 Pages link to sources by relative paths, such as ../../nes_jax/types.py, which work where the
 repository is browsed. On the site such a link leads to the file in the repository, at `repo_url`
@@ -15,6 +15,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Files of the repository that are pages of the site as well.
 PAGES = {"BUILD_NOTES.md": "build_notes.md"}
 _LINK = re.compile(r"(?<=\]\()([^)#\s:]+)(#[^)\s]*)?(?=\))")
+_PAGE = re.compile(r'href="([^":]+)\.(?:md|ipynb)(#[^"]*)?"')
 
 
 def on_files(files, config):
@@ -44,3 +45,10 @@ def on_page_markdown(markdown, page, config, files):
     return f"{config.repo_url.rstrip('/')}/{kind}/main/{target}{anchor}"
 
   return _LINK.sub(replace, markdown)
+
+
+def on_page_content(html, page, config, files):
+  """Turns a notebook's links to pages into links of the site, which mkdocs-jupyter leaves alone."""
+  if not page.file.src_uri.endswith(".ipynb"):
+    return html
+  return _PAGE.sub(r'href="\1.html\2"', html)
