@@ -64,4 +64,4 @@ def test_rows_are_right_and_computed_once(tmp_path, monkeypatch, capsys):
   assert again[:2] == rows and [row["recomputed"] for row in again] == ["3", "4", "4", "4"]
   assert "left 1.0000" in capsys.readouterr().out
   assert census.main([*flags, "--kinds=ranking,blotto", "--players=3", "--concepts=none"]) == 2
-  assert "unknown 'none'; use some of cce, ce" in capsys.readouterr().err
+  assert "--concepts=none: use one of cce, ce" in capsys.readouterr().err
