@@ -7,7 +7,7 @@ import time
 import pytest
 
 from launch.bench import suite
-from launch.checks import gpu_report
+from launch.checks import gpu_report, gpu_tables
 from launch.checks.gpu_report import Part
 from launch.runtime import writers
 
@@ -80,7 +80,7 @@ def test_goes_on_when_parts_fail(tmp_path, monkeypatch):
 def test_files_of_tests_that_cannot_be_imported():
   log = "ERROR tests/test_solve.py\ntests/test_dual.py::test_one PASSED [100%]\n"
   log += "ERROR tests/test_solve.py - ModuleNotFoundError: No module named 'x'\n"
-  assert gpu_report.tests_of(log) == {
+  assert gpu_tables.tests_of(log) == {
       "passed": ["tests/test_dual.py::test_one"], "error": ["tests/test_solve.py"]
   }
 
@@ -93,7 +93,7 @@ def test_all_columns_are_there(tmp_path):
         continue
       values = dict(flag.lstrip("-").split("=") for flag in part.command[2:] if "=" in flag)
       entries, extras = suite.choose(values["suite"], values["only"].split(","))
-      assert values["suite"] == part.name and part.name in gpu_report.COLUMNS and not extras
+      assert values["suite"] == part.name and part.name in gpu_tables.COLUMNS and not extras
       assert len(entries) == 1 or not quick
       assert ("--quick" in part.command) == quick
 
@@ -102,7 +102,7 @@ def test_bad_flags(tmp_path, capsys, monkeypatch):
   monkeypatch.setenv("PATH", str(tmp_path))  # which has no nvidia-smi
   for flags, message in (
       ([], "nvidia-smi finds no GPU here; --quick tries the program without one"),
-      (["--quick", "--only=fast"], "unknown 'fast'; use some of exact, neural"),
+      (["--quick", "--only=fast"], "--only=fast: use one of exact, neural"),
       (["--seconds=0"], "--seconds=0 must be at least 1"),
   ):
     assert gpu_report.main(["gpu_report", f"--out={tmp_path / 'out'}", *flags]) == 2
@@ -118,14 +118,14 @@ def test_bad_flags(tmp_path, capsys, monkeypatch):
 
 
 def test_what_a_training_has_come_to(tmp_path):
-  assert gpu_report.trained(tmp_path / "none", 8) == []
+  assert gpu_tables.trained(tmp_path / "none", 8) == []
   clock = iter((0.0, 2.0, 3.0)).__next__
   with writers.Writer(tmp_path, console_every=None, clock=clock) as writer:
     writer.write(100, {"train/loss": 1.0})
     writer.write(200, {"train/loss": 1.0, "eval/solver_gap": 0.25})
-  (row,) = gpu_report.trained(tmp_path, 8)
+  (row,) = gpu_tables.trained(tmp_path, 8)
   assert row == {"updates": 200, "batch": 8, "games_s": 800.0, "solver_gap": 0.25}
-  assert gpu_report.table("train", [row]).splitlines()[-1] == "| 200 | 8 | 800 | 0.25 |"
+  assert gpu_tables.table("train", [row]).splitlines()[-1] == "| 200 | 8 | 800 | 0.25 |"
 
 
 @pytest.mark.slow
