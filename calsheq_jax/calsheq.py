@@ -23,10 +23,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from calsheq_jax import calibrator, policy, ppo, rollout
+from calsheq_jax import calibrator, minibatches, policy, ppo, rollout
 from calsheq_jax.calibrator import Config as CalibratorConfig
 from calsheq_jax.calibrator import Problem
-from calsheq_jax.policy import decide
 from calsheq_jax.schedules import Schedule, two_timescales
 from calsheq_jax.types import Agent, Array
 from envs.base import Environment
@@ -71,9 +70,9 @@ class Config:
           f"episodes={self.episodes} do not divide over {devices} devices: give a multiple"
       )
     each = self.episodes // devices
-    ppo.check_batch(env.horizon * env.num_agents, each, self.shared.minibatches)
+    minibatches.check_batch(env.horizon * env.num_agents, each, self.shared.minibatches)
     try:
-      ppo.check_batch(1, each, self.calibrator.learning.minibatches)
+      minibatches.check_batch(1, each, self.calibrator.learning.minibatches)
     except ValueError as error:
       raise ValueError(f"the calibrator: {error}") from error
 
@@ -142,7 +141,7 @@ def stage(
   act_key, play_key, shared_key, calibrator_key = jax.random.split(jax.random.fold_in(key, m), 4)
   acting = calibrator.exploring(state.calibrator, config.calibrator.scale(m))
   # Alike on all devices, for all particles.
-  decision = decide(moves, acting.agent, act_key, state.particles)
+  decision = policy.act(moves, acting.agent, act_key, state.particles)
   particles = jnp.clip(state.particles + decision.action, -1, 1)
   mean_action = moves.distribution(decision.parameters).mean()
   led_to = jnp.clip(state.particles + mean_action, -1, 1).mean(0)

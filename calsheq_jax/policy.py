@@ -148,7 +148,7 @@ def return_scale(agent: Agent) -> Array:
   return jnp.sqrt(agent.returns.variance + 1e-8)
 
 
-def decide(
+def act(
     policy: Policy, agent: Agent, key: Array | None, observation: Array
 ) -> Decision:
   """Acts on observations [*, O]; with key None the mean action is taken."""

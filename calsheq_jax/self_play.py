@@ -16,8 +16,8 @@ Glossary: B episodes of the global batch, b those of this device, T steps, n age
 import jax
 import jax.numpy as jnp
 
+from calsheq_jax import policy as policy_lib
 from calsheq_jax import ppo, rollout
-from calsheq_jax.policy import decide
 from calsheq_jax.types import Agent, Array, Decision, Policy, Rollout
 from envs.base import Environment, Profile
 
@@ -74,8 +74,8 @@ def mixed(
   """
 
   def act(key: Array, observation: Array) -> Decision:
-    one = decide(policy, first, None if mean_action else key, observation)
-    other = decide(policy, second, key, observation)
+    one = policy_lib.act(policy, first, None if mean_action else key, observation)
+    other = policy_lib.act(policy, second, key, observation)
     here = jnp.arange(len(observation)) == seat
     pick = lambda x, y: jnp.where(here.reshape((-1,) + (1,) * (x.ndim - 1)), x, y)
     return jax.tree.map(pick, one, other)

@@ -33,7 +33,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from calsheq_jax import distributions, policy, ppo, rollout, self_play, shared_game
+from calsheq_jax import distributions, minibatches, policy, ppo, rollout, self_play, shared_game
 from envs import market
 from launch.runtime import checkpoint, loop, parallel, program, writers
 from launch.runtime.program import UsageError
@@ -279,7 +279,7 @@ def _check_batches(run: Run, mesh) -> None:
   ):
     try:
       here = parallel.per_device_batch(getattr(run, flag), mesh)
-      ppo.check_batch(steps, here, run.learning.minibatches)
+      minibatches.check_batch(steps, here, run.learning.minibatches)
     except ValueError as error:
       raise UsageError(f"--{flag}: {error}") from error
 
@@ -393,6 +393,7 @@ def _define_flags(values: flags.FlagValues) -> None:
   for field in dataclasses.fields(ppo.Config):
     define = {float: flags.DEFINE_float, int: flags.DEFINE_integer, bool: flags.DEFINE_bool}
     define[type(field.default)](field.name, _LEARNING[field.name], "of PPO", **own)
+  flags.DEFINE_alias("trace", "gae_lambda", **own)
   run = {field.name: field.default for field in dataclasses.fields(Run)}
   for name, what in _RUN_FLAGS.items():
     define = flags.DEFINE_integer if isinstance(run[name], int) else flags.DEFINE_float

@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from calsheq_jax import calibrator, ppo
+from calsheq_jax import calibrator, policy, ppo
 from calsheq_jax.calibrator import Target
-from calsheq_jax.policy import decide
 from envs import linear_quadratic, market
 from tests import toys
 
@@ -158,7 +157,7 @@ def test_noise_has_the_scale_of_the_schedule_and_is_not_learnt(scale):
   state = ppo.init(jax.random.key(2), moves, learning)
   state = calibrator.exploring(state, jnp.float32(scale))
   x = jnp.zeros((20_000, 3))
-  decision = decide(moves, state.agent, jax.random.key(3), x)
+  decision = policy.act(moves, state.agent, jax.random.key(3), x)
   centred = decision.action - moves.distribution(decision.parameters).mean()
   # A standard deviation of 60,000 draws is about 0.3% off.
   np.testing.assert_allclose(centred.std(), scale, rtol=0.02)
@@ -193,7 +192,7 @@ def test_one_step_problems():
   moves, params = policy_and_params()
   state = ppo.init(jax.random.key(2), moves, calibrator.Config().learning)
   x, reward = jnp.zeros((4, 3)), jnp.arange(4.0)
-  decision = decide(moves, state.agent, jax.random.key(0), x)
+  decision = policy.act(moves, state.agent, jax.random.key(0), x)
   mine = calibrator.one_step(decision, x, reward)
   given = {**decision._asdict(), "observation": x, "reward": reward}
   for name, value in given.items():
