@@ -1,4 +1,4 @@
-"""launch.checks.gpu_report: that it goes on whatever becomes of a part, and a short form of it."""
+"""Tests of launch.checks.gpu_report: that it goes on when parts fail, and a quick run."""
 
 import json
 import sys
@@ -11,7 +11,7 @@ from launch.checks import gpu_report, gpu_tables
 from launch.checks.gpu_report import Part
 from launch.runtime import writers
 
-# What `launch.benchmark` writes, as far as the report reads it.
+# The part of the files of `launch.benchmark` that the report reads.
 EXACT = {
     "hardware": {
         "devices": 1, "device": "NVIDIA X", "platform": "gpu", "cpu": "Y", "cores": 16,
@@ -71,7 +71,7 @@ def test_goes_on_when_parts_fail(tmp_path, monkeypatch):
   assert content["suites"] == {"exact": EXACT["rows"], "train": []}
   assert [part["code"] for part in content["parts"]] == [1, None, 3, 0]
   assert (tmp_path / "train.txt").read_text().split() == ["more"]
-  # All is well when what was stopped had no failure, too.
+  # A part that was stopped without a failure counts as well.
   wanted = [Part("tests", 1, script(f"print({TESTS.replace('FAILED', 'PASSED')!r})")), wanted[-1]]
   assert gpu_report.measure(tmp_path, 60, wanted, quick=True)
   assert "QUICK" in (tmp_path / "report.md").read_text()
@@ -86,7 +86,7 @@ def test_files_of_tests_that_cannot_be_imported():
 
 
 def test_all_columns_are_there(tmp_path):
-  """A part of a suite names entries that exist, and quick ones are few."""
+  """Parts measure entries that exist, and a quick part measures one."""
   for quick in (False, True):
     for part in gpu_report.parts(tmp_path, quick):
       if part.command[1] != "launch.benchmark":
@@ -99,7 +99,7 @@ def test_all_columns_are_there(tmp_path):
 
 
 def test_bad_flags(tmp_path, capsys, monkeypatch):
-  monkeypatch.setenv("PATH", str(tmp_path))  # which has no nvidia-smi
+  monkeypatch.setenv("PATH", str(tmp_path))  # This directory has no nvidia-smi.
   for flags, message in (
       ([], "nvidia-smi finds no GPU here; --quick tries the program without one"),
       (["--quick", "--only=fast"], "--only=fast: use one of exact, neural"),
@@ -107,7 +107,7 @@ def test_bad_flags(tmp_path, capsys, monkeypatch):
   ):
     assert gpu_report.main(["gpu_report", f"--out={tmp_path / 'out'}", *flags]) == 2
     assert message in capsys.readouterr().err
-  # A GPU that JAX does not use: here it computes on the CPU.
+  # There is a GPU, but JAX computes on the CPU.
   nvidia_smi = tmp_path / "nvidia-smi"
   nvidia_smi.write_text("#!/bin/sh\necho NVIDIA X, 580, 80000 MiB, 1980 MHz\n")
   nvidia_smi.chmod(0o755)

@@ -1,4 +1,4 @@
-"""launch.checks.survival: a short form of it, and that it would see a difference."""
+"""Tests of launch.checks.survival: a short run, and that it sees differences."""
 
 import numpy as np
 import pytest
