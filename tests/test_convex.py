@@ -48,7 +48,7 @@ HARD = {
 
 
 def over_cases(quick=CASES):
-  """Parametrises (concept, shape, games): few games of `quick` cases; slow tests take many games."""
+  """Parametrises (concept, shape, games): few games of `quick` cases, many of all in slow tests."""
   fast = [(*case, CASES[case]) for case in quick]
   slow = [pytest.param(*case, SLOW_GAMES, marks=pytest.mark.slow) for case in CASES]
 

@@ -221,7 +221,7 @@ def test_training_is_continued_and_not_repeated(tmp_path, monkeypatch):
   one = curves.network_of(tmp_path, config, seed, TINY)
   solution = nes_jax.solve(np.eye(3) * np.ones((2, 1, 1)), method="neural", trained=one)
   assert np.isfinite(solution.joint).all()
-  monkeypatch.setattr(curves.nes_train, "train", refuse)
+  monkeypatch.setattr(curves.trainer, "train", refuse)
   curves.train(tmp_path, config, seed, TINY)
   monkeypatch.setattr(curves, "curves", lambda _: [curves.Curve("selection", "ME", config)])
   (learned,) = curves.learned(tmp_path, TINY)
@@ -373,7 +373,7 @@ def test_small_run(small_classes, tmp_path, monkeypatch, capsys):
   assert "Figure 4" in text and "Figure 3" in text and "Figure 1" not in text
   assert len(list(tmp_path.glob("cache/*"))) > stored
   monkeypatch.setattr(nes_jax, "solve", refuse)
-  monkeypatch.setattr(curves.nes_train, "train", refuse)
+  monkeypatch.setattr(curves.trainer, "train", refuse)
   nes_eval.evaluate(run)
   assert (tmp_path / "report.md").read_text() == text
 
