@@ -95,7 +95,7 @@ def native_extensions() -> list[setuptools.Extension]:
   cpu = [str(NATIVE / "cpu" / "api.cpp")]
   if headers:
     cpu.append(str(NATIVE / "cpu" / "ffi.cpp"))
-  libraries = {f"_cpu_{level}": (cpu, flags) for level, flags in CPU_LEVELS.items()}
+  libraries = {f"cpu._cpu_{level}": (cpu, flags) for level, flags in CPU_LEVELS.items()}
   if headers and sys.platform == "linux":
     # It loads CUDA's libraries at run time, and is idle where there are none.
     libraries["cuda._launch"] = ([str(NATIVE / "cuda" / "launch.cpp")], ["-ldl"])

@@ -52,10 +52,10 @@ from launch.runtime.tables import filled, markdown, text
 from launch.runtime.timing import seconds
 import nes_jax
 from nes_jax import network
+from nes_jax import training as learner
 from nes_jax.games import spheres
 from nes_jax.games.files import replacing
 from nes_jax.network import rounds
-from nes_jax.training import learner
 
 Row = dict[str, Any]
 

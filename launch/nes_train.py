@@ -31,10 +31,10 @@ from launch.runtime import checkpoint, loop, parallel, program, writers
 from launch.runtime.program import UsageError
 import nes_jax
 from nes_jax import network, pretrained
+from nes_jax import training as learner
 from nes_jax.games.files import replacing
 from nes_jax.keys import example_keys
-from nes_jax.training import learner
-from nes_jax.training.learner import shape_name
+from nes_jax.training import shape_name
 from nes_jax.types import CONCEPTS, Problem
 
 # Held-out games come from a seed of their own.
@@ -82,7 +82,7 @@ def asked(config: learner.Config, problem: Problem) -> nes_jax.Selection:
       target=host.target if "target" in varied else None,
       epsilon=host.epsilon,
       welfare=host.welfare if "welfare" in varied else None,
-      welfare_weight=host.welfare_weight,
+      welfare_weight=host.welfare_weight / host.temperature,
       rho=float("inf") if problem.rho == config.rho else problem.rho,
       epsilon_max=float(host.epsilon_max.flat[0] / np.sqrt(host.target[0].size)),
   )
@@ -94,7 +94,7 @@ def held_out(config: learner.Config, shape: tuple[int, ...], games: int) -> Held
   A network trained on plain uniform games is judged on the sphere, like all others.
   """
   keys = example_keys(jax.random.key(_HELD_OUT_SEED), games)
-  norm = "l2" if config.norm == learner.UNIFORM else config.norm
+  norm = "l2" if config.sphere == learner.UNIFORM else config.sphere
   problem = jax.jit(learner.sample, static_argnums=(1, 2, 3, 4))(
       keys, config.selection, shape, config.rho, norm
   )
@@ -313,7 +313,7 @@ def card(name: str, config: learner.Config, facts: dict[str, Any]) -> str:
       ),
       f"- Optimiser `{config.optimiser}`, learning rate {config.learning_rate}, schedule"
       f" `{config.schedule}`, clipping {config.clipping}, weight decay {config.weight_decay},"
-      f" rho {config.rho:g}, bend {config.bend:g}, moments `{config.moments}`.",
+      f" rho {config.rho:g}, loss by its logarithm above {config.log_loss_above:g}, moments `{config.moments}`.",
       f"- {facts['hardware']}; " + ", ".join(f"{k} {v}" for k, v in facts["versions"].items()),
       f"- {facts['date']}; `{facts['command']}`",
       "",
@@ -354,9 +354,9 @@ def _define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_float("weight_decay", default.weight_decay, "a loss", **own)
   flags.DEFINE_float("rho", default.rho, "in place of an infinite one", **own)
   flags.DEFINE_enum("moments", default.moments, learner.MOMENTS, "batches normalise by", **own)
-  flags.DEFINE_float("bend", default.bend, "losses of a game above it count by logarithm", **own)
+  flags.DEFINE_float("bend", default.log_loss_above, "losses of a game above it count by logarithm", **own)
   spheres = (*nes_jax.invariance.NORMS, learner.UNIFORM)
-  flags.DEFINE_enum("sphere", default.norm, spheres, "games' norm, or plain uniform games", **own)
+  flags.DEFINE_enum("sphere", default.sphere, spheres, "games' norm, or plain uniform games", **own)
   net = default.network
   flags.DEFINE_list("payoff_channels", list(map(str, net.payoff_channels)), "a layer", **own)
   flags.DEFINE_integer("dual_channel", net.dual_channel, "of the layer into the duals", **own)
@@ -418,9 +418,9 @@ def _run(v: flags.FlagValues) -> Run:
         clipping=v.clipping,
         weight_decay=v.weight_decay,
         rho=v.rho,
-        bend=v.bend,
+        log_loss_above=v.bend,
         moments=v.moments,
-        norm=v.sphere,
+        sphere=v.sphere,
     )
   except ValueError as error:
     raise UsageError(str(error)) from error

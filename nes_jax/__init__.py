@@ -1,6 +1,6 @@
 """Normal-form games in bulk: one call, thousands of games, a selected equilibrium of each."""
 
-from nes_jax import dual, invariance, metrics, pretrained, selection
+from nes_jax import dual, games, invariance, metrics, pretrained, selection
 from nes_jax.native import engines
 from nes_jax.selection import Selection
 from nes_jax.solving.solve import nash_zero_sum, solve
@@ -11,6 +11,7 @@ __all__ = [
     "Solution",
     "dual",
     "engines",
+    "games",
     "invariance",
     "metrics",
     "nash_zero_sum",

@@ -14,7 +14,7 @@ All take trailing batch axes (`layout`). Blocks of duals are [Ap, *b] for CCE an
 import jax.numpy as jnp
 
 from nes_jax import layout
-from nes_jax.layout import product, sum_axis, total
+from nes_jax.layout import matmul, sum_axis, sum_over
 from nes_jax.types import Array, Concept, Duals
 
 # Regrets of so many ulps of the best replies' payoffs are rounding.
@@ -91,7 +91,7 @@ def centre_near_mean(
       weights = weights * strategies[p]
     ones = (1,) * (n - 1)
     fit = lambda x, ones=ones: x.reshape(x.shape[:1] + ones + x.shape[1:])
-    shares = fit(weights / jnp.maximum(total(weights, 1), jnp.finfo(payoffs.dtype).tiny))
+    shares = fit(weights / jnp.maximum(sum_over(weights, 1), jnp.finfo(payoffs.dtype).tiny))
     own = jnp.moveaxis(payoffs[p], p, 0)
     base = own - own[:1]
     distance = jnp.abs(base - sum_axis(shares * base, 0, n)[None])
@@ -181,9 +181,9 @@ def _coarse_gains(payoffs, joint):
   for p in range(n):
     g = own_first(payoffs[p], p, n)
     others = sum_axis(own_first(joint, p, n), 0, 2)
-    kept = total(payoffs[p] * joint, n)
+    kept = sum_over(payoffs[p] * joint, n)
     if g.ndim == 2:
-      deviating = layout.matmul(g, others)
+      deviating = layout.dense_matmul(g, others)
     else:
       deviating = sum_axis(g * others[None], 1, 2)
     blocks.append(deviating - kept)
@@ -199,7 +199,7 @@ def _correlated_gains(payoffs, joint):
       blocks.append(jnp.einsum("ir,ikr->ik", s, _gain_table(g), precision="highest"))
       continue
     # [i, k]: what deviating to k is worth, summed over the times that i is recommended.
-    deviating = product(s, jnp.swapaxes(g, 0, 1))
+    deviating = matmul(s, jnp.swapaxes(g, 0, 1))
     blocks.append(deviating - sum_axis(s * g, 1, 2)[:, None])
   return tuple(blocks)
 
@@ -214,10 +214,10 @@ def squares(payoffs: Array, joint: Array, concept: Concept) -> Duals:
     kept = sum_axis(s * g**2, 1, 2)
     if concept == "cce":
       own = sum_axis(g**2 * sum_axis(s, 0, 2)[None] - 2 * g * sum_axis(s * g, 0, 2)[None], 1, 2)
-      blocks.append(own + total(kept, 1)[None])
+      blocks.append(own + sum_over(kept, 1)[None])
     else:
       transposed = jnp.swapaxes(g, 0, 1)
-      own = product(s, transposed**2) - 2 * product(s * g, transposed)
+      own = matmul(s, transposed**2) - 2 * matmul(s * g, transposed)
       blocks.append(own + kept[:, None])
   return tuple(jnp.maximum(x, 0) for x in blocks)
 
@@ -233,11 +233,11 @@ def _coarse_logits(payoffs, duals):
   for p in range(n):
     g = own_first(payoffs[p], p, n)
     if g.ndim == 2:
-      deviating = layout.matmul(duals[p], g)
+      deviating = layout.dense_matmul(duals[p], g)
     else:
       deviating = sum_axis(duals[p][:, None] * g, 0, 2)
     deviating = deviating.reshape(sizes[:p] + (1,) + sizes[p + 1 :] + deviating.shape[1:])
-    terms.append(deviating - total(duals[p], 1) * payoffs[p])
+    terms.append(deviating - sum_over(duals[p], 1) * payoffs[p])
   return sum(terms[1:], terms[0])
 
 
@@ -249,7 +249,7 @@ def _correlated_logits(payoffs, duals):
     if _exact_differences(g):
       term = jnp.einsum("ik,ikr->ir", duals[p], _gain_table(g), precision="highest")
     else:
-      term = product(duals[p], g) - sum_axis(duals[p], 1, 2)[:, None] * g
+      term = matmul(duals[p], g) - sum_axis(duals[p], 1, 2)[:, None] * g
     terms.append(own_back(term, p, sizes))
   return sum(terms[1:], terms[0])
 
@@ -288,7 +288,7 @@ def _coarse_covariance(payoffs, w):
     own = sum_axis(payoffs[p] * w, p, n) / safe
     centred.append(payoffs[p] - jnp.expand_dims(own, p))
     others.append(weight.reshape((-1,) + weight.shape[n - 1 :]))
-  mass = total(others[0], 1)
+  mass = sum_over(others[0], 1)
   means, h = [], []
   for p, g in enumerate(centred):
     g = own_first(g, p, n)
@@ -303,12 +303,12 @@ def _coarse_covariance(payoffs, w):
   for p in range(n):
     row = []
     for q in range(p):
-      both = total(w * centred[p] * centred[q], n)
+      both = sum_over(w * centred[p] * centred[q], n)
       main = _coarse_cross(h[p], h[q], w, p, q)
       row.append(main - cross(p, q)[:, None] - cross(q, p)[None] + both)
     scaled = h[p] * others[p][None]
-    both = total(w * centred[p] * centred[p], n)
-    row.append(product(scaled, jnp.swapaxes(h[p], 0, 1)) + both)
+    both = sum_over(w * centred[p] * centred[p], n)
+    row.append(matmul(scaled, jnp.swapaxes(h[p], 0, 1)) + both)
     blocks.append(row)
   return blocks, means, mass
 
@@ -330,8 +330,8 @@ def _coarse_cross(hp, hq, w, p, q):
     return jnp.einsum("iar,akr->ik", inner, hq, precision="highest")
   terms = []
   for r in range(w.shape[2]):
-    inner = product(hp[:, :, r], jnp.swapaxes(w[:, :, r], 0, 1))
-    terms.append(product(inner, hq[:, :, r]))
+    inner = matmul(hp[:, :, r], jnp.swapaxes(w[:, :, r], 0, 1))
+    terms.append(matmul(inner, hq[:, :, r]))
   return layout.fold(jnp.add, terms)
 
 
@@ -370,7 +370,7 @@ def _correlated_covariance(payoffs, w):
     block = eye * same[:, :, None]
     row.append(block.reshape((size * size, size * size) + block.shape[4:]))
     blocks.append(row)
-  mass = total(w, n)
+  mass = sum_over(w, n)
   means = [x.reshape((-1,) + mass.shape) for x in gains(payoffs, w, "ce")]
   blocks = [
       [x - m[:, None] * (means[q] / mass)[None] for q, x in enumerate(row)]
@@ -388,7 +388,7 @@ def joint_gram(payoffs: Array, weights: Duals) -> Array:
   result = 0.0
   for p in range(n):
     table = _gain_table(own_first(payoffs[p], p, n))
-    same = layout.matmul(jnp.swapaxes(table * weights[p][:, :, None], 1, 2), table)
+    same = layout.dense_matmul(jnp.swapaxes(table * weights[p][:, :, None], 1, 2), table)
     eye = jnp.eye(sizes[p], dtype=same.dtype)[:, None, :, None]
     full = eye * same[:, :, None, :]  # [Ap, R, Ap, R]
     others = sizes[:p] + sizes[p + 1 :]

@@ -1,8 +1,9 @@
 """The dual of eq. (6): loss (7), logits (8), primal recovery (9) and (10), gradient (11).
 
-Unbatched: use `vmap`. The duals are those of the problem as the paper states it; the welfare
-weight must be finite here, since the recovery of the joint from the duals divides by the entropy's
-weight.
+Unbatched: use `vmap`. The problem and its duals are those of `nes_jax.types.Problem`, whose
+objective is the paper's divided by max(1, mu) = 1 / tau. The duals are therefore the paper's times
+tau, and the loss is the paper's times tau, so that its derivative is eq. (11) as printed. The
+temperature tau must be positive here, since the recovery of the joint divides by it.
 """
 
 import math
@@ -15,9 +16,9 @@ from nes_jax.types import Array, Concept, Duals, Problem
 
 
 def logits(problem: Problem, duals: Duals, concept: Concept) -> Array:
-  """Eq. (8), with mu W(a) as appendix A derives it: -> [A1, ..., AN]."""
+  """Eq. (8), with the welfare as appendix A derives it: -> [A1, ..., AN]."""
   taken = deviation.logits(problem.payoffs, duals, concept)
-  return problem.welfare_weight * problem.welfare - taken
+  return (problem.welfare_weight * problem.welfare - taken) / problem.temperature
 
 
 def joint(problem: Problem, duals: Duals, concept: Concept) -> Array:
@@ -35,24 +36,26 @@ def epsilon(problem: Problem, duals: Duals) -> Array:
   """Eq. (10): [N], in a form that does not lose the small difference to the target."""
   if math.isinf(problem.rho):
     return problem.epsilon
-  room = problem.epsilon_max - problem.epsilon
-  return problem.epsilon - room * jnp.expm1(-total_duals(duals) / problem.rho)
+  largest = problem.epsilon_max - problem.epsilon
+  exponent = -total_duals(duals) / (problem.temperature * problem.rho)
+  return problem.epsilon - largest * jnp.expm1(exponent)
 
 
 def loss(problem: Problem, duals: Duals, concept: Concept) -> Array:
-  """Eq. (7) up to a constant: convex in the duals, smallest at the equilibrium.
+  """Eq. (7) times tau, up to a constant: convex in the duals, smallest at the equilibrium.
 
   The paper's form holds the constant rho epsilon-plus, which swallows float32 when rho is large;
   here it is subtracted analytically. With rho = infinity the penalty is epsilon . S.
   """
-  log_partition = jax.nn.logsumexp(
+  log_partition = problem.temperature * jax.nn.logsumexp(
       (jnp.log(problem.target) + logits(problem, duals, concept)).ravel()
   )
   sums = total_duals(duals)
   if math.isinf(problem.rho):
     return log_partition + jnp.sum(problem.epsilon * sums)
-  room = problem.epsilon_max - problem.epsilon
-  penalty = problem.epsilon_max * sums + problem.rho * room * jnp.expm1(-sums / problem.rho)
+  rho = problem.temperature * problem.rho
+  largest = problem.epsilon_max - problem.epsilon
+  penalty = problem.epsilon_max * sums + rho * largest * jnp.expm1(-sums / rho)
   return log_partition + penalty.sum()
 
 

@@ -3,32 +3,31 @@
 The exact engine writes every formula once, for arrays whose leading axes belong to the game and
 whose trailing axes `*b`, if any, are a batch:
 
-  * without trailing axes the functions below are the ordinary matrix product, sum and Cholesky
-    factorisation, and the caller uses `vmap`: right for large games, whose own axes fill the
-    vector units, and for all games on CPU;
+  * without trailing axes the functions below are the ordinary matrix product, sum and maximum, and
+    the caller uses `vmap`. This suits large games, whose own axes fill the vector units, and all
+    games on a CPU;
   * with one trailing axis they are unrolled over the game's axes, so that every instruction works
-    on a contiguous run of games: right for small games on accelerators. There arrays lie in tiles
+    on a contiguous run of games. This suits small games on accelerators, where arrays lie in tiles
     along their last axes: an 8x8 matrix would leave 15/16 of a TPU's tile of 8x128 empty, while a
     batch fills it.
 
-Unrolled formulas are no good on CPU. XLA fuses cheap producers into every consumer, so a sum that
+Unrolled formulas are slow on a CPU. XLA fuses cheap producers into every consumer, so a sum that
 is broadcast over a matrix is computed again for each element: 256 games took 3 to 50 times as long
-as in the other layout. The caller chooses the layout (`solve`).
+as in the other layout. The caller chooses the layout
+(`nes_jax.solving.batches`).
 """
 
 from collections.abc import Callable, Sequence
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from nes_jax.types import Array
 
-# Columns of the dense layout that are factored at a time, and the blocks that make them up.
-_PANEL = 32
-_BLOCK = 8
-
-matmul = functools.partial(jnp.matmul, precision="highest")
+# Matrix product of arrays without trailing batch axes, in full precision on every device.
+dense_matmul = functools.partial(jnp.matmul, precision="highest")
 
 
 def fold(function: Callable[[Array, Array], Array], items: Sequence[Array]) -> Array:
@@ -40,7 +39,7 @@ def fold(function: Callable[[Array, Array], Array], items: Sequence[Array]) -> A
   return items[0]
 
 
-def total(x: Array, num_axes: int) -> Array:
+def sum_over(x: Array, num_axes: int) -> Array:
   """Sum over the first `num_axes` axes: [n1, ..., nk, *b] -> [*b]."""
   if x.ndim == num_axes:
     return x.sum()
@@ -55,7 +54,7 @@ def sum_axis(x: Array, axis: int, num_axes: int) -> Array:
   return fold(jnp.add, [jax.lax.index_in_dim(x, i, axis, keepdims=False) for i in slices])
 
 
-def largest(x: Array, num_axes: int) -> Array:
+def max_over(x: Array, num_axes: int) -> Array:
   """Maximum over the first `num_axes` axes: [n1, ..., nk, *b] -> [*b]."""
   if x.ndim == num_axes:
     return x.max()
@@ -68,14 +67,17 @@ def at_smallest(key: Array, values: Array, unrolled: bool) -> Array:
     first = jnp.argmin(key, 0)
     rows = jnp.arange(len(key)).reshape((-1,) + (1,) * first.ndim)
     return jnp.where(rows == first, values, 0).sum(0)
-  nearer = lambda x, y: tuple(jnp.where(x[0] <= y[0], a, b) for a, b in zip(x, y))
+
+  def nearer(x, y):
+    return tuple(jnp.where(x[0] <= y[0], a, b) for a, b in zip(x, y))
+
   return fold(nearer, list(zip(key, values)))[1]
 
 
-def product(x: Array, y: Array) -> Array:
+def matmul(x: Array, y: Array) -> Array:
   """Matrix product: [i, c, *b], [c, k, *b] -> [i, k, *b]."""
   if x.ndim == 2:
-    return matmul(x, y)
+    return dense_matmul(x, y)
   # Left to right, not pairwise: each term is one fused multiply-add on an accumulator.
   result = x[:, 0, None] * y[0][None]
   for c in range(1, x.shape[1]):
@@ -83,199 +85,9 @@ def product(x: Array, y: Array) -> Array:
   return result
 
 
-def cholesky(blocks: Sequence[Sequence[Array]], floor: float):
-  """Factors a symmetric positive definite matrix given by the lower triangle of its blocks.
+def over_batch(function: Callable[..., Any], batch_axis: int | None) -> Callable[..., Any]:
+  """A function of one game as a function of games with this batch axis: None, 0 or -1.
 
-  Args:
-    blocks: blocks[p][q] is [np, nq, *b] for q <= p.
-    floor: the diagonal is raised, and pivots are kept above, this fraction of the diagonal.
-
-  Returns:
-    A function that solves for a list of right sides: [[np, *b]] -> [[np, *b]].
+  Functions for arrays with trailing batch axes need nothing for None and -1.
   """
-  sizes = [row[-1].shape[0] for row in blocks]
-  if blocks[0][0].ndim == 2:
-    rows = [
-        [blocks[p][q] if q <= p else blocks[q][p].T for q in range(len(sizes))]
-        for p in range(len(sizes))
-    ]
-    factor = _column_factor if blocks[0][0].dtype == jnp.float64 else _dense_factor
-    return factor(jnp.block(rows), sizes, floor)
-  return _unrolled_factor(blocks, sizes, floor)
-
-
-def _column_factor(matrix: Array, sizes: Sequence[int], floor: float):
-  """Column by column within a panel, and solved by substitution.
-
-  It is slower than `_dense_factor`. In ill-conditioned matrices every row is right to rounding,
-  which products with inverses of blocks do not achieve.
-  """
-  count = len(matrix)
-  scale = jax.lax.rsqrt(jnp.diagonal(matrix))
-  rest = matrix * scale[:, None] * scale + floor * jnp.eye(count, dtype=matrix.dtype)
-  panels = []
-  while len(rest):
-    panel = _panel_factor(rest[:, :_PANEL], floor)
-    size = panel.shape[1]
-    rest = rest[size:, size:] - matmul(panel[size:], panel[size:].T)
-    panels.append((panel[:size], panel[size:]))
-  splits = [sum(sizes[: p + 1]) for p in range(len(sizes))]
-
-  def solve(rights):
-    right, forward = jnp.concatenate(rights) * scale, []
-    for corner, below in panels:
-      y = _substitute(corner, right[: len(corner)])
-      right = right[len(corner) :] - matmul(below, y)
-      forward.append(y)
-    solution = right  # empty
-    for (corner, below), y in reversed(list(zip(panels, forward))):
-      # The transposed system, from its last row: reversed, it is lower triangular too.
-      x = _substitute(corner.T[::-1, ::-1], (y - matmul(solution, below))[::-1])[::-1]
-      solution = jnp.concatenate([x, solution])
-    return jnp.split(solution * scale, splits)[:-1]
-
-  return solve
-
-
-def _panel_factor(panel: Array, floor: float) -> Array:
-  """Cholesky factor's first columns: [n, k] of the matrix -> [n, k], zero above the diagonal."""
-  rows, columns = jnp.arange(panel.shape[0]), jnp.arange(panel.shape[1])
-
-  def eliminate(j, panel):
-    root = jax.lax.rsqrt(jnp.maximum(panel[j, j], floor))
-    column = jnp.where(rows >= j, panel[:, j] * root, 0)
-    others = jnp.where(columns > j, column[: len(columns)], 0)
-    panel = panel - column[:, None] * others
-    return panel.at[:, j].set(column)
-
-  return jax.lax.fori_loop(0, panel.shape[1], eliminate, panel)
-
-
-def _substitute(lower: Array, right: Array) -> Array:
-  """Solves lower x = right: [k, k], [k] -> [k]."""
-  rows = jnp.arange(len(right))
-
-  def eliminate(j, x):
-    value = x[j] / lower[j, j]
-    return jnp.where(rows > j, x - lower[:, j] * value, x).at[j].set(value)
-
-  return jax.lax.fori_loop(0, len(right), eliminate, right)
-
-
-def _dense_factor(matrix: Array, sizes: Sequence[int], floor: float):
-  """Blocked right-looking factorisation in matrix products, with inverted diagonal blocks.
-
-  Batched LAPACK would do, but its CPU kernels wait inside XLA's thread pool for tasks of the same
-  pool: two of them at once can wait for ever (seen with jaxlib 0.10.2 on two cores).
-  """
-  count = len(matrix)
-  scale = jax.lax.rsqrt(jnp.diagonal(matrix))
-  # Filled up with rows of the identity, so that all blocks but the last panel are equally large.
-  scale = jnp.pad(scale, (0, -count % _BLOCK))
-  rest = jnp.pad(matrix, (0, -count % _BLOCK)) * scale[:, None] * scale
-  rest = rest + jnp.diag(jnp.where(jnp.arange(len(scale)) < count, floor, 1).astype(matrix.dtype))
-  inverses, panels = [], []
-  while len(rest):
-    size = min(_PANEL, len(rest))
-    inverse = _inverse_factor(rest[:size, :size], floor)
-    panel = matmul(rest[size:, :size], inverse.T)
-    rest = rest[size:, size:] - matmul(panel, panel.T)
-    inverses.append(inverse)
-    panels.append(panel)
-  splits = [sum(sizes[: p + 1]) for p in range(len(sizes))]
-
-  def solve(rights):
-    right = jnp.pad(jnp.concatenate(rights), (0, -count % _BLOCK)) * scale
-    forward = []
-    for inverse, panel in zip(inverses, panels):
-      y = matmul(inverse, right[: len(inverse)])
-      right = right[len(inverse) :] - matmul(panel, y)
-      forward.append(y)
-    solution = right  # empty
-    for inverse, panel, y in reversed(list(zip(inverses, panels, forward))):
-      x = matmul(y - matmul(solution, panel), inverse)
-      solution = jnp.concatenate([x, solution])
-    return jnp.split(solution * scale, splits)[:-1]
-
-  return solve
-
-
-def _inverse_factor(matrix: Array, floor: float) -> Array:
-  """L^-1 for a positive definite matrix = L L', by halves."""
-  size = len(matrix)
-  if size <= _BLOCK:
-    return _inverse_block(matrix, floor)
-  half = _BLOCK << ((size - 1) // _BLOCK).bit_length() - 1
-  first = _inverse_factor(matrix[:half, :half], floor)
-  panel = matmul(matrix[half:, :half], first.T)
-  second = _inverse_factor(matrix[half:, half:] - matmul(panel, panel.T), floor)
-  below = -matmul(matmul(second, panel), first)
-  return jnp.block([[first, jnp.zeros_like(panel.T)], [below, second]])
-
-
-def _inverse_block(block: Array, floor: float) -> Array:
-  """L^-1 for one block = L L'; a batch of blocks is unrolled in the last axis."""
-  inverse = jax.custom_batching.custom_vmap(lambda block: _inverse_recursive(block, floor))
-
-  @inverse.def_vmap
-  def _(axis_size, in_batched, blocks):
-    last = jnp.moveaxis(blocks, 0, -1)
-    return jnp.moveaxis(_inverse_recursive(last, floor), -1, 0), True
-
-  return inverse(block)
-
-
-def _inverse_recursive(block: Array, floor: float) -> Array:
-  """[n, n, *b] -> L^-1 [n, n, *b], by halves."""
-  half = len(block) // 2
-  if not half:
-    return jax.lax.rsqrt(jnp.maximum(block, floor))
-  transpose = lambda x: jnp.swapaxes(x, 0, 1)
-  first = _inverse_recursive(block[:half, :half], floor)
-  panel = product(block[half:, :half], transpose(first))
-  rest = block[half:, half:] - product(panel, transpose(panel))
-  second = _inverse_recursive(rest, floor)
-  below = -product(product(second, panel), first)
-  upper = jnp.concatenate([first, jnp.zeros_like(transpose(below))], axis=1)
-  return jnp.concatenate([upper, jnp.concatenate([below, second], axis=1)])
-
-
-def _unrolled_factor(blocks: Sequence[Sequence[Array]], sizes: Sequence[int], floor: float):
-  """Column by column, for a batch in the last axis."""
-  # A column is a list of its parts, one a block row, from its diagonal down. It is never one
-  # concatenated array: a concatenation inside a fused loop costs a branch an element.
-  places = [(p, j) for p, size in enumerate(sizes) for j in range(size)]
-  columns, inverse_roots = [], []
-  for p, j in places:
-    parts = [blocks[p][p][j:, j]] + [blocks[r][p][:, j] for r in range(p + 1, len(sizes))]
-    smallest = floor * parts[0][0]
-    # Subtract what the columns before this one explain.
-    for (q, i), column in zip(places, columns):
-      if q == p:
-        tail = [column[0][j - i :]] + column[1:]
-      else:
-        tail = [column[p - q][j:]] + column[p - q + 1 :]
-      parts = [part - other * tail[0][0] for part, other in zip(parts, tail)]
-    root = jax.lax.rsqrt(jnp.maximum(parts[0][0] + smallest, smallest))
-    columns.append([part * root for part in parts])
-    inverse_roots.append(root)
-
-  def solve(rights):
-    rights = list(rights)
-    forward = []
-    for (p, _), column, root in zip(places, columns, inverse_roots):
-      y = rights[p][0] * root
-      first = rights[p][1:] - column[0][1:] * y
-      rest = [right - part * y for right, part in zip(rights[p + 1 :], column[1:])]
-      rights[p:] = [first] + rest
-      forward.append(y)
-    solution = [[None] * size for size in sizes]
-    for (p, j), column, root, y in reversed(list(zip(places, columns, inverse_roots, forward))):
-      known = [solution[p][j + 1 :]] + solution[p + 1 :]
-      terms = []
-      for part, xs in zip(column, known):
-        terms += [part[i] * x for i, x in enumerate(xs, len(part) - len(xs))]
-      solution[p][j] = (y - fold(jnp.add, terms) if terms else y) * root
-    return [jnp.stack(x) for x in solution]
-
-  return solve
+  return jax.vmap(function) if batch_axis == 0 else function

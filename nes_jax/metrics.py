@@ -68,18 +68,6 @@ def ce_gap(payoffs: Array, joint: Array, epsilon: Array | float = 0.0) -> Array:
   return gap(payoffs, joint, epsilon, "ce")
 
 
-def objective_weights(problem: Problem) -> tuple[Array, Array]:
-  """(temperature, welfare weight) after dividing the objective by max(1, mu).
-
-  Infinity gives (0, 1), a linear objective. The answer is the same; duals of the divided problem
-  are those of the paper's divided by max(1, mu).
-  """
-  mu = problem.welfare_weight
-  temperature = 1 / jnp.maximum(mu, 1)
-  weight = jnp.where(jnp.isinf(mu), 1, jnp.where(jnp.isinf(mu), 1, mu) * temperature)
-  return temperature, weight
-
-
 def entropy_gap(
     joint: Array, log_target: Array, utility: Array, peak: Array, temperature: Array
 ) -> Array:
@@ -100,19 +88,19 @@ def entropy_gap(
   # A peak computed elsewhere may differ in its last bit, which a temperature of 0 would blow up.
   below = jnp.minimum(utility - peak, 0)
   safe = jnp.maximum(temperature, info.tiny)
-  log_partition = jnp.log(layout.total(jnp.exp(log_target + below / safe), n))
+  log_partition = jnp.log(layout.sum_over(jnp.exp(log_target + below / safe), n))
   log_joint = jnp.log(jnp.maximum(joint, info.tiny))
-  divergence = layout.total(joint * (log_joint - log_target), n)
+  divergence = layout.sum_over(joint * (log_joint - log_target), n)
   # No joint strategy without mass counts, nor does 0 times an infinite utility.
-  lost = layout.total(jnp.where(joint > 0, joint * below, 0), n)
+  lost = layout.sum_over(jnp.where(joint > 0, joint * below, 0), n)
   return temperature * (divergence + log_partition) - lost
 
 
-def room_gap(room: Array, log_target: Array, sums: Array, rho: Array) -> Array:
-  """rho times the divergence of epsilon's room from what eq. (10) has, summed over players.
+def epsilon_gap(epsilon_slack: Array, log_target: Array, sums: Array, rho: Array) -> Array:
+  """rho times the divergence of epsilon from the epsilon of eq. (10), summed over players.
 
   Args:
-    room: [N, *b] epsilon-plus - epsilon, positive.
+    epsilon_slack: [N, *b] epsilon-plus - epsilon, positive.
     log_target: [N, *b] log of epsilon-plus - epsilon-hat.
     sums: [N, *b] sum of each player's duals.
     rho: [*b].
@@ -120,8 +108,8 @@ def room_gap(room: Array, log_target: Array, sums: Array, rho: Array) -> Array:
   Returns:
     [*b].
   """
-  distance = jnp.log(room) - log_target + sums / rho
-  return rho * layout.total(room * (jnp.expm1(-distance) + distance), 1)
+  distance = jnp.log(epsilon_slack) - log_target + sums / rho
+  return rho * layout.sum_over(epsilon_slack * (jnp.expm1(-distance) + distance), 1)
 
 
 def counted(slack: Array, resolution: float | Array) -> Array:
@@ -134,14 +122,11 @@ def residual(
 ) -> Array:
   """KKT residual of a primal-dual answer: the larger of its infeasibility and its duality gap.
 
-  With the objective divided by max(1, mu), so that the duals and temperature tau are those of the
-  divided problem,
+    gap = tau KL(joint || sigma(duals)) + tau rho sum_p KL(x_p || y_p) + duals . slack
 
-    gap = tau KL(joint || sigma(duals)) + rho' sum_p room_p KL(x_p || y_p) + duals . slack
-
-  where sigma(duals) is eq. (9), x and y are (epsilon-plus - epsilon) / room as answered and as
-  eq. (10) has it. For a feasible joint, tau KL(joint || optimum) <= gap: by Pinsker's inequality
-  the solver gap is at most sqrt(gap / (2 tau)).
+  where sigma(duals) is eq. (9), x_p = epsilon-plus - epsilon_p, y_p is the same of eq. (10), and
+  KL(x || y) = x log(x / y) - x + y. For a feasible joint, tau KL(joint || optimum) <= gap: by
+  Pinsker's inequality the solver gap is at most sqrt(gap / (2 tau)).
 
   Where payoffs nearly tie, duals are so large that rounding of the joint alone makes a negative
   slack times a dual more than any tolerance. Where that makes the gap smaller, violations up to
@@ -152,19 +137,18 @@ def residual(
     problem: the normalised problem.
     joint: [A1, ..., AN], non-negative, sums to one.
     epsilon: [N], what the constraints are given.
-    duals: non-negative, of the divided problem.
+    duals: non-negative, of the problem.
     concept: "cce" or "ce".
 
   Returns:
     [], non-negative; NaN if anything is not finite.
   """
-  tau, weight = objective_weights(problem)
-  exist = problem.strategies
+  tau, exist = problem.temperature, problem.strategies
   payoffs = deviation.centre_near_mean(problem.payoffs, duals, concept, exist)
   gains = deviation.gains(payoffs, joint, concept)
   slacks = [e - g for e, g in zip(epsilon, gains)]
   infeasibility = violations(problem.payoffs, joint, epsilon, concept, exist).max()
-  utility = weight * problem.welfare - deviation.logits(payoffs, duals, concept)
+  utility = problem.welfare_weight * problem.welfare - deviation.logits(payoffs, duals, concept)
   log_target = jnp.log(problem.target)
   if exist is not None:
     alive = deviation.alive(exist)
@@ -172,9 +156,9 @@ def residual(
     log_target = jnp.where(alive, log_target, 0)
   gap = entropy_gap(joint, log_target, utility, utility.max(), tau)
   if not math.isinf(problem.rho):
-    room, target = (problem.epsilon_max - e for e in (epsilon, problem.epsilon))
+    answered, target = (problem.epsilon_max - e for e in (epsilon, problem.epsilon))
     sums = jnp.stack([block.sum() for block in duals])
-    gap = gap + room_gap(room, jnp.log(target), sums, tau * problem.rho)
+    gap = gap + epsilon_gap(answered, jnp.log(target), sums, tau * problem.rho)
 
   def total_gap(resolution):
     return jnp.abs(gap + sum((a * counted(s, resolution)).sum() for a, s in zip(duals, slacks)))

@@ -19,7 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from nes_jax import network
-from nes_jax.training import learner
+from nes_jax.training.config import Config as TrainingConfig
+from nes_jax.training.config import shape_name
+from nes_jax.training.moments import inference
 from nes_jax.types import Concept
 
 FORMAT = 2
@@ -27,17 +29,20 @@ DIRECTORY = pathlib.Path(__file__).parent / "weights"
 
 
 class Pretrained(NamedTuple):
-  """A trained network and what is known of it."""
+  """A trained network and the facts of its card."""
 
   name: str
   params: hk.Params
-  moments: dict[str, hk.State]  # for inference, by shapes seen so far (`learner.measure`)
-  training: learner.Config  # how it was trained; its network is `training.network`
-  facts: Mapping[str, Any]  # command, updates, games, seconds, hardware, date, table, notes
+  # Moments for inference, by shape, of shapes that it has met so far (`training.measure`).
+  moments: dict[str, hk.State]
+  # Settings of its training, with the configuration of the network.
+  training: TrainingConfig
+  # Facts of its card: command, updates, games, seconds, hardware, date, table, notes.
+  facts: Mapping[str, Any]
 
   @property
   def config(self) -> network.Config:
-    """What the network is."""
+    """Configuration of the network."""
     return self.training.network
 
   @property
@@ -46,22 +51,22 @@ class Pretrained(NamedTuple):
     return len(self.training.shapes[0])
 
   def variables(self, shape: tuple[int, ...]) -> network.Variables:
-    """What the network needs for games of this shape, which may be new to it."""
-    name = learner.shape_name(shape)
+    """Parameters and moments for games of this shape, which may be new to the network."""
+    name = shape_name(shape)
     if name not in self.moments:
       # Concrete also where the caller is being traced.
       with jax.ensure_compile_time_eval():
-        self.moments[name] = learner.inference(self.params, self.training, shape).state
+        self.moments[name] = inference(self.params, self.training, shape).state
     return network.Variables(self.params, self.moments[name])
 
 
 def names() -> list[str]:
-  """The networks that ship."""
+  """Names of the networks that ship with the package."""
   return sorted(path.stem for path in DIRECTORY.glob("*.npz"))
 
 
 def load(name: str | os.PathLike) -> Pretrained:
-  """Loads a network that ships, by name, or one of your own, by the path of its `.npz` file.
+  """Loads a network by name, or one of your own by the path of its `.npz` file.
 
   Raises:
     ValueError: there is none of that name, or the file is damaged or no network.
@@ -90,7 +95,7 @@ def _read(path: pathlib.Path) -> Pretrained:
       card = json.loads(str(archive["card"]))
       if card["format"] != FORMAT:
         raise ValueError(f"format {card['format']}, and this version reads {FORMAT}")
-      training, facts = learner.Config.from_dict(card["training"]), card["facts"]
+      training, facts = TrainingConfig.from_dict(card["training"]), card["facts"]
       params: dict[str, Any] = {}
       moments: dict[str, Any] = {}
       for key in archive.files:
@@ -112,19 +117,19 @@ def _read(path: pathlib.Path) -> Pretrained:
 
 
 def save(
-    file: Any, params: hk.Params, training: learner.Config, facts: Mapping[str, Any]
+    file: Any, params: hk.Params, training: TrainingConfig, facts: Mapping[str, Any]
 ) -> None:
   """Writes a network.
 
   Args:
     file: path, or a file open for writing bytes.
-    params: of the network, arrays of one device.
-    training: how it was trained.
-    facts: for the card, JSON.
+    params: parameters of the network, arrays of one device.
+    training: settings of its training.
+    facts: facts for the card, which JSON can hold.
   """
   trees = {"params": params}
   for shape in training.shapes:
-    trees[f"moments/{learner.shape_name(shape)}"] = learner.inference(params, training, shape).state
+    trees[f"moments/{shape_name(shape)}"] = inference(params, training, shape).state
   arrays = {
       f"{tree}/{module}/{leaf}": np.asarray(x)
       for tree, modules in trees.items()
@@ -136,19 +141,19 @@ def save(
 
 
 def choose(concept: Concept, shape: tuple[int, ...], inputs: frozenset[str]) -> Pretrained:
-  """The shipped network for games of this shape that sees what the selection varies.
+  """Chooses a shipped network for games of this shape that sees what the selection varies.
 
-  It was trained on as many players. Of several, the one with the fewest further inputs is taken,
-  which knows its selection best; then one that was trained on this shape, if possible on no other;
-  else the one that was trained on most shapes.
+  It was trained on the same number of players. Among several, the one with the fewest further
+  inputs is taken, which knows its selection best. Among these it is one that was trained on this
+  shape, and if possible on no other; else it is the one that was trained on most shapes.
 
   Args:
     concept: "cce" or "ce".
     shape: (A1, ..., AN).
-    inputs: of `network.INPUTS`, those that differ from maximum entropy's.
+    inputs: names of those of `network.INPUTS` that differ from maximum entropy's.
 
   Raises:
-    ValueError: none fits; lists those there are.
+    ValueError: no network fits. The message lists those that there are.
   """
   known = [load(name) for name in names()]
   fitting = [

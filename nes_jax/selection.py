@@ -165,10 +165,11 @@ def problem(
     target = jnp.where(alive, target, 0)
   target = target / target.sum()
   if selection.welfare is None:
-    welfare, weight = jnp.zeros(shape, dtype), jnp.zeros((), dtype)
+    welfare, mu = jnp.zeros(shape, dtype), jnp.zeros((), dtype)
   else:
     welfare = invariance.normalise(jnp.asarray(selection.welfare, dtype), alive=alive).values
-    weight = jnp.asarray(selection.welfare_weight, dtype)
+    mu = jnp.asarray(selection.welfare_weight, dtype)
+  temperature = 1 / jnp.maximum(mu, 1)
   return (
       Problem(
           payoffs=scaled,
@@ -176,7 +177,11 @@ def problem(
           epsilon=epsilon,
           epsilon_max=z,
           welfare=welfare,
-          welfare_weight=weight,
+          # The inner `where` keeps infinity times zero out of derivatives.
+          welfare_weight=jnp.where(
+              jnp.isinf(mu), 1, jnp.where(jnp.isinf(mu), 1, mu) * temperature
+          ),
+          temperature=temperature,
           rho=selection.rho,
           strategies=strategies,
       ),

@@ -29,7 +29,15 @@ METHODS: tuple[str, ...] = ("auto", "exact", "neural", "refined")
 class Problem:
   """One equilibrium selection problem, eq. (6) of Marris et al. (2022), in normalised units.
 
-  `selection.problem` makes it and says which units these are. Trailing axes are batch axes.
+    minimise    tau (KL(sigma || target) + rho sum_p phi(epsilon_p)) - omega W . sigma
+    subject to  A_p sigma <= epsilon_p for every player p,   sigma a distribution
+
+  This is the paper's objective divided by max(1, mu): tau = 1 / max(1, mu), omega = min(1, mu).
+  Duals of the package are those of this problem: the paper's divided by max(1, mu). An infinite mu
+  gives tau = 0, a linear objective.
+
+  `selection.problem` makes it and says in which units the payoffs are. Trailing axes are batch
+  axes.
   """
 
   payoffs: Array  # [N, A1, ..., AN, *b] finite; 0 where a strategy does not exist
@@ -37,8 +45,9 @@ class Problem:
   epsilon: Array  # [N, *b] epsilon-hat, the approximation wanted
   epsilon_max: Array  # [N, *b] epsilon-plus, the largest approximation allowed
   welfare: Array  # [A1, ..., AN, *b] zero mean, unit variance, or zero: W
-  welfare_weight: Array  # [*b] mu >= 0; infinity drops the entropy
-  # weight of the approximation target; infinity makes the constraint hard
+  welfare_weight: Array  # [*b] omega in [0, 1]
+  temperature: Array  # [*b] tau in [0, 1]
+  # weight of the approximation target, in units of tau; infinity makes the constraint hard
   rho: float = dataclasses.field(metadata={"static": True})
   # per player bool [Ap, *b], the strategies that exist; None: all do
   strategies: tuple[Array, ...] | None = None

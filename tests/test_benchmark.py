@@ -13,8 +13,9 @@ from launch.baselines import checkout, peers
 from launch.bench import exact
 from launch.runtime import tables
 import nes_jax
-from nes_jax import native, network
+from nes_jax import network
 from nes_jax.games import spheres
+from nes_jax.native import cpu
 
 COLUMNS = (
     "size concept batch engine us_game compile_s jit_us first_ms iterations iterations_max"
@@ -119,9 +120,9 @@ def test_games_of_many_shapes(monkeypatch, tmp_path):
 
 def test_engine_is_the_one_that_serves(monkeypatch):
   serve = {"native": None, "cuda": "no GPU", "jax": None}
-  monkeypatch.setattr(native, "reason", lambda: serve["native"])
-  covers = lambda shape, concept: native.reason() is None and concept == "cce"
-  monkeypatch.setattr(native, "serves", covers)
+  monkeypatch.setattr(cpu, "reason", lambda: serve["native"])
+  covers = lambda shape, concept: cpu.reason() is None and concept == "cce"
+  monkeypatch.setattr(cpu, "serves", covers)
   assert exact.engine((4, 4), "cce") == "native"
   assert exact.engine((4, 4), "ce") == "jax"
   serve["native"] = "not built"

@@ -21,7 +21,7 @@ import pytest
 import nes_jax
 from nes_jax import deviation, exact, selection
 from nes_jax.native import cuda
-from nes_jax.solving import batches
+from nes_jax.solving import engines
 
 SOURCES = pathlib.Path(cuda.__file__).parent
 EMULATION = pathlib.Path(__file__).parent / "native"
@@ -158,7 +158,7 @@ def test_the_public_call_goes_through_the_kernels(concept, monkeypatch):
     return [solve(games), solve(broken, selection=chosen), solve(games, strategies=exist)]
 
   def use(engine):
-    monkeypatch.setattr(batches, "choose_engine", lambda *_, **__: engine)
+    monkeypatch.setattr(engines, "choose_engine", lambda *_, **__: engine)
 
   value = lambda games: jnp.sum(weights * nes_jax.solve(games, concept=concept).joint)
   expected = answers()

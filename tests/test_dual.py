@@ -1,4 +1,8 @@
-"""nes_jax.dual: eqs. (7) to (11) against NumPy, autodiff and finite differences."""
+"""nes_jax.dual: eqs. (7) to (11) against NumPy, autodiff and finite differences.
+
+The equations in NumPy are in the paper's units: its duals and its loss are those of nes_jax times
+max(1, mu).
+"""
 
 import dataclasses
 import math
@@ -13,6 +17,7 @@ from nes_jax import dual, selection
 
 CASES = [((3, 2), "cce"), ((3, 2), "ce"), ((2, 2, 3), "cce"), ((2, 2, 3), "ce")]
 RHOS = [math.inf, 50.0]
+MU = 1.7
 
 
 def case(shape, concept, rho, seed=0):
@@ -23,7 +28,7 @@ def case(shape, concept, rho, seed=0):
       target=rng.dirichlet(np.ones(math.prod(shape))).reshape(shape),
       epsilon=jnp.asarray(rng.normal(size=n)) / 3,
       welfare=rng.normal(size=shape),
-      welfare_weight=1.7,
+      welfare_weight=MU,
       rho=rho,
   )
   problem, _ = selection.problem(jnp.asarray(rng.normal(size=(n,) + shape)), chosen)
@@ -36,8 +41,8 @@ def case(shape, concept, rho, seed=0):
 
 def numpy_logits(problem, duals, concept):
   tensor = flat_gains(problem.payoffs, concept)
-  taken = sum(np.ravel(a) @ m for a, m in zip(duals, tensor, strict=True))
-  return float(problem.welfare_weight) * np.ravel(problem.welfare) - taken
+  taken = sum(MU * np.ravel(a) @ m for a, m in zip(duals, tensor, strict=True))
+  return MU * np.ravel(problem.welfare) - taken
 
 
 def paper_loss(problem, duals, concept):
@@ -45,7 +50,7 @@ def paper_loss(problem, duals, concept):
   logits = numpy_logits(problem, duals, concept)
   value = np.log(np.sum(np.ravel(problem.target) * np.exp(logits)))
   for p, block in enumerate(duals):
-    total, most = float(block.sum()), float(problem.epsilon_max[p])
+    total, most = MU * float(block.sum()), float(problem.epsilon_max[p])
     room = most - float(problem.epsilon[p])
     value += most * total + problem.rho * room * np.exp(-total / problem.rho) - problem.rho * most
   return value
@@ -67,7 +72,7 @@ def test_logits_and_joint(x64, shape, concept):
 def test_epsilon(x64, shape, concept):
   problem, duals = case(shape, concept, 50.0)
   most, target = np.asarray(problem.epsilon_max), np.asarray(problem.epsilon)
-  sums = np.array([np.sum(a) for a in duals])
+  sums = np.array([MU * np.sum(a) for a in duals])
   expected = (target - most) * np.exp(-sums / 50.0) + most
   np.testing.assert_allclose(dual.epsilon(problem, duals), expected, rtol=1e-12)
   hard = dataclasses.replace(problem, rho=math.inf)
@@ -81,7 +86,7 @@ def test_loss_is_the_papers_up_to_a_constant(x64, shape, concept):
   ours = dual.loss(problem, first, concept) - dual.loss(problem, second, concept)
   theirs = paper_loss(problem, first, concept) - paper_loss(problem, second, concept)
   assert abs(theirs) > 0.1
-  np.testing.assert_allclose(ours, theirs, rtol=1e-9)
+  np.testing.assert_allclose(MU * ours, theirs, rtol=1e-9)
 
 
 @pytest.mark.parametrize("rho", RHOS)

@@ -118,7 +118,7 @@ def test_derivatives_of_a_given_optimum(x64, concept, rho, masked):
     assert (error <= 1e-11).all()
     ends.append(end)
   difference = jax.tree.map(lambda x, y: (x - y) / (2 * step), *ends)
-  for name in ("joint", "duals", "shift", "room"):
+  for name in ("joint", "duals", "mass_dual", "epsilon_slack"):
     found, expected = (jax.tree.leaves(getattr(x, name)) for x in (tangent, difference))
     for x, y in zip(found, expected, strict=True):
       np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4 * np.abs(y).max(), err_msg=name)

@@ -13,7 +13,7 @@ from launch.runtime import flags, program
 from launch.runtime.flags import Section, UsageError
 
 # Programs whose flags are sections.
-PROGRAMS = ()
+PROGRAMS = ("launch.nes_solve",)
 
 
 @dataclasses.dataclass(frozen=True)

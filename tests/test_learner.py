@@ -20,34 +20,34 @@ import pytest
 from launch import nes_train
 from launch.runtime import checkpoint, writers
 import nes_jax
-from nes_jax import dual, network, pretrained, selection
+from nes_jax import dual, network, pretrained, selection, training
 from nes_jax.keys import example_keys
-from nes_jax.training import learner
+from nes_jax.training import learner, problems
 
 SMALL = {"payoff_channels": (6,), "dual_channel": 8, "dual_channels": (6,), "norm": "rms"}
 ROOT = pathlib.Path(__file__).parent.parent
 
 
 def small(selection="max_entropy", concept="cce", **changes):
-  net = network.Config(concept, inputs=learner.inputs(selection), **SMALL)
+  net = network.Config(concept, inputs=training.inputs(selection), **SMALL)
   settings = {"shapes": ((3, 3), (2, 4)), "batches": (16, 8), "updates": 40, "clipping": 1e-2}
-  return learner.Config(net, selection=selection, **{**settings, **changes})
+  return training.Config(net, selection=selection, **{**settings, **changes})
 
 
 def keys(count, seed=0):
   return example_keys(jax.random.key(seed), count)
 
 
-@pytest.mark.parametrize("name", learner.SELECTIONS)
+@pytest.mark.parametrize("name", training.SELECTIONS)
 def test_samples_follow_the_table(name):
   shape = (3, 4)
   z = math.sqrt(12)
-  problem = learner.sample(keys(64), name, shape, 1e5)
+  problem = training.sample(keys(64), name, shape, 1e5)
   payoffs = np.asarray(problem.payoffs)
   np.testing.assert_allclose(payoffs.mean((2, 3)), 0, atol=1e-5)
   np.testing.assert_allclose((payoffs**2).sum((2, 3)), 12, rtol=1e-4)
   assert math.isfinite(problem.rho)
-  varied = learner.inputs(name)
+  varied = training.inputs(name)
   target, epsilon = np.asarray(problem.target), np.asarray(problem.epsilon)
   np.testing.assert_allclose(target.sum((1, 2)), 1, rtol=1e-4)
   if "target" in varied:
@@ -56,24 +56,25 @@ def test_samples_follow_the_table(name):
     np.testing.assert_allclose(target, 1 / 12, rtol=1e-5)
   if name == "max_strength":
     assert (epsilon <= -z * 0.999).all()
-  elif name == learner.ALL_INPUTS:
+  elif name == training.ALL_INPUTS:
     assert (epsilon == 0).all(1).any() and epsilon.min() == 0 and 0.5 < epsilon.max() <= 1
   elif "epsilon" in varied:
     assert np.abs(epsilon).max() <= z and epsilon.min() < -z / 3 and epsilon.max() > z / 3
   else:
     np.testing.assert_array_equal(epsilon, 0)
-  weight, welfare = np.asarray(problem.welfare_weight), np.asarray(problem.welfare)
-  if name == learner.ALL_INPUTS:
-    assert (weight == 0).any() and (weight > 10).any() and weight.max() <= 1e3
+  weight = np.asarray(problem.welfare_weight / problem.temperature)
+  welfare = np.asarray(problem.welfare)
+  if name == training.ALL_INPUTS:
+    assert (weight == 0).any() and (weight > 10).any() and weight.max() <= 1e3 * (1 + 1e-6)
   elif "welfare" in varied or name == "max_welfare":
-    np.testing.assert_allclose(weight, selection.LARGE_WELFARE_WEIGHT)
+    np.testing.assert_allclose(weight, selection.LARGE_WELFARE_WEIGHT, rtol=1e-6)
     np.testing.assert_allclose((welfare**2).sum((1, 2)), 12, rtol=1e-4)
   else:
     np.testing.assert_array_equal(weight, 0)
 
 
 def test_max_welfare_is_the_sum_of_payoffs():
-  problem = learner.sample(keys(4), "max_welfare", (3, 3), 1e5)
+  problem = training.sample(keys(4), "max_welfare", (3, 3), 1e5)
   total = np.asarray(problem.payoffs).sum(1)
   cosine = (total * np.asarray(problem.welfare)).sum((1, 2))
   cosine /= np.linalg.norm(total, axis=(1, 2)) * 3
@@ -81,7 +82,7 @@ def test_max_welfare_is_the_sum_of_payoffs():
 
 
 def test_games_do_not_depend_on_the_batch():
-  few, many = (learner.sample(keys(n), "max_entropy", (3, 3), 1e5) for n in (2, 5))
+  few, many = (training.sample(keys(n), "max_entropy", (3, 3), 1e5) for n in (2, 5))
   np.testing.assert_array_equal(few.payoffs, many.payoffs[:2])
 
 
@@ -89,7 +90,7 @@ def test_games_do_not_depend_on_the_batch():
 def test_loss_gradient_is_equation_11_through_the_network(concept):
   """The parameters' gradient is eq. (11) pulled back through the network."""
   config = small(concept=concept)
-  problem = learner.sample(keys(8), "max_entropy", (3, 3), 1e5)
+  problem = training.sample(keys(8), "max_entropy", (3, 3), 1e5)
   variables = network.init(jax.random.key(1), config.network, problem)
 
   def duals(params):
@@ -104,7 +105,7 @@ def test_loss_gradient_is_equation_11_through_the_network(concept):
     return pull(jax.tree.map(lambda x: x / 8, slope))[0]
 
   expected = pulled(variables.params)
-  loss = lambda params: learner.loss(params, config.network, problem)[0]
+  loss = lambda params: training.loss(params, config.network, problem)[0]
   actual = jax.jit(jax.grad(loss))(variables.params)
   close = lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5)
   jax.tree.map(close, actual, expected)
@@ -112,9 +113,9 @@ def test_loss_gradient_is_equation_11_through_the_network(concept):
 
 def test_loss_gradient_by_finite_differences(x64):
   config = small()
-  problem = learner.sample(keys(8), "max_entropy", (3, 3), 1e5)
+  problem = training.sample(keys(8), "max_entropy", (3, 3), 1e5)
   variables = network.init(jax.random.key(1), config.network, problem)
-  loss = jax.jit(lambda params: learner.loss(params, config.network, problem)[0])
+  loss = jax.jit(lambda params: training.loss(params, config.network, problem)[0])
   gradient = jax.jit(jax.grad(loss))(variables.params)
   # Along the gradient itself, where the slope is its length: activations are float32.
   length = math.sqrt(sum(float(jnp.vdot(x, x)) for x in jax.tree.leaves(gradient)))
@@ -127,17 +128,17 @@ def test_loss_gradient_by_finite_differences(x64):
   np.testing.assert_allclose(slope, length, rtol=0.02)
 
 
-def test_bend_of_large_losses():
-  """Games below it count as they are; above, by the logarithm, with one slope where they meet."""
+def test_large_losses_count_by_their_logarithm():
+  """Losses below the bound count as they are. The slopes are equal where the two parts meet."""
   config = small()
-  problem = learner.sample(keys(16), "max_entropy", (3, 3), 1e5)
-  params = learner.init(jax.random.key(1), config).params
+  problem = training.sample(keys(16), "max_entropy", (3, 3), 1e5)
+  params = training.init(jax.random.key(1), config).params
   (last,) = [name for name in params if name.startswith("last") and "offset" in params[name]]
   params = params | {last: {**params[last], "offset": params[last]["offset"] + 3}}
 
-  def losses(bend):
-    one = lambda problem: learner.loss(
-        params, config.network, jax.tree.map(lambda x: x[None], problem), bend=bend
+  def losses(bound):
+    one = lambda problem: training.loss(
+        params, config.network, jax.tree.map(lambda x: x[None], problem), log_loss_above=bound
     )[0]
     return np.asarray(jax.vmap(one)(problem))
 
@@ -151,20 +152,20 @@ def test_bend_of_large_losses():
 def test_training_learns_and_compiles_once(optimiser, rate):
   chex.clear_trace_counter()
   config = small(updates=400, optimiser=optimiser, learning_rate=rate, schedule="cosine")
-  state = learner.init(jax.random.key(0), config)
-  problem = learner.sample(keys(64, seed=7), "max_entropy", (3, 3), 1e5)
+  state = training.init(jax.random.key(0), config)
+  problem = training.sample(keys(64, seed=7), "max_entropy", (3, 3), 1e5)
   joint = nes_jax.solve(problem.payoffs, batched=True).joint
 
   def score(state):
-    ready = learner.inference(state.params, config, (3, 3))
-    return float(learner.evaluate(ready, config.network, problem, joint)["solver_gap"].mean())
+    ready = training.inference(state.params, config, (3, 3))
+    return float(training.evaluate(ready, config.network, problem, joint)["solver_gap"].mean())
 
   before = score(state)
 
   @jax.jit
   @chex.assert_max_traces(n=1)
   def advance(state, key):
-    return learner.cycles(state, key, config, 50)
+    return training.cycles(state, key, config, 50)
 
   for _ in range(4):
     state, reports = advance(state, jax.random.key(1))
@@ -179,22 +180,22 @@ def test_duals_that_are_all_zero_come_back():
   """Where the softplus is flat, training must not stay."""
   config = small(updates=400, learning_rate=3e-3, schedule="cosine", shapes=((3, 3),),
                  batches=(32,))
-  state = learner.init(jax.random.key(0), config)
+  state = training.init(jax.random.key(0), config)
   params = dict(state.params)
   (last,) = [name for name in params if name.startswith("last") and "offset" in params[name]]
   params[last] = {**params[last], "offset": params[last]["offset"] - 20}
   state = state._replace(params=params)
-  state, _ = jax.jit(learner.cycles, static_argnums=(2, 3))(state, jax.random.key(1), config, 400)
-  problem = learner.sample(keys(32, seed=7), "max_entropy", (3, 3), 1e5)
-  duals = network.infer(learner.inference(state.params, config, (3, 3)), config.network, problem)
+  state, _ = jax.jit(training.cycles, static_argnums=(2, 3))(state, jax.random.key(1), config, 400)
+  problem = training.sample(keys(32, seed=7), "max_entropy", (3, 3), 1e5)
+  duals = network.infer(training.inference(state.params, config, (3, 3)), config.network, problem)
   assert float(duals[0].max()) > 0.05
 
 
 @pytest.mark.parametrize("what", ["games", "loss"])
 def test_an_update_that_is_not_finite_is_skipped_and_counted(monkeypatch, what):
   config, key = small(), jax.random.key(1)
-  before = learner.init(jax.random.key(0), config)
-  whole_loss, whole_sample = learner.loss, learner.sample
+  before = training.init(jax.random.key(0), config)
+  whole_loss, whole_sample = training.loss, training.sample
 
   def sample(*args):
     problem = whole_sample(*args)
@@ -205,16 +206,16 @@ def test_an_update_that_is_not_finite_is_skipped_and_counted(monkeypatch, what):
     return value + jnp.inf, report  # the gradient is as it was
 
   with monkeypatch.context() as patched:
-    patched.setattr(learner, *{"games": ("sample", sample), "loss": ("loss", loss)}[what])
-    skipped, report = learner.update(before, key, config)
+    patched.setattr(*{"games": (problems, "sample", sample), "loss": (learner, "loss", loss)}[what])
+    skipped, report = training.update(before, key, config)
   assert all(np.isnan(x) for x in report.values())
   chex.assert_trees_all_equal(skipped.params, before.params)
   chex.assert_trees_all_equal(skipped.optimiser.inner_state, before.optimiser.inner_state)
   assert int(skipped.step) == 1
   assert int(skipped.optimiser.notfinite_count) == int(skipped.optimiser.total_notfinite) == 1
   # The next update draws its own games, and learns from them as if nothing had been.
-  after, report = learner.update(skipped, key, config)
-  same, _ = learner.update(before._replace(step=jnp.int32(1)), key, config)
+  after, report = training.update(skipped, key, config)
+  same, _ = training.update(before._replace(step=jnp.int32(1)), key, config)
   assert all(np.isfinite(x) for x in report.values())
   chex.assert_trees_all_equal(after.params, same.params)
   assert int(after.optimiser.notfinite_count) == 0 and int(after.optimiser.total_notfinite) == 1
@@ -230,8 +231,8 @@ def test_metrics_are_of_updates_that_were_not_skipped(monkeypatch):
     return state._replace(step=state.step + 1), report
 
   monkeypatch.setattr(learner, "update", update)
-  state = learner.init(jax.random.key(0), config)
-  _, reports = learner.cycles(state, jax.random.key(1), config, 4)
+  state = training.init(jax.random.key(0), config)
+  _, reports = training.cycles(state, jax.random.key(1), config, 4)
   assert {float(x) for report in reports.values() for x in report.values()} == {2.0}
 
 
@@ -245,7 +246,7 @@ def test_a_run_that_diverges_stops_with_a_state_that_is_finite(tmp_path, capsys)
   last = checkpoint.latest(tmp_path)
   assert checkpoint.load_metadata(last)["step"] == 20
   run = nes_train.run_of(["nes_train", *flags, f"--out={tmp_path}"])
-  like = jax.eval_shape(lambda key: learner.init(key, run.training), jax.random.key(0))
+  like = jax.eval_shape(lambda key: training.init(key, run.training), jax.random.key(0))
   state = checkpoint.restore(last, like)
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
   assert [row["skipped"] for row in writers.read(tmp_path)][0] in range(5, 10)
@@ -257,14 +258,14 @@ def test_training_on_the_moments_of_inference_trains_what_ships():
                  schedule="cosine")
   normed = dataclasses.replace(config.network, norm="batch")
   config = dataclasses.replace(config, network=normed, moments="inference")
-  state = learner.init(jax.random.key(0), config)
+  state = training.init(jax.random.key(0), config)
   key = jax.random.key(1)
-  ready = learner.inference(state.params, config, (3, 3))
-  problem = learner.sample(
+  ready = training.inference(state.params, config, (3, 3))
+  problem = training.sample(
       example_keys(jax.random.fold_in(key, 0), 64), "max_entropy", (3, 3), config.rho
   )
-  seen = learner.evaluate(ready, config.network, problem, problem.target)
-  step = jax.jit(learner.cycles, static_argnums=(2, 3))
+  seen = training.evaluate(ready, config.network, problem, problem.target)
+  step = jax.jit(training.cycles, static_argnums=(2, 3))
   once, report = step(state, key, config, 1)
   np.testing.assert_allclose(report["3x3"]["loss"], seen["loss"].mean(), rtol=1e-4)
   np.testing.assert_allclose(report["3x3"]["gap"], seen["gap"].mean(), rtol=1e-4)
@@ -277,11 +278,11 @@ def test_moments_are_of_a_shape():
   """Inference on games of a shape comes to what training on a large batch of them does."""
   config = small()
   config = dataclasses.replace(config, network=dataclasses.replace(config.network, norm="batch"))
-  params = learner.init(jax.random.key(0), config).params
+  params = training.init(jax.random.key(0), config).params
   states = {}
   for shape in ((3, 3), (5, 2)):  # trained on or not
-    problem = learner.sample(keys(512, seed=3), "max_entropy", shape, 1e5)
-    ready = learner.inference(params, config, shape)
+    problem = training.sample(keys(512, seed=3), "max_entropy", shape, 1e5)
+    ready = training.inference(params, config, shape)
     duals = network.infer(ready, config.network, problem)
     expected, _ = network.apply(
         network.Variables(params, {}), config.network, problem, is_training=True
@@ -303,13 +304,13 @@ def test_moments_are_of_a_shape():
         ({"selection": "best"}, "selection='best' is not one of max_entropy"),
         ({"schedule": "linear"}, "schedule='linear'"),
         ({"optimiser": "sgd"}, "optimiser='sgd' is not one of adam, muon"),
-        ({"norm": "l3"}, "norm='l3'"),
+        ({"sphere": "l3"}, "sphere='l3'"),
         ({"shapes": ()}, "shapes=.*give one or more"),
         ({"shapes": ((4,),), "batches": (4,)}, "two or more players"),
         ({"batches": (4,)}, "batches=.*one positive size for each of 2"),
         ({"updates": 0}, "updates=0 must be positive"),
         ({"rho": math.inf}, "rho=inf must be positive and finite"),
-        ({"bend": 0.0}, "bend=0.0 must be positive"),
+        ({"log_loss_above": 0.0}, "log_loss_above=0.0 must be positive"),
         ({"moments": "mine"}, "moments='mine' is not one of batch, inference"),
         ({"network": network.Config("cce", norm="rms"), "moments": "inference"}, "'rms' has none"),
     ],
@@ -317,19 +318,19 @@ def test_moments_are_of_a_shape():
 def test_bad_config(changes, match):
   settings = {"network": network.Config("cce"), "shapes": ((3, 3), (2, 4)), "batches": (4, 4)}
   with pytest.raises(ValueError, match=match):
-    learner.Config(**{**settings, **changes})
+    training.Config(**{**settings, **changes})
 
 
 def test_network_must_see_what_varies():
   with pytest.raises(ValueError, match="varies .'target'., and the network sees only"):
-    learner.Config(network.Config("cce"), selection="match_target")
+    training.Config(network.Config("cce"), selection="match_target")
 
 
 def test_config_survives_json():
-  config = small(selection=learner.ALL_INPUTS)
-  assert learner.Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+  config = small(selection=training.ALL_INPUTS)
+  assert training.Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
   with pytest.raises(ValueError, match="unknown fields .'speed'."):
-    learner.Config.from_dict({**config.to_dict(), "speed": 1})
+    training.Config.from_dict({**config.to_dict(), "speed": 1})
 
 
 # Devices: the same update on 1, 2 and 8.
@@ -341,21 +342,21 @@ from launch.runtime import parallel
 from nes_jax import network
 parallel.initialize()
 net = network.Config("cce", payoff_channels=(6,), dual_channel=8, dual_channels=(6,))
-config = learner.Config(net, shapes=((3, 3), (2, 4)), batches=(16, 8), updates=10)
-state = jax.jit(learner.init, static_argnums=1)(jax.random.key(0), config)
+config = training.Config(net, shapes=((3, 3), (2, 4)), batches=(16, 8), updates=10)
+state = jax.jit(training.init, static_argnums=1)(jax.random.key(0), config)
 mesh = parallel.mesh()
 assert mesh.size == int(sys.argv[2]), mesh
 
 def gradient(state, key):
   keys = parallel.example_keys(key, 16, parallel.AXIS)
-  problem = learner.sample(keys, config.selection, (3, 3), config.rho)
-  loss = lambda params: learner.loss(params, net, problem, parallel.AXIS)[0]
+  problem = training.sample(keys, config.selection, (3, 3), config.rho)
+  loss = lambda params: training.loss(params, net, problem, parallel.AXIS)[0]
   return jax.lax.pmean(jax.grad(loss)(state.params), parallel.AXIS)
 
 R = parallel.REPLICATED
 state, key = parallel.replicate((state, jax.random.key(1)), mesh)
 slope = parallel.spmd(gradient, mesh, (R, R), R)(state, key)
-step = functools.partial(learner.cycles, config=config, count=2, axis_name=parallel.AXIS)
+step = functools.partial(training.cycles, config=config, count=2, axis_name=parallel.AXIS)
 state, reports = parallel.spmd(step, mesh, (R, R), R)(state, key)
 leaves = jax.tree.leaves(parallel.gather((slope, state.params, reports)))
 if parallel.is_main():
@@ -452,7 +453,7 @@ def test_resumed_run_is_bit_equal(trained, tmp_path):
   assert nes_train.main(command(tmp_path)) == 0
   assert [row["step"] for row in writers.read(tmp_path)] == list(range(4, 41, 4))
   config = nes_train.run_of(command(tmp_path)).training
-  like = jax.eval_shape(lambda key: learner.init(key, config), jax.random.key(0))
+  like = jax.eval_shape(lambda key: training.init(key, config), jax.random.key(0))
   one, two = (checkpoint.restore(checkpoint.latest(d), like) for d in (trained, tmp_path))
   jax.tree.map(np.testing.assert_array_equal, one, two)
 

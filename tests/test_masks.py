@@ -20,7 +20,7 @@ from test_solve import CHICKEN, CONCEPTS, DILEMMA, EXACT, GAMES, KNOWN, assert_s
 import nes_jax
 from nes_jax import exact, selection
 from nes_jax.selection import Selection
-from nes_jax.solving import batches, ragged
+from nes_jax.solving import chunks, engines, ragged
 
 HARD = ("max_entropy", "match_target", "max_welfare", "max_welfare_max_entropy",
         "min_relative_entropy")
@@ -749,7 +749,7 @@ def test_payoffs_of_minus_infinity_beside_a_traced_epsilon():
 @pytest.mark.parametrize("concept", ["cce", "ce"])
 def test_missing_strategies_constrain_nothing(concept, monkeypatch):
   """A deviation to a strategy that does not exist is none, however much it would seem to gain."""
-  monkeypatch.setattr(batches, "choose_engine", lambda *_, **__: "jax")
+  monkeypatch.setattr(engines, "choose_engine", lambda *_, **__: "jax")
   rng = np.random.default_rng(4)
   # The first player's payoffs against the last column are far above: regrets exceed any unit.
   games = rng.normal(size=(96, 2, 4, 4)).astype(np.float32)
@@ -791,7 +791,7 @@ def test_turns_give_the_same_answers(x64, batch_axis):
 @pytest.mark.slow
 def test_large_batches_under_jit_are_solved_in_turns(monkeypatch):
   """256 games, 32 of them at a time: each takes as many steps as it does without turns."""
-  monkeypatch.setattr(batches, "choose_engine", lambda *_, **__: "jax")
+  monkeypatch.setattr(engines, "choose_engine", lambda *_, **__: "jax")
   games = uneven_games(256).astype(np.float32)
   plain = nes_jax.solve(games)
   assert plain.converged.all() and not plain.repeated.any()
@@ -801,7 +801,7 @@ def test_large_batches_under_jit_are_solved_in_turns(monkeypatch):
     widths.append(32)
     return 32
 
-  monkeypatch.setattr(batches, "turn_width", narrow)
+  monkeypatch.setattr(chunks, "_turn_width", narrow)
   turns = jax.jit(nes_jax.solve)(games)
   assert widths
   np.testing.assert_array_equal(turns.iterations, plain.iterations)

@@ -160,9 +160,3 @@ def test_entropy_gap(x64, tau, batch):
       jnp.full(batch, tau),
   )
   np.testing.assert_allclose(found, expected, rtol=1e-10)
-
-
-def test_objective_weights(x64):
-  for mu, expected in [(0.0, (1, 0)), (0.5, (1, 0.5)), (4.0, (0.25, 1)), (math.inf, (0, 1))]:
-    problem = problem_of(PENNIES, welfare=np.eye(2), welfare_weight=mu)
-    np.testing.assert_allclose(metrics.objective_weights(problem), expected)

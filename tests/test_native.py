@@ -29,12 +29,13 @@ from test_solve import KNOWN, assert_solution, interior_inputs
 
 from launch.checks import census
 import nes_jax
-from nes_jax import exact, native
+from nes_jax import exact
+from nes_jax.native import cpu
 from nes_jax.selection import Selection
 
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parent
-pytestmark = pytest.mark.skipif(native.reason() is not None, reason=str(native.reason()))
+pytestmark = pytest.mark.skipif(cpu.reason() is not None, reason=str(cpu.reason()))
 
 CONCEPTS = ["cce", "ce"]
 PRECISIONS = ["float32", "float64"]
@@ -87,7 +88,7 @@ def nearly_same(tolerance):
 @pytest.fixture
 def jax_engine(monkeypatch):
   """Calls go to the JAX engine."""
-  monkeypatch.setattr(native, "serves", lambda *_: False)
+  monkeypatch.setattr(cpu, "serves", lambda *_: False)
 
 
 # Against the JAX engine.
@@ -359,7 +360,7 @@ def test_answers_do_not_depend_on_neighbours(concept, precision, monkeypatch):
   for b in range(0, len(games), 5):
     same(solved(games[b], **options), jax.tree.map(lambda x: x[b], together))
   for threads in (1, 2, 7):
-    monkeypatch.setattr(native, "_threads", lambda threads=threads: threads)
+    monkeypatch.setattr(cpu, "_threads", lambda threads=threads: threads)
     same(solved(games, **options), together)
 
 
@@ -589,7 +590,7 @@ def on_eight_devices(out):
       "slope": jax.jit(slope)(games),
       "mapped slope": jax.jit(each)(sharded),
   }
-  assert jax.device_count() == 8 and native.reason() is None
+  assert jax.device_count() == 8 and cpu.reason() is None
   assert len(jax.jit(mapped)(sharded).joint.devices()) == 8
   np.savez(out, **results)
 
@@ -695,15 +696,15 @@ def test_no_games():
     nes_jax.solve(empty)
   for concept in CONCEPTS:
     config = exact.Config.default(concept, jnp.dtype("float64"))
-    options = native.Options(concept, np.dtype("float64"), (native.Stage(config, True),), 1e9, 1.0)
+    options = cpu.Options(concept, np.dtype("float64"), (cpu.Stage(config, True),), 1e9, 1.0)
     options = options._replace(rho=np.inf)
     masks = np.ones((0, 3), bool), np.ones((0, 4), bool)
     target = np.zeros((0, 3, 4))
     for inputs in (
-        native.Inputs(empty, 0.0),
-        native.Inputs(empty, np.zeros((0, 2)), target, target, np.zeros(0), masks),
+        cpu.Inputs(empty, 0.0),
+        cpu.Inputs(empty, np.zeros((0, 2)), target, target, np.zeros(0), masks),
     ):
-      answers, invalid = native.solve(inputs, options)
+      answers, invalid = cpu.solve(inputs, options)
       assert invalid == 0 and answers.joint.shape == (0, 3, 4)
 
 
@@ -800,20 +801,20 @@ def test_memory_does_not_grow():
 @functools.cache
 def levels_here():
   """The levels that were built and that this processor has."""
-  library = ctypes.CDLL(str(native._library_path("baseline")))
-  has = native.LEVELS[: library.nes_cpu_level() + 1]
-  return [level for level in has if native._library_path(level).exists()]
+  library = ctypes.CDLL(str(cpu._library_path("baseline")))
+  has = cpu.LEVELS[: library.nes_cpu_level() + 1]
+  return [level for level in has if cpu._library_path(level).exists()]
 
 
 def answers_of_a_level(level, out):
   """Run in a process of its own."""
-  assert native.level() == level, native.reason()
+  assert cpu.level() == level, cpu.reason()
   found = {f"{name}/{field}": x for name, (_, answers, _) in stored().items()
            for field, x in answers.items()}
   np.savez(out, **found)
 
 
-@pytest.mark.parametrize("level", native.LEVELS)
+@pytest.mark.parametrize("level", cpu.LEVELS)
 def test_levels_agree(level, tmp_path):
   if level not in levels_here():
     pytest.skip(f"no {level} on this machine")
@@ -831,7 +832,7 @@ def test_levels_agree(level, tmp_path):
 
 def test_the_best_level_is_in_use():
   if not os.environ.get("NES_JAX_CPU"):
-    assert native.level() == levels_here()[-1]
+    assert cpu.level() == levels_here()[-1]
   assert nes_jax.engines()["native"] is None and nes_jax.engines()["jax"] is None
   assert set(nes_jax.engines()) == {"native", "cuda", "jax"}
 
@@ -842,7 +843,7 @@ def test_no_native_engine():
 import jax, numpy as np, nes_jax
 from test_solve import KNOWN
 print(nes_jax.engines()["native"])
-print(nes_jax.native.level(), nes_jax.native.reason_traced())
+print(nes_jax.native.cpu.level(), nes_jax.native.cpu.reason_traced())
 found = nes_jax.solve(KNOWN)
 assert found.converged.all() and nes_jax.engines()["jax"] is None
 np.testing.assert_allclose(found.joint[1], 0.25, atol=1e-2)
@@ -861,7 +862,7 @@ def test_unknown_levels(level):
 
 def test_levels_that_the_processor_has_not():
   """No illegal instruction, but a reason."""
-  missing = [level for level in native.LEVELS if level not in levels_here()]
+  missing = [level for level in cpu.LEVELS if level not in levels_here()]
   if not missing:
     pytest.skip("this processor has all")
   code = """
@@ -910,7 +911,7 @@ def test_sanitizers_find_nothing(tmp_path):
   assert any("-fsanitize=address" in flag for flag in flags)
   library = tmp_path / "sanitized.so"
   source = ROOT / "nes_jax" / "native" / "cpu" / "api.cpp"
-  command = [compiler, *flags, *levels[native.level()], str(source), "-o", str(library)]
+  command = [compiler, *flags, *levels[cpu.level()], str(source), "-o", str(library)]
   subprocess.run(command, check=True, timeout=900)
   environment = {
       **os.environ,
@@ -918,7 +919,7 @@ def test_sanitizers_find_nothing(tmp_path):
       "ASAN_OPTIONS": "detect_leaks=0",
       "UBSAN_OPTIONS": "print_stacktrace=1",
       "PYTHONPATH": str(ROOT),
-      "NES_JAX_CPU": native.level(),
+      "NES_JAX_CPU": cpu.level(),
       "JAX_PLATFORMS": "cpu",
   }
   program = [sys.executable, "-X", "faulthandler", str(HERE / "native" / "calls.py")]
@@ -927,4 +928,4 @@ def test_sanitizers_find_nothing(tmp_path):
       env=environment, capture_output=True, text=True, timeout=900, check=False,
   )
   assert done.returncode == 0, done.stderr[-5000:]
-  assert f"100 calls of the level {native.level()}" in done.stdout
+  assert f"100 calls of the level {cpu.level()}" in done.stdout

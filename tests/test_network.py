@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from nes_jax import dual, network, selection
-from nes_jax.network import layers, model, pooling, rounds
+from nes_jax.network import layers, model, newton, pooling, rounds
 
 CONCEPTS = ["cce", "ce"]
 INPUTS = ("target", "epsilon", "welfare")
@@ -512,14 +512,14 @@ def test_a_round_sees_the_slope(concept):
   def loss(blocks):
     duals = rounds.in_units(blocks, inputs.scale)
     one = lambda problem, duals: dual.loss(problem, duals, concept)
-    return jnp.sum(jax.vmap(one)(problem, duals) / jnp.maximum(problem.welfare_weight, 1))
+    return jnp.sum(jax.vmap(one)(problem, duals))
 
   seen = compiled(rounds.features, static_argnums=3)(
       tuple(x[..., None] for x in blocks), inputs.scale, problem, concept
   )
   slopes = compiled(jax.grad(loss))(blocks)
   joint = joints(problem, rounds.in_units(blocks, inputs.scale), concept)
-  weight = np.maximum(problem.welfare_weight, 1)
+  tau = np.asarray(problem.temperature)
   for p, (block, slope, features) in enumerate(zip(blocks, slopes, seen, strict=True)):
     expected = np.zeros((BATCH,) + block.shape[1:])
     for g in range(BATCH):
@@ -530,7 +530,7 @@ def test_a_round_sees_the_slope(concept):
         kept = slice(None) if concept == "cce" else index[0]
         expected[(g,) + index] = np.sum(sigma[kept] * gain[kept] ** 2)
     scale = np.asarray(inputs.scale)[:, p].reshape((-1,) + (1,) * axes)
-    curvature = expected * scale**2 / weight.reshape(scale.shape)
+    curvature = expected * scale**2 / tau.reshape(scale.shape)
     off = np.ones(block.shape[1:]) if concept == "cce" else 1 - np.eye(block.shape[-1])
     np.testing.assert_allclose(features[..., 0], np.log1p(block), rtol=1e-5)
     np.testing.assert_allclose(-features[..., 1], slope * off, rtol=1e-3, atol=1e-4)
@@ -541,13 +541,13 @@ def test_a_round_sees_the_slope(concept):
 @pytest.mark.parametrize("concept", CONCEPTS)
 def test_a_newton_step(x64, concept, monkeypatch):
   """The step of the dense system, and of a few lengths of it the best; some lead nowhere."""
-  monkeypatch.setattr(rounds, "LENGTHS", (0.0, 0.5, 1.0, 1.1, 2.0))
+  monkeypatch.setattr(newton, "LENGTHS", (0.0, 0.5, 1.0, 1.1, 2.0))
   shape, axes = (2, 3), 1 if concept == "cce" else 2
   problem = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), make(shape))
   rng = np.random.default_rng(0)
   size = (10.0 ** (1 - np.arange(BATCH) % 3)).reshape((BATCH,) + (1,) * axes)
   duals = tuple(size * rng.exponential(size=(BATCH,) + (s,) * axes) for s in shape)
-  steps = compiled(rounds.newton, static_argnums=(2, 3))
+  steps = compiled(newton.descend, static_argnums=(2, 3))
   near = steps(duals, problem, concept, 30)  # from where a step can go all the way
   half = jnp.arange(BATCH).reshape((-1,) + (1,) * axes) % 2
   duals = tuple(jnp.where(half > 0, x, y) for x, y in zip(near, duals))
@@ -558,8 +558,7 @@ def test_a_newton_step(x64, concept, monkeypatch):
   taken = []
   for g in range(BATCH):
     game = jax.tree.map(lambda x: x[g], problem)
-    weight = max(1, float(game.welfare_weight))
-    barrier, least = (weight * x for x in rounds.BARRIERS[concept])
+    barrier, least = newton.BARRIERS[concept]
     alpha = np.maximum(np.concatenate([x[g].ravel() for x in duals]), least)[counted]
 
     def height(alpha):
@@ -569,7 +568,7 @@ def test_a_newton_step(x64, concept, monkeypatch):
       return dual.loss(game, blocks, concept) - barrier * jnp.sum(jnp.log(alpha))
 
     step = np.linalg.solve(jax.hessian(height)(alpha), -jax.grad(height)(alpha))
-    lengths = np.array(rounds.LENGTHS) * 0.9 / max(0.9, *(-step / alpha))
+    lengths = np.array(newton.LENGTHS) * 0.9 / max(0.9, *(-step / alpha))
     inside = [length for length in lengths if (alpha + length * step > 0).all()]
     best = min(inside, key=lambda length: float(height(alpha + length * step)))
     taken.append(list(lengths).index(best))
@@ -584,13 +583,13 @@ def test_newton_steps_come_to_the_minimum_of_the_barrier(x64):
   rng = np.random.default_rng(0)
   problem = make((3, 3), welfare_weight=np.zeros(BATCH), epsilon=np.zeros((BATCH, 2)))
   problem = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), problem)
-  barrier = rounds.BARRIERS["cce"][1]
+  barrier = newton.BARRIERS["cce"][1]
   duals = tuple(rng.exponential(size=(BATCH, 3)) for _ in range(2))
-  ahead = compiled(rounds.newton, static_argnums=(2, 3))(duals, problem, "cce", 80)
+  ahead = compiled(newton.descend, static_argnums=(2, 3))(duals, problem, "cce", 80)
   slack = jax.vmap(lambda problem, x: dual.gradient(problem, x, "cce"))(problem, ahead)
   for x, s in zip(ahead, slack):
     assert (0.95 * barrier <= x * s).all() and (x * s <= 2 * barrier * np.maximum(s, 1)).all()
-  zero = rounds.newton(duals, problem, "cce", 0)
+  zero = newton.descend(duals, problem, "cce", 0)
   assert all(x is y for x, y in zip(zero, duals))
 
 
@@ -599,7 +598,7 @@ def test_inference_ends_with_newton_steps(monkeypatch):
   config, variables = ready("ce", rounds=1)
   problem, longer = make((3, 3)), dataclasses.replace(config, newton=2)
   monkeypatch.setattr(
-      rounds, "newton", lambda duals, problem, concept, steps: tuple(x + steps for x in duals)
+      newton, "descend", lambda duals, problem, concept, steps: tuple(x + steps for x in duals)
   )
   duals = network.infer(variables, config, problem)
   for entries in (None, 1):

@@ -305,7 +305,7 @@ def test_every_item_is_one_process_s_own(monkeypatch, count):
   shares = []
   for me in range(count):
     monkeypatch.setattr(parallel.jax, "process_index", lambda me=me: me)
-    shares.append(parallel.own("abcd"))
+    shares.append(parallel.local_items("abcd"))
   assert {len(share) for share in shares} == {-(-4 // count)}
   assert sorted(x for share in shares for x in share if x) == list("abcd")
 

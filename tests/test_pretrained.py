@@ -8,9 +8,8 @@ import pytest
 
 from launch import nes_train
 import nes_jax
-from nes_jax import network, pretrained
+from nes_jax import network, pretrained, training
 from nes_jax.games import spheres
-from nes_jax.training import learner
 
 
 @pytest.mark.parametrize("name", pretrained.names())
@@ -30,7 +29,7 @@ def test_card_is_true(name):
       batched=True,
   )
   gaps = 0.5 * np.abs(np.asarray(answer.joint - test.joint)).reshape(len(test.joint), -1).sum(1)
-  said = net.facts["table"][learner.shape_name(shape)]
+  said = net.facts["table"][training.shape_name(shape)]
   # The card's games: few are most of the mean, and rounding moves those most.
   np.testing.assert_allclose(gaps.mean(), said["solver_gap"], rtol=0.1, atol=1e-5)
   np.testing.assert_allclose(np.asarray(answer.gap).mean(), said["gap"], rtol=0.2, atol=1e-5)

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -98,13 +99,29 @@ def test_problem(x64):
   np.testing.assert_allclose(problem.epsilon_max, 2 * root)
   np.testing.assert_allclose(problem.target, TARGET)
   np.testing.assert_allclose(problem.welfare, (WELFARE - WELFARE.mean()) / WELFARE.std())
-  assert problem.welfare_weight == 4 and problem.rho == 1e3
+  assert problem.welfare_weight == 1 and problem.temperature == 0.25 and problem.rho == 1e3
+
+
+@pytest.mark.parametrize(
+    "mu, temperature, weight", [(0.0, 1, 0), (0.5, 1, 0.5), (4.0, 0.25, 1), (math.inf, 0, 1)]
+)
+def test_the_objective_is_divided_by_the_larger_weight(x64, mu, temperature, weight):
+  given = Selection(**{**GIVEN, "welfare_weight": mu})
+  problem, _ = selection.problem(jnp.asarray(PAYOFFS), given)
+  np.testing.assert_allclose((problem.temperature, problem.welfare_weight), (temperature, weight))
+  slope = jax.grad(
+      lambda mu: selection.problem(
+          jnp.asarray(PAYOFFS), dataclasses.replace(given, welfare_weight=mu)
+      )[0].welfare_weight
+  )(mu)
+  assert slope == (1 if 0 < mu < 1 else 0) or mu == 0
 
 
 def test_problem_defaults(x64):
   problem, _ = selection.problem(jnp.asarray(PAYOFFS), Selection())
   np.testing.assert_allclose(problem.target, np.full((2, 3), 1 / 6))
-  assert (problem.welfare == 0).all() and problem.welfare_weight == 0
+  assert (problem.welfare == 0).all()
+  assert problem.welfare_weight == 0 and problem.temperature == 1
   assert (problem.epsilon == 0).all()
 
 
@@ -190,5 +207,5 @@ def test_problem_of_strategies_that_exist(x64, rho):
       rest = found.copy()
       rest[inside] = 0
       assert (rest == 0).all()
-  for name in ("epsilon", "epsilon_max", "welfare_weight"):
+  for name in ("epsilon", "epsilon_max", "welfare_weight", "temperature"):
     np.testing.assert_allclose(getattr(padded, name), getattr(alone, name), rtol=1e-12)

@@ -29,7 +29,7 @@ from calsheq_jax import calibrator, calsheq, experiments
 from launch.runtime import parallel
 from launch.runtime.timing import seconds
 from nes_jax import network
-from nes_jax.training import learner
+from nes_jax import training as learner
 
 DEVICES: tuple[int, ...] = (1, 2, 4, 8)
 

@@ -48,9 +48,9 @@ import numpy as np
 from launch.baselines import checkout, peers
 from launch.runtime.timing import seconds
 import nes_jax
+from nes_jax import training as learner
 from nes_jax.games import spheres
-from nes_jax.solving import batches
-from nes_jax.training import learner
+from nes_jax.solving import engines
 
 Row = dict[str, Any]
 
@@ -132,7 +132,7 @@ def newton_flops(shape: Sequence[int], concept: str) -> float:
 def engine(shape: Sequence[int], concept: str) -> str:
   """The engine that solves plain games of this shape here in float32."""
   accelerated = jax.default_backend() != "cpu"
-  return batches.engine_for(tuple(shape), concept, np.dtype("float32"), accelerated)
+  return engines.engine_for(tuple(shape), concept, np.dtype("float32"), accelerated)
 
 
 def row(

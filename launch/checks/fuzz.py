@@ -24,8 +24,8 @@ import numpy as np
 from launch.runtime import checkpoint, program
 from launch.runtime.program import Failed, UsageError
 from nes_jax import network, pretrained
+from nes_jax import training as learner
 from nes_jax.games import files
-from nes_jax.training import learner
 
 # Seconds that reading one small file may take.
 _SLOW = 30.0

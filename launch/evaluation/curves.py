@@ -18,9 +18,9 @@ from launch import nes_train
 from launch.evaluation.settings import Settings
 from launch.runtime import checkpoint, parallel, writers
 from nes_jax import network, pretrained, selection
+from nes_jax import training as learner
 from nes_jax.network import pooling
-from nes_jax.training import learner
-from nes_jax.training.learner import shape_name
+from nes_jax.training import shape_name
 
 # Payoffs of a player in an update, and games at most.
 _ENTRIES, _GAMES = 8192, 256
@@ -70,7 +70,7 @@ def training(
       shapes=(shape,),
       batches=(batch,),
       updates=settings.updates,
-      norm=norm,
+      sphere=norm,
       **_TRAINING,
   )
 

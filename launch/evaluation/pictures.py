@@ -8,7 +8,7 @@ from matplotlib import axes, figure, lines, patches, ticker
 
 from launch.evaluation import classes, curves, measure
 from launch.figures.games import ACCENT, COLOURS, DPI, SIZE
-from nes_jax.training.learner import shape_name
+from nes_jax.training import shape_name
 
 _FLOOR = 1e-8  # gaps below are drawn here
 _BAND = "0.78"

@@ -10,7 +10,7 @@ from launch.evaluation import measure, parts
 from launch.evaluation.settings import Settings
 from nes_jax import pretrained
 from nes_jax.games import spheres
-from nes_jax.training.learner import shape_name
+from nes_jax.training import shape_name
 
 
 class Row(NamedTuple):

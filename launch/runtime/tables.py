@@ -1,4 +1,4 @@
-"""Rows of numbers as tables that both Markdown and a terminal show well."""
+"""Tables of numbers that both Markdown and a terminal show well."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ Row = Mapping[str, Any]
 
 
 def text(value: Any) -> str:
-  """A cell: three significant digits, "-" for what was not measured."""
+  """The text of a cell: three significant digits, or "-" for None, which was not measured."""
   if value is None:
     return "-"
   if isinstance(value, float):
@@ -16,7 +16,7 @@ def text(value: Any) -> str:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-  """Rows with the same keys -> a Markdown table whose columns also line up in a terminal."""
+  """A Markdown table, whose columns also line up in a terminal, of rows with the same keys."""
   table = [list(rows[0])] + [[text(value) for value in row.values()] for row in rows]
   widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
   lines = ["| " + " | ".join(c.rjust(w) for c, w in zip(line, widths)) + " |" for line in table]

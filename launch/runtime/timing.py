@@ -1,4 +1,4 @@
-"""How long calls take."""
+"""Times of calls."""
 
 from collections.abc import Callable
 import time
@@ -8,7 +8,15 @@ import jax
 
 
 def seconds(function: Callable[[], Any], calls: int) -> list[float]:
-  """Seconds of a first call and of `calls` more, each until its arrays are there."""
+  """Measures a first call, and then `calls` more.
+
+  Args:
+    function: what is timed; its result is a pytree, whose arrays are waited for.
+    calls: number of calls after the first, which compiles.
+
+  Returns:
+    The seconds of each call, calls + 1 numbers.
+  """
   times = []
   for _ in range(calls + 1):
     start = time.perf_counter()

@@ -1,134 +1,38 @@
-"""The network: configuration, input channels and the stack of layers (Marris et al. 2022, 4.4).
+"""The network: input channels and the stack of layers (Marris et al. 2022, section 4.4).
 
 Glossary: B games, N players, Ap strategies of player p, |A| joint strategies, C channels. Problems
 here carry a leading batch axis on every array, e.g. payoffs [B, N, A1, ..., AN].
 """
 
-from collections.abc import Mapping
-import dataclasses
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import haiku as hk
 import jax
 import jax.numpy as jnp
 
 from nes_jax import deviation, invariance
-from nes_jax.network import layers, pooling, rounds
+from nes_jax.network import layers, newton, pooling, rounds
+from nes_jax.network.config import Config
 from nes_jax.selection import LARGE_WELFARE_WEIGHT
-from nes_jax.types import CONCEPTS, Array, Concept, Duals, Problem
+from nes_jax.types import Array, Concept, Duals, Problem
 
-INPUTS: tuple[str, ...] = ("target", "epsilon", "welfare")
-CENTRES: tuple[str, ...] = ("own", "mean")
-ACTIVATIONS: tuple[str, ...] = ("relu", "none")
-
-# Mean and standard deviation of what the softplus first gets. Most duals of an equilibrium are near
-# 0; and from duals spread at random the shortest way down is to make all of them 0, where the
-# softplus is flat and training stays for long, or for ever.
+# Mean of the softplus's inputs at the start of training. Most duals of an equilibrium are near 0.
 LAST_START = -2.0
+# Standard deviation of these inputs. From duals that are spread widely, the shortest way down makes
+# all of them 0, where the softplus is flat and training stays for long, or for ever.
 LAST_SPREAD = 0.1
 
-# Payoffs of the games that go through the network at a time on a CPU (`infer`).
+# Number of payoffs that go through the network at a time on a CPU (`infer`).
 CPU_ENTRIES = 2**15
 
-# Own-centred payoffs of less than this many ulps, where payoffs have unit variance, are rounding.
+# Own-centred payoffs below this many ulps are rounding noise, where payoffs have unit variance.
 _CONSTANT_ULPS = 8
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
-  """What the network is. Lists are taken for tuples; errors name the field that is wrong."""
-
-  concept: Concept
-  inputs: tuple[str, ...] = ()  # of INPUTS, beside the payoffs
-  payoff_channels: tuple[int, ...] = (32, 32, 32, 32)
-  dual_channel: int = 64  # of the layer from payoffs to duals
-  dual_channels: tuple[int, ...] = (32, 32)  # of the dual layers before the last, which has one
-  rounds: int = 0  # of descent: the duals so far and their gradient (11) go through a layer more
-  newton: int = 0  # steps of the barrier method on what comes out, at inference
-  centre: str = "own"  # what is subtracted from payoffs: "own" mean over own strategies, or "mean"
-  activation: str = "relu"  # of all layers but the last; "none": for a linear network
-  norm: str = "batch"  # of layers.NORMS
-  payoff_pools: tuple[str, ...] = pooling.PAYOFF_POOLS
-  to_dual_pools: tuple[str, ...] = pooling.TO_DUAL_POOLS
-  dual_pools: tuple[str, ...] | None = None  # None: all those of the concept
-
-  def __post_init__(self):
-    _check_member("concept", self.concept, CONCEPTS)
-    _check_member("centre", self.centre, CENTRES)
-    _check_member("activation", self.activation, ACTIVATIONS)
-    _check_member("norm", self.norm, layers.NORMS)
-    if self.dual_pools is None:
-      default = pooling.CCE_POOLS if self.concept == "cce" else pooling.CE_POOLS
-      object.__setattr__(self, "dual_pools", default)
-    for field, allowed in (
-        ("inputs", INPUTS),
-        ("payoff_pools", pooling.VALID["payoffs"]),
-        ("to_dual_pools", pooling.VALID["to_duals"]),
-        ("dual_pools", pooling.VALID[self.concept]),
-    ):
-      names = _as_tuple(field, getattr(self, field))
-      object.__setattr__(self, field, names)
-      for name in names:
-        _check_member(field, name, allowed)
-      if len(set(names)) < len(names):
-        raise ValueError(f"{field}={names} names something twice")
-    for field, needed in (("payoff_pools", "self"), ("dual_pools", "self")):
-      if needed not in getattr(self, field):
-        raise ValueError(f"{field}={getattr(self, field)} lacks {needed!r}, the identity")
-    if not any("/rest/" in name or "/regret/" in name for name in self.to_dual_pools):
-      raise ValueError(
-          f"to_dual_pools={self.to_dual_pools} tells a player's strategies apart by nothing; add"
-          " e.g. 'self/rest/mean'"
-      )
-    for field in ("payoff_channels", "dual_channels"):
-      object.__setattr__(self, field, _as_tuple(field, getattr(self, field)))
-    for field in ("payoff_channels", "dual_channels", "dual_channel"):
-      value = getattr(self, field)
-      for size in value if isinstance(value, tuple) else (value,):
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-          raise ValueError(f"{field}={value!r}: channels are integers of at least 1")
-    for field in ("rounds", "newton"):
-      value = getattr(self, field)
-      if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"{field}={value!r} is not an integer of at least 0")
-
-  def to_dict(self) -> dict[str, Any]:
-    """Plain lists, strings and numbers, for JSON."""
-    fields = dataclasses.asdict(self)
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
-
-  @classmethod
-  def from_dict(cls, fields: Mapping[str, Any]) -> "Config":
-    """Inverse of `to_dict`. Raises ValueError on a field that does not exist."""
-    check_fields(cls, fields)
-    return cls(**fields)
-
-
-def check_fields(cls: type, fields: Mapping[str, Any]) -> None:
-  """Raises ValueError if the dataclass `cls` lacks one of `fields`."""
-  known = [field.name for field in dataclasses.fields(cls)]
-  unknown = sorted(set(fields) - set(known))
-  if unknown:
-    raise ValueError(
-        f"unknown fields {unknown}; the fields of {cls.__name__} are {', '.join(known)}"
-    )
-
-
-def _check_member(field, value, allowed):
-  if value not in allowed:
-    raise ValueError(f"{field}={value!r} is not one of {', '.join(sorted(allowed))}")
-
-
-def _as_tuple(field, value):
-  if isinstance(value, str) or not hasattr(value, "__iter__"):
-    raise ValueError(f"{field}={value!r} is not a list or tuple")
-  return tuple(value)
-
-
 class Variables(NamedTuple):
-  """What `apply` needs beside the configuration."""
+  """Arrays that `apply` needs beside the configuration."""
 
   params: hk.Params
   state: hk.State  # batch moments for inference; empty unless norm is "batch"
@@ -138,18 +42,18 @@ class Features(NamedTuple):
   """Input channels, and the way back to the problem's units."""
 
   values: Array  # [B, N, A1, ..., AN, C]
-  scale: Array  # [B, N] network's duals times this are duals with respect to problem.payoffs
+  scale: Array  # [B, N] factors that make the network's duals those of the problem
 
 
 def features(problem: Problem, config: Config) -> Features:
   """Preprocessing: payoffs first, then the channels of `config.inputs` (section 4.1, appendix B).
 
-  Every channel is of order one. With centre="own" the payoffs' mean over own strategies goes,
-  which no deviation gain contains, and the rest is brought back to norm sqrt(|A|) a player. That
-  divides payoffs and epsilon by the norm lost, and so multiplies the duals.
+  Every channel is of order one. With centre="own" the payoffs' mean over own strategies is
+  subtracted, which no deviation gain contains, and what is left is brought back to norm sqrt(|A|)
+  for each player. That divides payoffs and epsilon by the norm lost, and so multiplies the duals.
 
-  The welfare's channel grows with the logarithm of its weight mu, and the duals with max(1, mu), as
-  those of the objective do.
+  The welfare's channel grows with the logarithm of mu = omega / tau, the weight that the paper
+  gives to the welfare.
   """
   payoffs = problem.payoffs
   shape = payoffs.shape  # (B, N, A1, ..., AN)
@@ -166,7 +70,7 @@ def features(problem: Problem, config: Config) -> Features:
     varies = square > (_CONSTANT_ULPS * jnp.finfo(payoffs.dtype).eps) ** 2
     scale = jnp.where(varies, jax.lax.rsqrt(jnp.where(varies, square, 1)), 1)
     payoffs = jnp.where(_fit(varies, payoffs), payoffs * _fit(scale, payoffs), 0)
-  mu = problem.welfare_weight
+  mu = problem.welfare_weight / problem.temperature
   channels = [payoffs]
   for name in config.inputs:
     if name == "target":
@@ -179,7 +83,7 @@ def features(problem: Problem, config: Config) -> Features:
       strength = jnp.log1p(mu) / math.log1p(LARGE_WELFARE_WEIGHT)
       values = _fit(strength, problem.welfare)[:, None] * problem.welfare[:, None]
     channels.append(jnp.broadcast_to(values, shape))
-  scale = scale * _typical_dual(shape[2:], config.concept) * jnp.maximum(mu, 1)[:, None]
+  scale = scale * _typical_dual(shape[2:], config.concept)
   return Features(jnp.stack(channels, axis=-1).astype(jnp.float32), scale)
 
 
@@ -202,7 +106,7 @@ def _fit(x, like):
 
 @functools.cache
 def _network(config: Config) -> hk.TransformedWithState:
-  """`Features`, the problem -> per player [B, Ap] or [B, Ap, Ap], non-negative."""
+  """Transformed network: `Features` and the problem -> duals of each player, non-negative."""
 
   def forward(inputs, problem, is_training, axis_name):
     values = inputs.values
@@ -261,7 +165,7 @@ def init(key: Array, config: Config, problem: Problem) -> Variables:
 
   Args:
     key: PRNG key.
-    config: what the network is.
+    config: configuration of the network.
     problem: arrays with a leading batch axis; its moments set the scale of the weights and are
       the state, so a few dozen games or more.
   """
@@ -281,15 +185,14 @@ def apply(
 
   Args:
     variables: from `init`; games of any shape may use the same ones.
-    config: what the network is; static under jit.
+    config: configuration of the network; static under jit.
     problem: arrays with a leading batch axis.
     is_training: normalise by this batch's moments, which are the new state; the state given does
       not matter then, and may be empty.
     axis_name: mapped axis over which the moments of a training batch are averaged, or None.
 
   Returns:
-    Duals with respect to problem.payoffs, per player [B, Ap] (CCE) or [B, Ap, Ap] (CE), and the
-    new state.
+    Duals of the problem, per player [B, Ap] (CCE) or [B, Ap, Ap] (CE), and the new state.
   """
   inputs = features(problem, config)
   blocks, state = _network(config).apply(
@@ -301,7 +204,7 @@ def apply(
 def infer(
     variables: Variables, config: Config, problem: Problem, *, entries: int | None = CPU_ENTRIES
 ) -> Duals:
-  """Inference: `apply`, and the Newton steps if there are any (`rounds.newton`).
+  """Inference: `apply`, and the Newton steps if there are any (`newton.descend`).
 
   A chunk of the batch goes at a time, so that memory stays small. On a CPU activations then stay in
   its caches, which is up to twice as fast. An accelerator wants the whole batch at once, as far as
@@ -309,19 +212,19 @@ def infer(
 
   Args:
     variables: from `init`.
-    config: what the network is.
+    config: configuration of the network.
     problem: arrays with a leading batch axis.
     entries: payoffs (N times |A| a game) in a chunk at most, if that is not less than a game.
 
   Returns:
-    Duals with respect to problem.payoffs, as from `apply`.
+    Duals of the problem, as from `apply`.
   """
   batch, game = problem.payoffs.shape[0], math.prod(problem.payoffs.shape[1:])
   chunks = 1 if entries is None else -(-batch // max(entries // game, 1))
 
   def answer(problem: Problem) -> Duals:
     duals, _ = apply(variables, config, problem)
-    return rounds.newton(duals, problem, config.concept, config.newton)
+    return newton.descend(duals, problem, config.concept, config.newton)
 
   if chunks <= 1:
     return answer(problem)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import nes_jax
-from nes_jax import native
+from nes_jax.native import cpu
 from nes_jax.selection import Selection
 
 MOST = 40  # strategies of a player
@@ -172,12 +172,12 @@ def main() -> None:
   if len(sys.argv) > 2:
     path = pathlib.Path(sys.argv[2])
     ctypes.CDLL(str(path))  # says why if it cannot be loaded
-    native._library_path = lambda level: path
-  assert native.reason() is None, native.reason()
+    cpu._library_path = lambda level: path
+  assert cpu.reason() is None, cpu.reason()
   with concurrent.futures.ThreadPoolExecutor(4) as pool:
     for _ in pool.map(run, range(count)):
       pass
-  print(f"{count} calls of the level {native.level()}")
+  print(f"{count} calls of the level {cpu.level()}")
 
 
 if __name__ == "__main__":

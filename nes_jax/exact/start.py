@@ -1,0 +1,92 @@
+"""The starting point of the exact engine."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from nes_jax import deviation
+from nes_jax.exact.config import Config
+from nes_jax.exact.program import MINUS_INFINITY, Program, Variables, centred, where_alive
+from nes_jax.layout import fold, max_over, sum_over
+from nes_jax.types import Array, Concept, Duals, Problem
+
+# A warm start begins this far inside, times the largest violation of the joint of the given duals.
+_WARMTH = 0.1
+
+
+def starting_point(
+    program: Program, problem: Problem, config: Config, concept: Concept, duals: Duals | None
+) -> Variables:
+  """A point near the target joint or near given duals, with every multiplier well inside."""
+  n = deviation.num_players(program.payoffs)
+  program = centred(program, tuple(map(jnp.ones_like, program.limit)), concept)
+  size = math.prod(problem.target.shape[:n])
+  if program.alive is not None:
+    size = sum_over(program.alive.astype(problem.target.dtype), n)
+  if duals is None:
+    # A target may be near the boundary.
+    joint = where_alive(program, 0.9 * problem.target + 0.1 / size, 0)
+    bound, slack, least = config.start_bound, config.start_slack, config.start_dual
+    duals = tuple(jnp.full_like(limit, least) for limit in program.limit)
+  else:
+    joint, factor = _joint_of(program, duals, config, concept)
+    bound, slack, least = (
+        factor * x for x in (config.start_bound, config.start_slack, config.start_dual)
+    )
+    duals = tuple(jnp.maximum(a, least) for a in duals)
+    joint = where_alive(program, jnp.maximum(joint, factor * bound / size), 0)
+  gains = deviation.gains(program.payoffs, joint, concept)
+  if program.rho is None:
+    epsilon_slack = jnp.ones_like(problem.epsilon)
+  else:
+    epsilon_slack, growth = _epsilon_slack(program, problem, config, concept, gains, slack)
+    gains = tuple(g + e for g, e in zip(gains, epsilon_slack))
+    duals, bound = tuple(jnp.maximum(a, growth * least) for a in duals), growth * bound
+  return Variables(
+      joint=joint,
+      bound=where_alive(program, bound / (size * where_alive(program, joint, 1)), 1),
+      slack=tuple(jnp.maximum(limit - g, slack) for limit, g in zip(program.limit, gains)),
+      duals=duals,
+      mass_dual=jnp.zeros_like(program.temperature),
+      epsilon_slack=epsilon_slack,
+  )
+
+
+def _joint_of(
+    program: Program, duals: Duals, config: Config, concept: Concept
+) -> tuple[Array, Array]:
+  """The joint of given duals by eq. (9), and a factor [*b] that says how far inside to start.
+
+  The more the joint violates, the further inside the start is. Where there is next to no entropy,
+  a temperature that is not zero takes its place.
+  """
+  n, axes = deviation.num_players(program.payoffs), deviation.dual_axes(concept)
+  logits = program.welfare - deviation.logits(program.payoffs, duals, concept)
+  logits = where_alive(program, logits, MINUS_INFINITY)
+  warmth = jnp.maximum(program.temperature, config.warm_start)
+  joint = jax.nn.softmax(program.log_target + logits / warmth, axis=tuple(range(n)))
+  gains = deviation.gains(program.payoffs, joint, concept)
+  worst = fold(jnp.maximum, [max_over(g - x, axes) for g, x in zip(gains, program.limit)])
+  return joint, jnp.clip(_WARMTH * worst, config.warm_start, 1)
+
+
+def _epsilon_slack(
+    program: Program,
+    problem: Problem,
+    config: Config,
+    concept: Concept,
+    gains: Duals,
+    slack: float | Array,
+) -> tuple[Array, Array]:
+  """e [N, *b] where the joint is feasible, or as far as epsilon-plus lets it; and a factor [*b].
+
+  The factor brings the multipliers to the size that eq. (10) gives to this e.
+  """
+  axes = deviation.dual_axes(concept)
+  worst = jnp.stack([max_over(g, axes) for g in gains])
+  target = problem.epsilon_max - problem.epsilon
+  chosen = jnp.clip(problem.epsilon_max - worst - slack, 0.1 * target, target)
+  count = max(math.prod(limit.shape[:axes]) for limit in program.limit)
+  growth = program.rho * max_over(jnp.log(target / chosen), 1) / (count * config.start_dual)
+  return chosen, jnp.maximum(growth, 1)

@@ -1,0 +1,382 @@
+"""Exact engine in C++ for CPUs, whose games lie in the lanes of vector registers.
+
+It follows `nes_jax.exact` step by step, for two players (CE and CCE) and for CCEs of any number of
+players, and compiles nothing at run time. The library is built when the package is installed, once
+for each instruction set; the best one that the processor has is loaded at the first use.
+"""
+
+from collections.abc import Sequence
+import ctypes
+import functools
+import math
+import os
+import pathlib
+import platform
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nes_jax import exact
+from nes_jax.types import Concept
+
+# Set to "avx512", "avx2" or "baseline" to load that library, or to "none" for none at all.
+LEVEL_VARIABLE = "NES_JAX_CPU"
+# From the oldest to the newest; a number says which the processor has.
+LEVELS = ("baseline", "avx2", "avx512")
+_FOLDER = pathlib.Path(__file__).parent
+_MAX_PLAYERS = 16
+_TARGET = "nes_jax_cpu_solve"
+_ALIGNMENT = 64
+# Bytes that a thread may take for the games in its lanes.
+_MAX_BYTES = 2**31
+_LANE_BYTES = 64
+_JOINT_ARRAYS = 24
+_FAILURES = {
+    -1: "the native engine ran out of memory",
+    -2: "the native engine was given sizes that it cannot serve",
+}
+
+
+class _Pass(ctypes.Structure):
+  """NesPass of batch.h."""
+
+  _fields_ = [
+      ("wide", ctypes.c_int32),
+      ("max_iterations", ctypes.c_int32),
+      *((name, ctypes.c_double) for name in (
+          "tolerance", "margin", "start_dual", "start_bound", "start_slack", "warm_start",
+          "relaxation")),
+  ]
+
+
+class _Request(ctypes.Structure):
+  """NesRequest of batch.h."""
+
+  _fields_ = [
+      ("games", ctypes.c_int64),
+      ("counts", ctypes.c_void_p),
+      *((name, ctypes.c_int32) for name in (
+          "players", "correlated", "wide_payoffs", "wide_answers")),
+      *((name, ctypes.c_void_p) for name in (
+          "payoffs", "target", "welfare", "epsilon", "weight")),
+      *((name, ctypes.c_int64) for name in (
+          "target_stride", "welfare_stride", "epsilon_stride", "weight_stride")),
+      ("strategies", ctypes.c_void_p),
+      ("start", ctypes.c_void_p),
+      ("start_is_normalised", ctypes.c_int32),
+      ("threads", ctypes.c_int32),
+      ("rho", ctypes.c_double),
+      ("epsilon_max", ctypes.c_double),
+      ("num_passes", ctypes.c_int32),
+      ("passes", _Pass * 3),
+      *((name, ctypes.c_void_p) for name in (
+          "joint", "out_epsilon", "gap", "residual", "duals", "marginals", "converged",
+          "repeated", "iterations", "variables_joint", "variables_bound", "variables_slack",
+          "variables_duals", "variables_shift", "variables_room")),
+  ]
+
+
+class Stage(NamedTuple):
+  """One attempt at the games that earlier stages have left unsolved."""
+
+  config: exact.Config
+  wide: bool  # in float64
+
+
+class Answers(NamedTuple):
+  """Answers in the units of the payoffs. D counts the duals of all players, A their strategies."""
+
+  joint: Any  # [B, A1, ..., AN]
+  epsilon: Any  # [B, N]
+  gap: Any  # [B]
+  residual: Any  # [B]
+  converged: Any  # [B] bool
+  duals: Any  # [B, D]
+  marginals: Any  # [B, A]
+  iterations: Any  # [B] int32
+  repeated: Any  # [B] bool
+
+
+def _library_path(level: str) -> pathlib.Path:
+  return _FOLDER / f"_cpu_{level}.so"
+
+
+@functools.cache
+def _load() -> tuple[ctypes.CDLL | None, str]:
+  """-> the library and the name of its instruction set, or None and why there is none."""
+  wanted = os.environ.get(LEVEL_VARIABLE, "")
+  if wanted and wanted not in (*LEVELS, "none"):
+    return None, f"{LEVEL_VARIABLE}={wanted} is not one of {', '.join(LEVELS)}, none"
+  if wanted == "none":
+    return None, f"{LEVEL_VARIABLE}=none"
+  try:
+    library = ctypes.CDLL(str(_library_path("baseline")))
+  except OSError as error:
+    return None, (
+        f"it was not built for {platform.machine()} when the package was installed; install it"
+        f" again where there is a C++17 compiler ({error})"
+    )
+  has = LEVELS[: library.nes_cpu_level() + 1]
+  if wanted and wanted not in has:
+    return None, f"{LEVEL_VARIABLE}={wanted}, which this processor has not: it has {', '.join(has)}"
+  built = [level for level in has if _library_path(level).exists()]
+  chosen = wanted or built[-1]
+  try:
+    library = ctypes.CDLL(str(_library_path(chosen)))
+  except OSError as error:
+    return None, f"the library for {chosen} cannot be loaded ({error})"
+  library.nes_cpu_solve.restype = ctypes.c_int64
+  library.nes_cpu_solve.argtypes = [ctypes.POINTER(_Request)]
+  return library, chosen
+
+
+def reason() -> str | None:
+  """Why there is no native CPU engine on this machine; None if there is one."""
+  library, text = _load()
+  return None if library is not None else text
+
+
+def level() -> str | None:
+  """The instruction set in use, of `LEVELS`; None without an engine."""
+  library, text = _load()
+  return text if library is not None else None
+
+
+def serves(shape: Sequence[int], concept: Concept) -> bool:
+  """Whether the engine solves games of strategy counts `shape`."""
+  if reason() is not None or not 2 <= len(shape) <= _MAX_PLAYERS:
+    return False
+  if concept == "ce" and len(shape) > 2:
+    return False
+  size = math.prod(shape)
+  side = size if concept == "ce" else sum(shape)
+  return _LANE_BYTES * (_JOINT_ARRAYS * size + side**2) <= _MAX_BYTES
+
+
+@functools.cache
+def reason_traced() -> str | None:
+  """Why the engine does not serve under transformations such as `jit`; None if it does."""
+  library, text = _load()
+  if library is None:
+    return text
+  if not hasattr(library, "NesCpuSolve"):
+    return "it was built without the headers of jaxlib"
+  try:
+    jax.ffi.register_ffi_target(_TARGET, jax.ffi.pycapsule(library.NesCpuSolve), platform="cpu")
+  except Exception as error:  # XLA does not say which, for another version of its interface
+    return f"it was built for another jaxlib, install nes_jax again ({error})"
+  return None
+
+
+class Options(NamedTuple):
+  """The options of a call, which are static under `jit`."""
+
+  concept: Concept
+  dtype: Any  # float32 or float64, of the answers
+  stages: tuple[Stage, ...]  # one to three; each solves what the one before left
+  rho: float  # of `nes_jax.Selection`, as epsilon_max
+  epsilon_max: float
+  duals_are_normalised: bool = False  # those to start from are of the normalised problem
+
+
+class Inputs(NamedTuple):
+  """Arrays of a call: fields of `nes_jax.Selection` may lack the batch axis."""
+
+  payoffs: Any  # [B, N, A1, ..., AN], float32 or float64
+  epsilon: Any  # [], [N] or [B, N]
+  target: Any = None  # [A1, ..., AN] or [B, A1, ..., AN]
+  welfare: Any = None  # the same
+  welfare_weight: Any = None  # [] or [B]
+  strategies: Any = None  # per player bool [B, Ap], those that exist
+  duals: Any = None  # per player [B, Ap] or [B, Ap, Ap], where to start from
+
+
+def solve(inputs: Inputs, options: Options) -> tuple[Answers, int]:
+  """Solves games given as NumPy arrays.
+
+  Returns:
+    The answers, as NumPy arrays, and how many games are marked as invalid: these hold NaN or
+    infinity, or leave a player without a strategy.
+  """
+  payoffs = inputs.payoffs
+  shape = payoffs.shape[2:]
+  games, players, size = len(payoffs), len(shape), math.prod(shape)
+  kind, dtype = payoffs.dtype, options.dtype
+  keep = []  # arrays that the request points to
+
+  def pointer(array, of) -> int:
+    with np.errstate(over="ignore"):  # duals to start from may be infinite in float32
+      array = np.require(array, of, ["C_CONTIGUOUS", "ALIGNED"])
+    keep.append(array)
+    return array.ctypes.data
+
+  epsilon = inputs.epsilon
+  request = _Request(
+      games=games,
+      counts=pointer(shape, np.int32),
+      players=players,
+      correlated=options.concept == "ce",
+      wide_payoffs=kind == np.float64,
+      wide_answers=dtype == np.float64,
+      payoffs=pointer(payoffs, kind),
+      epsilon=pointer(np.broadcast_to(epsilon, np.shape(epsilon) or (players,)), kind),
+      epsilon_stride=players if np.ndim(epsilon) == 2 else 0,
+      rho=options.rho,
+      epsilon_max=options.epsilon_max,
+      threads=_threads(),
+      num_passes=len(options.stages),
+  )
+  for at, numbers in enumerate(map(_pass_numbers, options.stages)):
+    request.passes[at] = _Pass(int(numbers[0]), int(numbers[1]), *numbers[2:])
+  if inputs.target is not None:
+    request.target = pointer(inputs.target, kind)
+    request.target_stride = size if np.ndim(inputs.target) > players else 0
+  if inputs.welfare is not None:
+    request.welfare = pointer(inputs.welfare, kind)
+    request.welfare_stride = size if np.ndim(inputs.welfare) > players else 0
+    request.weight = pointer(inputs.welfare_weight, kind)
+    request.weight_stride = np.ndim(inputs.welfare_weight)
+  if inputs.strategies is not None:
+    request.strategies = pointer(np.concatenate(inputs.strategies, 1), np.uint8)
+  if inputs.duals is not None:
+    request.start = pointer(_joined(np, inputs.duals, games), dtype)
+    request.start_is_normalised = options.duals_are_normalised
+  answers = Answers(*(_aligned(*spec) for spec in _answer_specs(games, shape, options)))
+  for name, array in answers._asdict().items():
+    setattr(request, "out_epsilon" if name == "epsilon" else name, array.ctypes.data)
+  invalid = _load()[0].nes_cpu_solve(ctypes.byref(request))
+  if invalid < 0:
+    raise RuntimeError(_FAILURES[invalid])
+  return answers, invalid
+
+
+def solve_traced(
+    inputs: Inputs, options: Options, with_variables: bool = False
+) -> tuple[Answers, exact.Variables | None]:
+  """The same under transformations of JAX, where `reason_traced` is None.
+
+  Derivatives are for the caller.
+
+  Returns:
+    The answers, and with `with_variables` the point of the interior, in normalised units, batch
+    axis first.
+  """
+  payoffs = inputs.payoffs
+  shape = payoffs.shape[2:]
+  games, players = len(payoffs), len(shape)
+  kind, dtype = payoffs.dtype, options.dtype
+
+  def per_game(array, tail):
+    if array is None:
+      return jnp.zeros((games, 0), kind)
+    return jnp.broadcast_to(jnp.asarray(array).astype(kind), (games, *tail))
+
+  strategies = jnp.zeros((games, 0), np.uint8)
+  if inputs.strategies is not None:
+    strategies = jnp.concatenate(inputs.strategies, 1).astype(np.uint8)
+  start = jnp.zeros((games, 0), dtype)
+  if inputs.duals is not None:
+    start = _joined(jnp, inputs.duals, games).astype(dtype)
+  specs = _answer_specs(games, shape, options)
+  if with_variables:
+    num_duals = specs[Answers._fields.index("duals")][0][1]
+    sizes = [(games, *shape)] * 2 + [(games, num_duals)] * 2 + [(games,), (games, players)]
+    specs += [(size, dtype) for size in sizes]
+  call = jax.ffi.ffi_call(
+      _TARGET,
+      tuple(jax.ShapeDtypeStruct(*spec) for spec in specs),
+      vmap_method="broadcast_all",
+  )
+  results = call(
+      payoffs,
+      per_game(inputs.epsilon, (players,)),
+      per_game(inputs.welfare_weight, ()) if inputs.welfare is not None else per_game(None, ()),
+      per_game(inputs.target, shape),
+      per_game(inputs.welfare, shape),
+      strategies,
+      start,
+      counts=np.array(shape, np.int64),
+      correlated=options.concept == "ce",
+      rho=float(options.rho),
+      epsilon_max=float(options.epsilon_max),
+      passes=np.concatenate([_pass_numbers(stage) for stage in options.stages]),
+      start_is_normalised=options.duals_are_normalised,
+      threads=np.int64(_threads()),
+  )
+  answers = Answers(*results[: len(Answers._fields)])
+  if not with_variables:
+    return answers, None
+  joint, bound, slack, alpha, shift, room = results[len(Answers._fields) :]
+  split = functools.partial(split_duals, shape=shape, concept=options.concept)
+  variables = exact.Variables(joint, bound, split(slack), split(alpha), shift, room)
+  return answers, variables
+
+
+def split_duals(duals: Any, shape: Sequence[int], concept: Concept) -> tuple[Any, ...]:
+  """[B, D] -> per player [B, Ap] (CCE) or [B, Ap, Ap] (CE)."""
+  blocks, first = [], 0
+  for count in shape:
+    size = count if concept == "cce" else count**2
+    block = duals[:, first : first + size]
+    blocks.append(block if concept == "cce" else block.reshape(-1, count, count))
+    first += size
+  return tuple(blocks)
+
+
+def split_marginals(marginals: Any, shape: Sequence[int]) -> tuple[Any, ...]:
+  """[B, A] -> per player [B, Ap]."""
+  return split_duals(marginals, shape, "cce")
+
+
+def _aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+  """An empty array that JAX takes over without a copy."""
+  size = math.prod(shape) * np.dtype(dtype).itemsize
+  memory = np.empty(size + _ALIGNMENT, np.uint8)
+  start = -memory.ctypes.data % _ALIGNMENT
+  return memory[start : start + size].view(dtype).reshape(shape)
+
+
+def _joined(numpy: Any, blocks: Sequence[Any], games: int) -> Any:
+  return numpy.concatenate([x.reshape(games, math.prod(x.shape[1:])) for x in blocks], 1)
+
+
+def _answer_specs(games: int, shape: Sequence[int], options: Options) -> list[tuple[Any, Any]]:
+  """Shapes and types of `Answers`."""
+  dtype = options.dtype
+  num_duals = sum(count if options.concept == "cce" else count**2 for count in shape)
+  return [
+      ((games, *shape), dtype),
+      ((games, len(shape)), dtype),
+      ((games,), dtype),
+      ((games,), dtype),
+      ((games,), bool),
+      ((games, num_duals), dtype),
+      ((games, sum(shape)), dtype),
+      ((games,), np.int32),
+      ((games,), bool),
+  ]
+
+
+def _pass_numbers(stage: Stage) -> np.ndarray:
+  """The fields of NesPass."""
+  config = stage.config
+  return np.array([
+      stage.wide,
+      config.max_iterations,
+      config.tolerance,
+      config.margin,
+      config.start_dual,
+      config.start_bound,
+      config.start_slack,
+      config.warm_start,
+      config.relaxation,
+  ], np.float64)
+
+
+def _threads() -> int:
+  """Threads that a call may use: the cores that this process may run on."""
+  if hasattr(os, "sched_getaffinity"):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
