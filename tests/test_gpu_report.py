@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from launch.bench import suite
 from launch.checks import gpu_report
 from launch.checks.gpu_report import Part
 from launch.runtime import writers
@@ -86,14 +87,12 @@ def test_files_of_tests_that_cannot_be_imported():
 
 def test_all_columns_are_there(tmp_path):
   """A part of a suite names entries that exist, and quick ones are few."""
-  from launch import benchmark
-
   for quick in (False, True):
     for part in gpu_report.parts(tmp_path, quick):
       if part.command[1] != "launch.benchmark":
         continue
       values = dict(flag.lstrip("-").split("=") for flag in part.command[2:] if "=" in flag)
-      entries, extras = benchmark.chosen(values["suite"], values["only"].split(","))
+      entries, extras = suite.choose(values["suite"], values["only"].split(","))
       assert values["suite"] == part.name and part.name in gpu_report.COLUMNS and not extras
       assert len(entries) == 1 or not quick
       assert ("--quick" in part.command) == quick

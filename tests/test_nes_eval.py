@@ -13,24 +13,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from launch import demo, nes_eval
+from launch import nes_eval
 from launch.evaluation import (
   classes,
   curves,
+  fingerprints,
   measure,
   paper,
-  parts,
   polytopes,
   report,
   scaling,
 )
+from launch.evaluation.cache import Cache
+from launch.evaluation.games import GAMES_2X2
 from launch.evaluation.settings import QUICK, Settings
-from launch.figures import games as figures
+from launch.figures.polytopes import Selected
 from launch.runtime import stopping
 import nes_jax
-from nes_jax import metrics, network, pretrained
+from nes_jax import metrics, network, pretrained, training
 from nes_jax.games import spheres
-from nes_jax.training import learner
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TINY = dataclasses.replace(
@@ -46,31 +47,31 @@ def refuse(*_, **__):
 # Stored results.
 
 
-def test_parts_are_computed_once_a_key(tmp_path):
-  store = parts.Parts(tmp_path)
-  first = store.get("one", {"a": 1}, lambda: {"x": np.arange(3), "y": 2.5})
+def test_results_are_computed_once_a_key(tmp_path):
+  cache = Cache(tmp_path)
+  first = cache.get("one", {"a": 1}, lambda: {"x": np.arange(3), "y": 2.5})
   np.testing.assert_array_equal(first["x"], [0, 1, 2])
-  again = parts.Parts(tmp_path).get("one", {"a": 1}, refuse)
+  again = Cache(tmp_path).get("one", {"a": 1}, refuse)
   assert again.keys() == {"x", "y"} and again["y"] == 2.5
-  other = store.get("one", {"a": 2}, lambda: {"x": np.zeros(1)})
+  other = cache.get("one", {"a": 2}, lambda: {"x": np.zeros(1)})
   assert list(other["x"]) == [0]
   assert len(list(tmp_path.glob("*.npz"))) == 2
 
 
-def test_damaged_parts_are_computed_again(tmp_path):
-  store = parts.Parts(tmp_path)
-  store.get("one", {}, lambda: {"x": np.arange(100)})
+def test_damaged_results_are_computed_again(tmp_path):
+  cache = Cache(tmp_path)
+  cache.get("one", {}, lambda: {"x": np.arange(100)})
   (path,) = tmp_path.glob("*.npz")
   path.write_bytes(path.read_bytes()[:-20])
-  assert store.get("one", {}, lambda: {"x": np.ones(1)})["x"] == 1
+  assert cache.get("one", {}, lambda: {"x": np.ones(1)})["x"] == 1
 
 
 def test_keys_see_code_and_networks():
-  assert parts.sources() != parts.sources(learned=True)
+  assert fingerprints.sources() != fingerprints.sources(learned=True)
   one = pretrained.load("me_cce_2p")
   other = one._replace(params=jax.tree.map(lambda x: x + 1, one.params))
-  assert parts.network(one) != parts.network(other)
-  assert parts.network(one) == parts.network(one._replace(moments={}))
+  assert fingerprints.network(one) != fingerprints.network(other)
+  assert fingerprints.network(one) == fingerprints.network(one._replace(moments={}))
 
 
 # Measures.
@@ -113,8 +114,8 @@ def test_classes_and_tables(small_classes, tmp_path, monkeypatch):
   """One test, for what it compiles: CCE by all methods, a table, and both again from the disk."""
   pytest.importorskip("cvxpy")
   monkeypatch.setattr(classes, "CONCEPTS", ("cce",))
-  store = parts.Parts(tmp_path)
-  rows, (failures,) = classes.summary(store, TINY)
+  cache = Cache(tmp_path)
+  rows, (failures,) = classes.summary(cache, TINY)
   found = {(row.name, row.method): row for row in rows}
   assert set(found) == {(n, m) for n in classes.CLASSES for m in classes.METHODS}
   for row in rows:
@@ -132,20 +133,20 @@ def test_classes_and_tables(small_classes, tmp_path, monkeypatch):
   assert failures.worst_residual < 1e-8
 
   trained = pretrained.load("me_cce_2p")
-  row = scaling.row(store, TINY, 3, trained)
+  row = scaling.row(cache, TINY, 3, trained)
   assert row.size == "3x3" and row.network == "me_cce_2p" and row.failed == 0
   assert row.network_solver_gap < row.uniform_solver_gap and row.ecos_solved == 1
-  bare = scaling.row(store, TINY, 3, None)
+  bare = scaling.row(cache, TINY, 3, None)
   assert bare.network_gap is None and bare.uniform_gap == row.uniform_gap
 
   monkeypatch.setattr(nes_jax, "solve", refuse)
-  again = classes.summary(parts.Parts(tmp_path), TINY)
+  again = classes.summary(Cache(tmp_path), TINY)
   assert str(again) == str((rows, [failures]))  # NaN is not equal to itself
   # A new network makes its own results anew, and no others.
   changed = trained._replace(params=jax.tree.map(lambda x: x * 1.01, trained.params))
   monkeypatch.setattr(measure, "network_for", lambda *_: changed)
   with pytest.raises(AssertionError, match="computed again"):
-    classes.evaluate(parts.Parts(tmp_path), "L1 invariant", TINY)
+    classes.evaluate(Cache(tmp_path), "L1 invariant", TINY)
 
 
 def test_without_ecos(monkeypatch, tmp_path):
@@ -153,8 +154,8 @@ def test_without_ecos(monkeypatch, tmp_path):
     raise ImportError
 
   monkeypatch.setattr(measure, "_ecos", missing)
-  games = np.zeros((1, 2, 2, 2))
-  assert measure.ecos(parts.Parts(tmp_path), "x", games, "cce", games[:, 0], {}) is None
+  games = measure.Games("x", np.zeros((1, 2, 2, 2)), {})
+  assert measure.ecos(Cache(tmp_path), games, "cce", games.payoffs[:, 0]) is None
 
 
 # Figure 3.
@@ -162,15 +163,17 @@ def test_without_ecos(monkeypatch, tmp_path):
 
 def test_linear_network_is_linear_before_the_softplus():
   keys = jax.random.split(jax.random.key(0), 32)
-  problem = learner.sample(keys, "max_entropy", (3, 3), 1e5)
+  problem = training.sample(keys, "max_entropy", (3, 3), 1e5)
   x, y = problem.payoffs, problem.payoffs[::-1]
 
   @functools.partial(jax.jit, static_argnums=0)
   def duals(config, payoffs):  # [4, 32, N, 3, 3] -> [4, N, 32, 3]
     variables = network.init(jax.random.key(1), config, problem)
-    answer = lambda game: network.apply(
-        variables, config, dataclasses.replace(problem, payoffs=game)
-    )[0]
+
+    def answer(game):
+      asked = dataclasses.replace(problem, payoffs=game)
+      return network.apply(variables, config, asked)[0]
+
     return jnp.stack([jnp.stack(answer(one)) for one in payoffs])
 
   def bend(**changes):
@@ -187,7 +190,7 @@ def test_linear_network_is_linear_before_the_softplus():
 
 def test_uniform_payoffs_are_not_preprocessed():
   keys = jax.random.split(jax.random.key(0), 2000)
-  payoffs = np.asarray(learner.sample(keys, "max_entropy", (2, 2), 1e5, "uniform").payoffs)
+  payoffs = np.asarray(training.sample(keys, "max_entropy", (2, 2), 1e5, "uniform").payoffs)
   assert payoffs.min() > -(3**0.5) and payoffs.max() < 3**0.5
   # 16,000 numbers: standard errors 0.008 and 0.007.
   assert abs(payoffs.mean()) < 0.04 and abs(payoffs.var() - 1) < 0.04
@@ -228,8 +231,8 @@ def test_training_is_continued_and_not_repeated(tmp_path, monkeypatch):
 
 
 def test_polytopes_without_networks_are_exact():
-  exact = [figures.Selected(*(np.full(s, i) for s in ((2, 2), (2, 2), (4, 2, 2)))) for i in (1, 2)]
-  found = polytopes.by_network(demo.GAMES_2X2[:2], exact, polytopes.Networks(None, None, None))
+  exact = [Selected(*(np.full(s, i) for s in ((2, 2), (2, 2), (4, 2, 2)))) for i in (1, 2)]
+  found = polytopes.by_network(GAMES_2X2[:2], exact, polytopes.Networks(None, None, None))
   for one, known in zip(found, exact):
     for a, b in zip(one, known):
       np.testing.assert_array_equal(a, b)
@@ -243,9 +246,9 @@ def test_polytopes_by_network():
     assert networks.max_entropy.training.selection == "max_entropy"
   else:
     assert "target" in networks.nearest_pure.config.inputs
-  exact = [figures.Selected(*(np.full(s, np.nan) for s in ((2, 2), (2, 2), (4, 2, 2))))]
+  exact = [Selected(*(np.full(s, np.nan) for s in ((2, 2), (2, 2), (4, 2, 2))))]
   chosen = polytopes.Networks(networks.max_entropy, None, None)
-  (found,) = polytopes.by_network(demo.GAMES_2X2[:1], exact, chosen)
+  (found,) = polytopes.by_network(GAMES_2X2[:1], exact, chosen)
   assert found.max_entropy.sum() == pytest.approx(1, abs=1e-5)
   assert np.isnan(found.max_welfare).all()
 
@@ -256,7 +259,10 @@ def test_polytopes_by_network():
 def made_up_rows():
   rng = np.random.default_rng(0)
   sizes = {"uniform": 1.0, "neural": 1e-2, "refined": 1e-6, "exact": 1e-7, "ecos": 1e-8}
-  spread = lambda size: measure.Spread(*np.sort(size * rng.uniform(0.5, 2, 3))[::-1].tolist())
+
+  def spread(size):
+    return measure.Spread(*np.sort(size * rng.uniform(0.5, 2, 3))[::-1].tolist())
+
   return [
       classes.Row(
           concept, name, method, 8, spread(size), spread(size / 3),
@@ -307,9 +313,9 @@ def test_report(tmp_path):
 def test_report_of_figure1(tmp_path):
   page = report.Report(tmp_path, "# Head")
   joint = np.full((2, 2), 0.25)
-  exact = [figures.Selected(joint, joint, np.stack([joint] * 4))] * 3
+  exact = [Selected(joint, joint, np.stack([joint] * 4))] * 3
   points = [polytopes.Point("Chicken", "max_entropy", None, np.nan, 0.5)]
-  page.figure1(points, exact, exact, polytopes.Networks(None, None, None))
+  page.figure1(polytopes.Figure(points, exact, exact, polytopes.Networks(None, None, None)))
   text = page.write().read_text()
   assert "ME, MWME, nearest to pure by the exact engine" in text
   assert (tmp_path / "figure1.png").read_bytes().startswith(b"\x89PNG")
@@ -320,7 +326,7 @@ def test_report_of_figure1(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "fields, message", [({"games": 0}, "games is 0"), ({"sizes": (1,)}, "from 2")]
+    "fields, message", [({"games": 0}, "games=0 must"), ({"sizes": (1,)}, "from 2")]
 )
 def test_bad_settings(fields, message):
   with pytest.raises(ValueError, match=message):
@@ -335,10 +341,10 @@ def test_the_network_of_table_2(tmp_path, monkeypatch):
   monkeypatch.setattr(pretrained, "names", lambda: ["a", "b"])
   monkeypatch.setattr(pretrained, "load", lambda name: {"a": one, "b": fits}[name])
   monkeypatch.setattr(curves, "train", refuse)
-  assert nes_eval.square_network(tmp_path, TINY) is fits
+  assert curves.square_network(tmp_path, TINY) is fits
   monkeypatch.setattr(pretrained, "names", lambda: ["a"])
   with pytest.raises(AssertionError, match="computed again"):
-    nes_eval.square_network(tmp_path, TINY)
+    curves.square_network(tmp_path, TINY)
 
 
 @pytest.mark.slow
@@ -357,14 +363,14 @@ def test_small_run(small_classes, tmp_path, monkeypatch, capsys):
 
   with pytest.raises(stopping.Stopped):
     nes_eval.evaluate(run, check_stop=stop)
-  stored = len(list(tmp_path.glob("parts/*")))
+  stored = len(list(tmp_path.glob("cache/*")))
   assert stored > 0 and not list(tmp_path.glob("report*"))
   nes_eval.evaluate(run)
   text = (tmp_path / "report.md").read_text()
   assert text in capsys.readouterr().out
   assert "`python -m launch.nes_eval`" in text and "figures mean little" in text
   assert "Figure 4" in text and "Figure 3" in text and "Figure 1" not in text
-  assert len(list(tmp_path.glob("parts/*"))) > stored
+  assert len(list(tmp_path.glob("cache/*"))) > stored
   monkeypatch.setattr(nes_jax, "solve", refuse)
   monkeypatch.setattr(curves.nes_train, "train", refuse)
   nes_eval.evaluate(run)
@@ -375,7 +381,7 @@ def test_two_hosts_share_the_work(tmp_path, coordinator):
   """Tables of two sizes: each process solves the games of one, without networks."""
   code = (
       "import sys; from launch import nes_eval; nes_eval.measure.network_for = lambda *_: None;"
-      "nes_eval.square_network = lambda *_: None; sys.exit(nes_eval.main(sys.argv))"
+      "nes_eval.curves.square_network = lambda *_: None; sys.exit(nes_eval.main(sys.argv))"
   )
   flags = ["--quick", "--only=tables", "--sizes=2,3", "--table_games=4", f"--out={tmp_path}"]
   flags += [f"--coordinator={coordinator}", "--num_processes=2"]
@@ -390,12 +396,12 @@ def test_two_hosts_share_the_work(tmp_path, coordinator):
   assert [process.returncode for process in both] == [0, 0]
   assert "Table 1" in said[0] and "report" not in said[1]
   assert {row["size"] for row in read(tmp_path / "table1.csv")} == {"2x2", "3x3"}
-  assert len(list(tmp_path.glob("parts/truth-*"))) == 2
+  assert len(list(tmp_path.glob("cache/truth-*"))) == 2
 
 
 @pytest.mark.parametrize(
     "flag, message",
-    [("--games=0", "games is 0"), ("--sizes=8,x", "integers"), ("--only=x", "should be one of")],
+    [("--games=0", "games=0 must"), ("--sizes=8,x", "integers"), ("--only=x", "use one of")],
 )
 def test_bad_flags(flag, message, capsys):
   assert nes_eval.main(["nes_eval", flag]) == 2

@@ -1,6 +1,7 @@
 """Times of calls."""
 
 from collections.abc import Callable
+import statistics
 import time
 from typing import Any
 
@@ -23,3 +24,8 @@ def seconds(function: Callable[[], Any], calls: int) -> list[float]:
     jax.block_until_ready(function())
     times.append(time.perf_counter() - start)
   return times
+
+
+def median_seconds(function: Callable[[], Any], calls: int) -> float:
+  """The median of the seconds of `calls` calls after a first one, which compiles."""
+  return statistics.median(seconds(function, calls)[1:])
