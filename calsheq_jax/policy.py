@@ -57,7 +57,7 @@ class Config:
   )
   shared_torso: bool = dataclasses.field(
       default=False,
-      metadata={"help": "Whether the policy and the value share their hidden layers."},
+      metadata={"help": "Share the hidden layers between the policy and the value."},
   )
   initial_scale: float = dataclasses.field(
       default=0.5,

@@ -13,7 +13,7 @@ from launch.runtime import flags, program
 from launch.runtime.flags import Section, UsageError
 
 # Programs whose flags are sections.
-PROGRAMS = ("launch.nes_solve",)
+PROGRAMS = ("launch.nes_solve", "launch.market_train", "launch.calsheq_train")
 
 
 @dataclasses.dataclass(frozen=True)

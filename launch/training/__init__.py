@@ -1,0 +1,1 @@
+"""The work of the training programs: what each of them trains, evaluates and reports."""
