@@ -94,11 +94,11 @@ class Config:
   )
   normalise_observations: bool = dataclasses.field(
       default=True,
-      metadata={"help": "Whether observations are normalised by their running mean and variance."},
+      metadata={"help": "Normalise observations by their running mean and variance."},
   )
   normalise_returns: bool = dataclasses.field(
       default=True,
-      metadata={"help": "Whether returns are normalised by their running mean and variance."},
+      metadata={"help": "Normalise returns by their running mean and variance."},
   )
 
   def __post_init__(self):

@@ -1,8 +1,8 @@
 """The two-player game that sharing a policy plays (Vadori et al. 2020, section 2).
 
-Its pure strategies are whole policies, its payoff V-hat(pi1, pi2) of (4) is what a uniformly random
-agent earns that plays pi1 while all others play pi2. A shared equilibrium is a symmetric pure Nash
-equilibrium of it (Definition 1).
+The pure strategies of this game are whole policies. Its payoff V-hat(pi1, pi2) of (4) is the
+expected return of a uniformly random agent that plays pi1 while all others play pi2. A shared
+equilibrium is a symmetric pure Nash equilibrium of the game (Definition 1).
 
 This module estimates V-hat by simulation, and certifies an epsilon-shared equilibrium. The gradient
 of V-hat, self-play sequences and extended transitivity are in `theory`.
@@ -22,23 +22,27 @@ from calsheq_jax.self_play import best_response, mixed
 from calsheq_jax.types import Agent, Array, Policy
 from envs.base import Environment, Profile
 
-# Standard errors on either side of a mean: 95% of a normal.
+# Half-width of a 95% confidence interval, in standard errors of a normal distribution.
 Z = 1.96
 
 
 class Estimate(NamedTuple):
-  """A mean of independent samples."""
+  """A mean of independent samples, with its standard error."""
 
   mean: Array  # [*]
-  error: Array  # [*] standard error
+  error: Array  # [*] standard error of the mean
 
   def interval(self, z: float = Z) -> tuple[Array, Array]:
-    """Confidence interval, 95% unless told: low [*], high [*]."""
+    """Confidence interval of z standard errors, by default 95%: low [*], high [*]."""
     return self.mean - z * self.error, self.mean + z * self.error
 
 
 def estimate(samples: Array) -> Estimate:
-  """Of samples [*, K], K at least 2 -> [*]."""
+  """Estimates the mean of independent samples: [*, K] -> [*].
+
+  Raises:
+    ValueError: K is below 2.
+  """
   count = samples.shape[-1]
   if count < 2:
     raise ValueError(f"{count} sample(s): a standard error needs two or more")
@@ -59,19 +63,20 @@ def values(
     discount: float = 1.0,
     mean_action: bool = False,
 ) -> Array:
-  """Independent samples of V-hat(first, second), (4): [K].
+  """Draws independent samples of V-hat(first, second), (4): [K].
 
-  A sample is the mean over seats of what the agent there earns that plays `first` while the others
-  play `second`: the expectation over the random seat is exact. The seats of a sample, and samples
-  with the same key and row of other policies, share their random numbers, so that differences of
-  such samples have small errors.
+  A sample is the mean over all seats of the return of an agent that plays `first` there while the
+  others play `second`, so that the expectation over the random seat is exact. The seats of a sample
+  share their random numbers, and so do samples of other policies with the same key and row. The
+  differences of such samples therefore have small errors.
 
   Args:
     env, policy, discount, mean_action: static under jit.
-    first, second: what the two play.
-    key: of all samples.
-    profiles: leading axis [K].
-    discount: gamma, a step.
+    first: the agent in one seat.
+    second: the agent in all other seats.
+    key: random key of all samples.
+    profiles: leading axis [K], one profile for each sample.
+    discount: gamma for each step.
     mean_action: whether `first` takes its mean action in place of a sample.
   """
   seats = jnp.arange(env.num_agents)
@@ -97,9 +102,10 @@ def symmetric_values(
     discount: float = 1.0,
     mean_action: bool = False,
 ) -> Array:
-  """What each agent earns where all play one policy: [K, n].
+  """Draws samples of each agent's return when all agents play one policy: [K, n].
 
-  The mean over agents is `values` of the policy against itself, from one n-th of the episodes.
+  The mean over agents equals `values` of the policy against itself, and takes only one n-th of the
+  episodes. Arguments are as in `values`.
   """
 
   def sample(key, profile):
@@ -126,14 +132,18 @@ def matrix(
     discount: float = 1.0,
     mean_action: bool = False,
 ) -> Array:
-  """`values` of every pair of k policies: [k, k, K], row the first, column the second.
+  """Draws `values` of every pair of k policies: [k, k, K].
+
+  The row is the first argument of V-hat, and the column is the second.
 
   Args:
     agents: leading axis [k].
     env, policy, key, profiles, discount, mean_action: as in `values`.
   """
   count = jax.tree.leaves(agents)[0].shape[0]
-  take = lambda i: jax.tree.map(lambda x: x[i], agents)
+
+  def take(i):
+    return jax.tree.map(lambda x: x[i], agents)
 
   def pair(index):
     return values(
@@ -145,16 +155,17 @@ def matrix(
 
 
 class Certificate(NamedTuple):
-  """How far a policy is from a shared equilibrium, as far as the deviations tried show.
+  """The distance of a policy from a shared equilibrium, as far as the tried deviations show it.
 
-  `epsilon` is what the best of them gains: a lower bound on the epsilon of Definition 1, since a
-  better deviation may exist. Below zero, none of them shows anything.
+  `epsilon` is the gain of the best tried deviation. It is a lower bound on the epsilon of
+  Definition 1, since a better deviation may exist. An epsilon below zero means that no deviation
+  gained.
   """
 
-  epsilon: Estimate  # [] V-hat(response, policy) - V-hat(policy, policy), paired samples
+  epsilon: Estimate  # [] V-hat(response, policy) - V-hat(policy, policy), from paired samples
   value: Estimate  # [] V-hat(policy, policy)
-  rewards: Estimate  # [n] what each agent earns where all play the policy
-  chosen: Array  # [] int32, which deviation: 2 i is response i, 2 i + 1 its mean action
+  rewards: Estimate  # [n] return of each agent when all play the policy
+  chosen: Array  # [] int32, the best deviation: 2 i is response i, 2 i + 1 is its mean action
 
 
 def certificate(
@@ -167,16 +178,21 @@ def certificate(
     *,
     discount: float = 1.0,
 ) -> Certificate:
-  """Judges deviations on episodes that they were not trained on.
+  """Judges deviations on episodes on which they were not trained.
 
-  Each response is tried as it is and at its mean action. The first half of the episodes chooses
-  the best of these, the second half says what it gains: that it was chosen biases nothing.
+  Each response is tried as it is and at its mean action. The first half of the episodes chooses the
+  best deviation, and the second half measures its gain, so that the choice does not bias the gain.
 
   Args:
-    responses: leading axis [k]: deviators, from `self_play.best_response`, say.
+    env, policy: static under jit.
+    responses: deviators with leading axis [k], such as those of `self_play.best_response`.
     frozen: the policy that is judged.
-    key: other than those of the responses' training.
-    env, policy, profiles [K], discount: as in `values`.
+    key: a random key that differs from those of the responses' training.
+    profiles: leading axis [K], one profile for each episode.
+    discount: gamma for each step; static under jit.
+
+  Raises:
+    ValueError: K is below 4.
   """
   count = jax.tree.leaves(profiles)[0].shape[0]
   if count < 4:
@@ -214,17 +230,24 @@ def certify(
     judge_episodes: int,
     axis_name: str | None = None,
 ) -> Certificate:
-  """Trains a deviator from the policy, and judges it halfway through and at the end.
+  """Trains a deviator from the policy, and judges it halfway through the training and at its end.
+
+  The deviation to the mean action of the policy itself is tried, too.
 
   Args:
+    env, policy: static under jit.
     agent: the policy that is judged.
-    key: of all that is random here.
-    profile: one, of all episodes.
-    config: of the deviator's learning; static under jit, as what follows.
-    updates: of the deviator, over which its learning rate falls to 0.
-    episodes: of an update, on this device.
-    judge_episodes: in which deviations are judged.
-    axis_name: of the devices that train the deviator.
+    key: random key of the training and of the judging.
+    profile: the supertype profile of all episodes.
+    config: settings of the deviator's learning; static under jit, like the arguments that follow.
+    updates: number of updates of the deviator, over which its learning rate falls to 0.
+    episodes: number of episodes of one update on this device.
+    judge_episodes: number of episodes in which deviations are judged.
+    axis_name: name of the axis of devices that train the deviator; None means a single device.
+
+  Returns:
+    The certificate. `chosen` counts the policy itself, the deviator halfway through, and the
+    deviator at the end.
   """
   train_key, judge_key = jax.random.split(key)
   profiles = rollout.repeated(profile, episodes)

@@ -32,7 +32,7 @@ from envs.base import Environment, Profile
 
 
 def _weights(trajectory: Trajectory, discount: float, baseline: bool) -> Array:
-  """[T, B, n]: what a score is multiplied by in (3), sum over t' >= t of gamma^t' reward."""
+  """The factors of the scores in (3), sum over t' >= t of gamma^t' reward: [T, B, n]."""
   reward = trajectory.reward * trajectory.weight
   powers = discount ** jnp.arange(len(reward), dtype=reward.dtype)
   powers = powers.reshape((-1,) + (1,) * (reward.ndim - 1))
@@ -43,6 +43,7 @@ def _weights(trajectory: Trajectory, discount: float, baseline: bool) -> Array:
 
 
 def _log_prob(policy: Policy, agent: Agent, params: Params, trajectory: Trajectory) -> Array:
+  """Log-probabilities of a trajectory's actions under other parameters: [T, B, n]."""
   parameters, _ = policy.apply(params, normalised(agent, trajectory.observation))
   return policy.distribution(parameters).log_prob(trajectory.action)
 
@@ -55,32 +56,33 @@ def gradient(
     discount: float = 1.0,
     baseline: bool = False,
 ) -> Params:
-  """The shared policy gradient (3): the mean over agents of each one's own-reward gradient.
+  """The shared policy gradient (3): the mean over agents of each agent's own-reward gradient.
 
-  By Proposition 1 its expectation is that of V-hat(pi1, pi2) in the first argument, at pi1 = pi2.
+  By Proposition 1 its expectation is the gradient of V-hat(pi1, pi2) in pi1, taken at pi1 = pi2.
 
   Args:
     policy: static under jit.
-    agent: what all agents played.
-    trajectory: [T, B, n, ...] from `rollout.collect`, none of it truncated.
-    discount: gamma.
-    baseline: whether the critic's values are subtracted, which leaves the expectation as it is.
+    agent: the agent that all seats played.
+    trajectory: [T, B, n, ...] from `rollout.collect`, without truncated episodes.
+    discount: gamma for each step.
+    baseline: whether the critic's values are subtracted, which does not change the expectation.
 
   Returns:
-    Like agent.params.
+    A pytree like agent.params.
   """
   weights = _weights(trajectory, discount, baseline)
-  surrogate = lambda params: jnp.mean(
-      jnp.sum(weights * _log_prob(policy, agent, params, trajectory), 0)
-  )
+
+  def surrogate(params):
+    return jnp.mean(jnp.sum(weights * _log_prob(policy, agent, params, trajectory), 0))
+
   return jax.grad(surrogate)(agent.params)
 
 
 class Slopes(NamedTuple):
-  """One directional derivative of V-hat in its first argument, in two ways."""
+  """One directional derivative of V-hat in its first argument, estimated in two ways."""
 
-  gradient: Estimate  # [] of (3): scores times rewards, all agents on one policy
-  difference: Estimate  # [] finite difference of V-hat(pi1, pi2) in pi1
+  gradient: Estimate  # [] from (3): scores times rewards, with all agents on one policy
+  difference: Estimate  # [] from a finite difference of V-hat(pi1, pi2) in pi1
 
 
 def slopes(
@@ -95,13 +97,16 @@ def slopes(
     discount: float = 1.0,
     baseline: bool = False,
 ) -> Slopes:
-  """Proposition 1 along a direction: both sides of (4), from independent episodes.
+  """Estimates both sides of (4) in Proposition 1 along a direction, from independent episodes.
 
   Args:
-    agent: where, pi1 = pi2.
-    direction: like agent.params.
-    step: half of the finite difference, in units of `direction`.
-    env, policy, key, profiles, discount: as in `values`.
+    env, policy: static under jit.
+    agent: the agent with pi1 = pi2.
+    direction: a pytree like agent.params.
+    key: random key of all episodes.
+    profiles: leading axis [K], one profile for each sample.
+    step: half of the width of the finite difference, in units of `direction`.
+    discount: gamma for each step.
     baseline: as in `gradient`.
   """
   gradient_key, difference_key = jax.random.split(key)
@@ -121,16 +126,28 @@ def slopes(
   return Slopes(estimate(each), estimate((moved(step) - moved(-step)) / (2 * step)))
 
 
-# Self-play on a finite set of policies, payoffs u [k, k], row the first argument. NumPy.
+# Self-play on a finite set of policies.
 
 
 def improvements(payoff: np.ndarray, epsilon: float = 0.0) -> np.ndarray:
-  """Which deviations pay: bool [k, k], at [x, y] whether u(y, x) - u(x, x) > epsilon."""
+  """Finds the deviations that pay.
+
+  Args:
+    payoff: [k, k] u.
+    epsilon: number that a deviation must gain more than.
+
+  Returns:
+    [k, k] bool: whether u(y, x) - u(x, x) > epsilon, at [x, y].
+
+  Raises:
+    ValueError: the payoffs are not a square matrix of finite numbers.
+  """
   payoff = _checked(payoff)
   return (payoff - np.diag(payoff)).T > epsilon
 
 
 def _checked(payoff) -> np.ndarray:
+  """Converts payoffs to float64, or raises ValueError."""
   payoff = np.asarray(payoff, np.float64)
   if payoff.ndim != 2 or payoff.shape[0] != payoff.shape[1] or not np.isfinite(payoff).all():
     raise ValueError(
@@ -146,20 +163,20 @@ def self_play_sequence(
     epsilon: float = 0.0,
     choose: Callable[[np.ndarray, np.ndarray], int] | None = None,
 ) -> list[int]:
-  """A (u, epsilon)-self-play sequence (Definition 2), until nothing improves by epsilon.
+  """Follows a (u, epsilon)-self-play sequence (Definition 2) until nothing improves by epsilon.
 
   Args:
-    payoff: [k, k].
-    start: z_0.
-    epsilon: at least 0: what a step must gain.
-    choose: (candidates, their gains) -> one of the candidates; None: the one that gains most.
+    payoff: [k, k] u.
+    start: the first policy z_0.
+    epsilon: number, at least 0, that every step must gain more than.
+    choose: (candidates, their gains) -> one of the candidates; None takes the largest gain.
 
   Returns:
-    z_0, z_1, ...; the last is an epsilon-shared equilibrium among the k.
+    The policies z_0, z_1, ...; the last is an epsilon-shared equilibrium among the k policies.
 
   Raises:
-    ValueError: the sequence returns to where it was, so that it can go on for ever: the game is
-      not extended transitive.
+    ValueError: the sequence returns to an earlier policy, so that it can go on for ever and the
+      game is not extended transitive; or the payoffs are no square matrix of finite numbers.
   """
   payoff = _checked(payoff)
   better = improvements(payoff, epsilon)
@@ -177,16 +194,16 @@ def self_play_sequence(
 
 
 def skill_gain(payoff: np.ndarray, skill: np.ndarray, epsilon: float = 0.0) -> float:
-  """delta_epsilon of Assumption 1 for a function T: least T(y) - T(x) over deviations that pay.
+  """delta_epsilon of Assumption 1 for a skill T: the least T(y) - T(x) of deviations that pay.
 
   Args:
-    payoff: [k, k].
+    payoff: [k, k] u.
     skill: [k] T.
-    epsilon: of the deviations.
+    epsilon: number that a deviation must gain more than.
 
   Returns:
-    Positive: T shows that the game on these policies is extended transitive at this epsilon.
-    Infinite: nothing pays. Else: T does not show it.
+    A positive number shows that the game on these policies is extended transitive at this epsilon.
+    It is infinite if no deviation pays. Other numbers mean that T does not show transitivity.
   """
   skill = np.asarray(skill, np.float64)
   x, y = np.nonzero(improvements(payoff, epsilon))
@@ -194,19 +211,27 @@ def skill_gain(payoff: np.ndarray, skill: np.ndarray, epsilon: float = 0.0) -> f
 
 
 def step_bound(skill: np.ndarray, delta: float) -> float:
-  """Steps after which every self-play sequence has ended, (sup T - inf T) / delta (Theorem 1)."""
+  """Bound (sup T - inf T) / delta on the steps of every self-play sequence (Theorem 1).
+
+  Args:
+    skill: [k] T.
+    delta: the result of `skill_gain`.
+
+  Raises:
+    ValueError: delta is not positive.
+  """
   if not delta > 0:
     raise ValueError(f"delta={delta} must be positive: T does not show extended transitivity")
   return float(np.ptp(np.asarray(skill, np.float64)) / delta)
 
 
 class Transitivity(NamedTuple):
-  """Whether a finite set of policies is extended transitive at one epsilon."""
+  """The answer to whether a finite set of policies is extended transitive at one epsilon."""
 
   holds: bool
-  skill: np.ndarray | None  # [k] a T with delta = 1: most steps of self-play that lead to x
-  longest: int | None  # steps of the longest self-play sequence
-  cycle: list[int] | None  # where it does not hold: deviations that pay and come back
+  skill: np.ndarray | None  # [k] a T with delta = 1: length of the longest self-play path to x
+  longest: int | None  # number of steps of the longest self-play sequence
+  cycle: list[int] | None  # if it does not hold: deviations that pay and lead back to their start
 
 
 def transitivity(
@@ -214,22 +239,42 @@ def transitivity(
 ) -> Transitivity:
   """Tests Assumption 1 on a finite set of policies.
 
-  There, some T has T(y) - T(x) > 0 wherever deviating from x to y pays, and then all by some delta,
-  just if such deviations never lead back to where they began. T is then the number of steps of the
-  longest way to x.
+  Assumption 1 asks for a T such that T(y) - T(x) > 0 wherever deviating from x to y pays; on a
+  finite set these differences then exceed some delta > 0. Such a T exists if and only if deviations
+  that pay never lead back to their start. T(x) is then the number of steps of the longest path to
+  x.
 
   Args:
-    payoff: [k, k] u, or estimates.
-    epsilon: what a deviation must gain.
+    payoff: [k, k] u, or estimates of it.
+    epsilon: number that a deviation must gain more than.
     error: [k, k] standard errors of the gains u(y, x) - u(x, x), at [x, y] (`gains`).
-    z: standard errors that a gain must lie above epsilon to count. What is found to fail then fails
-      but for chance; what is found to hold may still fail by gains too small to be seen.
+    z: number of standard errors by which a gain must exceed epsilon to count. A set that is found
+      not transitive is then so up to chance; a set that is found transitive may still have gains
+      that are too small to be seen.
+
+  Raises:
+    ValueError: the payoffs are not a square matrix of finite numbers.
   """
   gain = (_checked(payoff) - np.diag(payoff)).T
   better = gain - z * np.asarray(error) > epsilon
   np.fill_diagonal(better, False)
-  count = len(better)
-  skill, into = np.zeros(count, int), better.sum(0)
+  skill, order = _longest_paths(better)
+  if len(order) == len(better):
+    return Transitivity(True, skill.astype(float), int(skill.max()), None)
+  return Transitivity(False, None, None, _cycle(better, order))
+
+
+def _longest_paths(better: np.ndarray) -> tuple[np.ndarray, list[int]]:
+  """Sorts a directed graph topologically, as far as it has no cycles.
+
+  Args:
+    better: [k, k] bool, an edge from x to y at [x, y].
+
+  Returns:
+    Numbers of edges [k] of the longest paths that end in each vertex, and the vertices in order.
+    Vertices on cycles and behind cycles are not in the order.
+  """
+  skill, into = np.zeros(len(better), int), better.sum(0)
   ready = list(np.flatnonzero(into == 0))
   order = []
   while ready:
@@ -240,20 +285,30 @@ def transitivity(
       into[y] -= 1
       if into[y] == 0:
         ready.append(y)
-  if len(order) == count:
-    return Transitivity(True, skill.astype(float), int(skill.max()), None)
-  # What is left has a way in from what is left: going backwards must come round.
-  left = [x for x in range(count) if x not in order]
-  way = [left[0]]
+  return skill, order
+
+
+def _cycle(better: np.ndarray, order: list[int]) -> list[int]:
+  """Finds a cycle among the vertices that are not in `order`."""
+  left = [x for x in range(len(better)) if x not in order]
+  path = [left[0]]
   while True:
-    before = next(x for x in left if better[x, way[-1]])
-    if before in way:
-      return Transitivity(False, None, None, way[way.index(before) :][::-1])
-    way.append(before)
+    # Every vertex that is left has an edge from another one, so that going back must come round.
+    before = next(x for x in left if better[x, path[-1]])
+    if before in path:
+      return path[path.index(before) :][::-1]
+    path.append(before)
 
 
 def gains(samples: np.ndarray) -> Estimate:
-  """What each deviation gains, from paired samples of `matrix`: [k, k, K] -> [k, k] at [x, y]."""
+  """Estimates the gain of each deviation from paired samples.
+
+  Args:
+    samples: [k, k, K] of `shared_game.matrix`.
+
+  Returns:
+    The gain u(y, x) - u(x, x), [k, k] at [x, y].
+  """
   samples = np.asarray(samples, np.float64)
   own = np.einsum("xxs->xs", samples)
   return estimate((samples - own[None]).transpose(1, 0, 2))

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from calsheq_jax import calibrator, calsheq, experiments, policy, ppo
+from calsheq_jax import calibrator, calsheq, experiments, policy, ppo, targets
 from calsheq_jax.schedules import Schedule, two_timescales
 
 PROBLEM = experiments.named("linear_quadratic").problem()
-GOALS = calibrator.goals_of(PROBLEM.targets)
+GOALS = targets.goals_of(PROBLEM.targets)
 LEARNING = dataclasses.replace(calibrator.Config().learning, epochs=2, minibatches=2)
 CONFIG = calsheq.Config(
     episodes=8,

@@ -26,7 +26,8 @@ import functools
 import jax
 from jax.sharding import Mesh
 
-from calsheq_jax import calibrator, calsheq, experiments
+from calsheq_jax import calsheq, experiments
+from calsheq_jax.targets import goals_of
 from launch.bench.record import Row
 from launch.bench.suite import Suite
 from launch.runtime import parallel
@@ -69,7 +70,7 @@ def _calibration(batch: int, axis_name: str | None):
   """The functions init and steps of stages of a calibration."""
   problem = experiments.named("1").problem()
   config = calsheq.Config(episodes=batch)
-  goals = calibrator.goals_of(problem.targets)
+  goals = goals_of(problem.targets)
 
   def init(key):
     return calsheq.init(key, problem, config)

@@ -1,1 +1,1 @@
-"""Training of networks for the neural engine: the work of `launch.nes_train`."""
+"""Work of the training programs: training, evaluation and reports of each."""
