@@ -10,8 +10,7 @@ The points depend only on the seed and on the points and scores told before. To 
 make it anew and tell it everything again (`search`).
 
   bo      Bayesian optimisation with a Gaussian process, a Matern 5/2 kernel and expected
-  improvement
-          (package bayesian-optimization), the baseline of Vadori et al. (2020)
+          improvement (package bayesian-optimization), the baseline of Vadori et al. (2020)
   cmaes   evolution of a Gaussian by covariance matrix adaptation (package cma)
   random  uniform random points
 
@@ -57,7 +56,9 @@ class Searcher(Protocol):
     """The point with the largest score so far, and its score; None before the first score."""
 
 
-def make(method: str, size: int, seed: int, start: Sequence[float] | None = None) -> Searcher:
+def make(
+    method: str, size: int, seed: int, start: np.ndarray | Sequence[float] | None = None
+) -> Searcher:
   """Makes a searcher.
 
   Args:
@@ -74,10 +75,14 @@ def make(method: str, size: int, seed: int, start: Sequence[float] | None = None
   """
   if method not in METHODS:
     raise ValueError(f"method={method!r} is not one of {', '.join(METHODS)}")
-  start = np.zeros(size) if start is None else np.array(start, np.float64)
-  if start.shape != (size,) or not (np.abs(start) <= 1).all():
-    raise ValueError(f"start={start.tolist()}: {size} numbers within [-1, 1] are expected")
-  return {"bo": Bayesian, "cmaes": Evolution, "random": Random}[method](size, seed, start)
+  first = np.zeros(size) if start is None else np.array(start, np.float64)
+  if first.shape != (size,) or not (np.abs(first) <= 1).all():
+    raise ValueError(f"start={first.tolist()}: {size} numbers within [-1, 1] are expected")
+  if method == "bo":
+    return Bayesian(size, seed, first)
+  if method == "cmaes":
+    return Evolution(size, seed, first)
+  return Random(size, seed, first)
 
 
 class _Searcher(abc.ABC):

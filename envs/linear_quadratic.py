@@ -228,8 +228,9 @@ class LinearQuadratic:
 
   def equilibrium(self, observation: Array, profile: Profile) -> Array:
     """The action of the shared equilibrium: observations [*, 2] -> [*, 1]."""
-    offset = self._config.coupling * (self._weights @ self.equilibrium_means(profile))
-    return (observation[..., 0] + jnp.where(observation[..., 1] < 0, *offset))[..., None]
+    first, second = self._config.coupling * (self._weights @ self.equilibrium_means(profile))
+    offset = jnp.where(observation[..., 1] < 0, first, second)
+    return (observation[..., 0] + offset)[..., None]
 
   def equilibrium_value(self, profile: Profile) -> Array:
     """The expected reward of an agent of each supertype at the shared equilibrium, [2]."""

@@ -42,7 +42,7 @@ class Game:
   name: str
   payoff: Callable[[Array, Array], Array]  # u(x, y), the reward of x against y
   skill: Callable[[Array], Array]  # T
-  delta: Callable[[Array], Array]  # epsilon -> delta
+  delta: Callable[[Array | float], Array | float]  # epsilon -> delta
   skills: tuple[float, float]  # inf T and sup T
   equilibrium: float  # the only x against which no strategy gains
 

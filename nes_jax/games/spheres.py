@@ -71,7 +71,7 @@ def sample(
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
-def _sample(key: Array, batch: int, shape: tuple[int, ...], norm: str, dtype) -> Array:
+def _sample(key: Array, batch: int, shape: tuple[int, ...], norm: invariance.Norm, dtype) -> Array:
   size = math.prod(shape)
   draw = {"l1": _cross_polytope_slice, "l2": _round_sphere, "linf": _cube_slice}[norm]
   # Half precision serves for storage only. Its digits are too few for the mean and for the

@@ -76,10 +76,9 @@ def _check(name: str, num_strategies: int | Sequence[int], num_players: int) -> 
   num_players = operator.index(num_players)
   if num_players < 2:
     raise ValueError(f"num_players {num_players}: a game needs at least two players")
-  if np.ndim(num_strategies):
-    shape = tuple(operator.index(a) for a in num_strategies)
-  else:
-    shape = (operator.index(num_strategies),) * num_players
+  shape = tuple(operator.index(a) for a in np.atleast_1d(num_strategies))
+  if np.ndim(num_strategies) == 0:
+    shape *= num_players
   if len(shape) != num_players:
     raise ValueError(
         f"num_strategies {shape} is for {len(shape)} players and num_players is {num_players};"

@@ -45,7 +45,8 @@ def covariant_game(
   Returns:
     [N, A1, ..., AN].
   """
-  n, r = len(shape), correlation
+  n = len(shape)
+  r: Array | float | None = correlation
   r_key, payoff_key = jax.random.split(key)
   if r is None:
     r = jax.random.uniform(r_key, minval=-1 / (n - 1), maxval=1.0)
