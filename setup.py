@@ -1,8 +1,9 @@
 """Packaging of nes_jax, calsheq_jax, envs and launch.
 
-The exact engine for CPUs (nes_jax/native/cpu) is compiled where there is a C++17 compiler, named by
-CXX or found as c++, g++ or clang++. Without one the package installs as well; `nes_jax.engines()`
-says what is missing. NES_JAX_SANITIZE=1 compiles it with AddressSanitizer and UBSan.
+The exact engine for CPUs (nes_jax/native/cpu) is compiled if there is a C++17 compiler, which the
+environment variable CXX names or which is found as c++, g++ or clang++. Without a compiler the
+package installs too, and `nes_jax.engines()` says what is missing. NES_JAX_SANITIZE=1 compiles with
+AddressSanitizer and UBSan.
 """
 
 import concurrent.futures
@@ -17,18 +18,20 @@ import sys
 import setuptools
 from setuptools.command import build_ext
 
+# Top-level packages.
 PACKAGES = ("nes_jax", "calsheq_jax", "envs", "launch")
 
-# Draws pictures and shows progress: what the programs in launch/ need beside the libraries.
+# Further requirements of the programs in launch/, for pictures and progress bars.
 PROGRAMS = ["matplotlib>=3.8", "tqdm>=4.66"]
 
-# Reference solvers and searchers that results are compared with.
+# Reference solvers and search methods, with which results are compared.
 BASELINES = [
     "cvxpy>=1.5",
     "clarabel>=0.9",
     "ecos>=2.0.14",
     "cma>=4.0",
-    "bayesian-optimization>=3.0",  # 2 proposes something else each time
+    # Version 2 proposes different points each time.
+    "bayesian-optimization>=3.0",
 ]
 
 # Console scripts, each for the program of that module in launch/.
@@ -44,22 +47,26 @@ SCRIPTS = {
 # The address of the repository. `tests/test_docs.py` compares it with those in docs/ and README.md.
 URL = "https://github.com/nes-calsheq-jax/nes-calsheq-jax"
 
+# Folder of the repository.
 HERE = pathlib.Path(__file__).parent
+# Folder of the compiled engines.
 NATIVE = pathlib.Path("nes_jax", "native")
-# One library for each instruction set; `nes_jax.native` loads the best that the processor has.
+# Flags of the libraries, one for each instruction set. `nes_jax.native` loads the best one that the
+# processor can run.
 CPU_LEVELS = {"baseline": []}
 if platform.machine() in ("x86_64", "AMD64"):
   CPU_LEVELS["avx2"] = ["-mavx2", "-mfma"]
   CPU_LEVELS["avx512"] = [
       "-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"
   ]
+# Flags of all libraries.
 COMPILE = [
     "-std=c++17", "-O2", "-fPIC", "-shared", "-pthread", "-fvisibility=hidden",
-    # Floating-point exceptions are not looked at; the order of operations stays as written.
+    # Floating-point exceptions are not used. The order of operations stays as it is written.
     "-fno-math-errno", "-fno-trapping-math",
 ]
 if sys.platform == "linux":
-  # Runs on systems whose C++ library is older.
+  # The C++ library is linked statically, so that the result runs on systems with an older one.
   COMPILE += ["-static-libstdc++", "-static-libgcc", "-Wl,--exclude-libs,ALL"]
 if os.environ.get("NES_JAX_SANITIZE"):
   COMPILE = [x for x in COMPILE if not x.startswith(("-static", "-Wl"))]
@@ -67,19 +74,21 @@ if os.environ.get("NES_JAX_SANITIZE"):
 
 
 def xla_headers() -> str | None:
-  """The folder of XLA's headers in the jaxlib that is installed."""
+  """Folder of XLA's headers in the installed jaxlib, or None if there is none."""
   found = importlib.util.find_spec("jaxlib")
   folder = found and pathlib.Path(found.origin).parent / "include"
   return str(folder) if folder and folder.exists() else None
 
 
 class BuildNative(build_ext.build_ext):
-  """Compiles libraries that are loaded with ctypes: they know nothing of Python."""
+  """Build step for libraries that are loaded with ctypes and do not use Python's C interface."""
 
   def get_ext_filename(self, fullname: str) -> str:
+    """Name of a library's file, without the suffix of Python modules."""
     return os.path.join(*fullname.split(".")) + ".so"
 
   def build_extensions(self) -> None:
+    """Compiles all libraries in parallel, or none if there is no compiler."""
     compilers = [os.environ.get("CXX"), "c++", "g++", "clang++"]
     compiler = next((x for x in compilers if x and shutil.which(x.split()[0])), None)
     if compiler is None:
@@ -89,6 +98,7 @@ class BuildNative(build_ext.build_ext):
       list(pool.map(lambda extension: self.compile(compiler, extension), self.extensions))
 
   def compile(self, compiler: str, extension: setuptools.Extension) -> None:
+    """Compiles one library. A failure is printed and does not stop the installation."""
     target = self.get_ext_fullpath(extension.name)
     pathlib.Path(target).parent.mkdir(parents=True, exist_ok=True)
     includes = [f"-I{folder}" for folder in extension.include_dirs]
@@ -102,7 +112,7 @@ class BuildNative(build_ext.build_ext):
 
 
 def native_extensions() -> list[setuptools.Extension]:
-  """The libraries to compile; without XLA's headers the CPU engine serves no traced calls."""
+  """Libraries to compile. Without XLA's headers, the CPU engine cannot serve traced calls."""
   headers = xla_headers()
   includes = [headers] if headers else []
   cpu = [str(NATIVE / "cpu" / "api.cpp")]
@@ -110,7 +120,7 @@ def native_extensions() -> list[setuptools.Extension]:
     cpu.append(str(NATIVE / "cpu" / "ffi.cpp"))
   libraries = {f"cpu._cpu_{level}": (cpu, flags) for level, flags in CPU_LEVELS.items()}
   if headers and sys.platform == "linux":
-    # It loads CUDA's libraries at run time, and is idle where there are none.
+    # The library loads those of CUDA at run time, and is not used if there are none.
     libraries["cuda._launch"] = ([str(NATIVE / "cuda" / "launch.cpp")], ["-ldl"])
   return [
       setuptools.Extension(
@@ -120,7 +130,8 @@ def native_extensions() -> list[setuptools.Extension]:
           extra_compile_args=["-Wno-attributes"],
           extra_link_args=flags,
           depends=sorted(map(str, NATIVE.glob("*/*.h"))),
-          optional=True,  # the package installs without it
+          # The package can be installed without the library.
+          optional=True,
       )
       for name, (sources, flags) in libraries.items()
   ]
@@ -147,8 +158,8 @@ setuptools.setup(
     install_requires=[
         "absl-py>=2.1",
         "chex>=0.1.90",
-        # Needs tfp-nightly. The stable tensorflow-probability must not be installed beside it:
-        # both own the same import name.
+        # Distrax needs tfp-nightly. The stable tensorflow-probability must not be installed beside
+        # it, because both have the same import name.
         "distrax>=0.1.7",
         "dm-haiku>=0.0.17",
         "jax>=0.7",
@@ -159,12 +170,13 @@ setuptools.setup(
     extras_require={
         "programs": PROGRAMS,
         "baselines": BASELINES,
-        # Solvers that `launch.benchmark` compares with.
+        # Solvers with which `launch.benchmark` compares.
         "peers": ["cvxpylayers>=1.2", "diffcp>=1.1", "moreau>=0.4.1", "polarix>=0.1.2"],
-        # Before 17, pygambit is published as source for Linux and needs a C++ compiler.
+        # Before version 17, pygambit comes as source code on Linux and needs a C++ compiler.
         "interop": ["open_spiel>=1.6", "pygambit>=17.0.0b2"],
         "tensorboard": ["tensorboardX>=2.6"],
-        # One of the two: drivers from 525 run CUDA 12, drivers from 580 run CUDA 13 as well.
+        # One of "cuda" and "cuda13" is enough. Drivers from version 525 on run CUDA 12, and drivers
+        # from version 580 on also run CUDA 13.
         "cuda": ["jax[cuda12]>=0.7"],
         "cuda13": ["jax[cuda13]>=0.7.2"],
         "tpu": ["jax[tpu]>=0.7"],

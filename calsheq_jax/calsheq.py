@@ -1,19 +1,19 @@
-"""CALSHEQ, Algorithm 1 of Vadori et al. (2020): one stage of it is one pure function.
+"""CALSHEQ, Algorithm 1 of Vadori et al. (2020); one stage of it is one pure function.
 
-A stage moves B profiles (particles, which persist) by what the calibrator does, plays an episode
-with each, and updates the shared policy and the calibrator at their own rates:
+A stage moves B profiles (persistent particles) by the calibrator's actions, plays an episode with
+each profile, and updates the shared policy and the calibrator, each at its own rate:
 
   state = calsheq.init(key, problem, config)
   state, metrics = calsheq.stage(state, key, goals, problem, config)
 
-`trial_stage` is the same for one profile that somebody else has chosen and no calibrator: what a
-searcher (`searchers`) is given. Both take the same number of environment steps, B T.
+`trial_stage` does the same without a calibrator, for one profile that a searcher has chosen
+(`searchers`). Both take the same number of environment steps, B T.
 
-Seeds are one more vmap, stages a scan. With `axis_name` every device holds the whole state, moves
-all B particles alike, and plays its own B / D of the episodes.
+A vmap around a stage runs several seeds, and a scan runs several stages. With `axis_name` every
+device holds the whole state, moves all B particles alike, and plays its own B / D episodes.
 
-Glossary: B episodes of all devices, b those of this one, d numbers that are calibrated, K targets,
-s supertypes, n agents, T steps.
+Glossary: B episodes of all D devices, b episodes of this device, d numbers that are calibrated,
+K targets, s supertypes, n agents, T steps.
 """
 
 import dataclasses
@@ -23,30 +23,49 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from calsheq_jax import calibrator, policy, ppo, rollout
+from calsheq_jax import calibrator, minibatches, policy, ppo, rollout, targets
 from calsheq_jax.calibrator import Config as CalibratorConfig
-from calsheq_jax.calibrator import Problem
-from calsheq_jax.policy import decide
+from calsheq_jax.problem import Problem
 from calsheq_jax.schedules import Schedule, two_timescales
 from calsheq_jax.types import Agent, Array
 from envs.base import Environment
 
-# Averages over stages give stage m' a weight of about (m' / m)^_LATE: early ones fade.
+# Power of the weights of an average over stages: at stage m, an earlier stage m' has a weight of
+# about (m' / m)^_LATE, so that early stages fade.
 _LATE = 4.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  """How Algorithm 1 runs."""
+  """The settings of Algorithm 1. With the default schedules Assumption 2 holds."""
 
-  episodes: int = 64  # B, of all devices
-  network: policy.Config = policy.Config()
-  shared: ppo.Config = ppo.Config()
-  calibrator: CalibratorConfig = CalibratorConfig()
-  # Of the learning rates in `shared` and in `calibrator.learning`. Assumption 2 holds.
-  shared_rate: Schedule = Schedule(0.6, 100)
-  calibrator_rate: Schedule = Schedule(0.9, 100)
-  wait: int = 0  # stages in which the calibrator acts and does not learn yet
+  episodes: int = dataclasses.field(
+      default=64, metadata={"help": "Number of episodes of one stage, over all devices."}
+  )
+  network: policy.Config = dataclasses.field(
+      default=policy.Config(), metadata={"help": "Network of the shared policy."}
+  )
+  shared: ppo.Config = dataclasses.field(
+      default=ppo.Config(), metadata={"help": "Settings of the shared policy's learning."}
+  )
+  calibrator: CalibratorConfig = dataclasses.field(
+      default=CalibratorConfig(),
+      metadata={"help": "Settings of the calibrator's actions and learning."},
+  )
+  shared_rate: Schedule = dataclasses.field(
+      default=Schedule(0.6, 100),
+      metadata={"help": "Schedule of the shared policy's learning rate."},
+  )
+  calibrator_rate: Schedule = dataclasses.field(
+      default=Schedule(0.9, 100),
+      metadata={"help": "Schedule of the calibrator's learning rate."},
+  )
+  wait: int = dataclasses.field(
+      default=0,
+      metadata={
+          "help": "Number of first stages in which the calibrator acts and does not learn yet."
+      },
+  )
 
   def __post_init__(self):
     if self.wait < 0:
@@ -60,39 +79,43 @@ class Config:
     return two_timescales(self.shared_rate, self.calibrator_rate)
 
   def rate_ratio(self, stage: int) -> float:
-    """Learning rate of the calibrator over that of the shared policy, at a stage m."""
+    """The calibrator's learning rate divided by the shared policy's, at a stage m."""
     calibrator = self.calibrator.learning.learning_rate * self.calibrator_rate(stage)
     return float(calibrator / (self.shared.learning_rate * self.shared_rate(stage)))
 
   def check(self, env: Environment, devices: int = 1) -> None:
-    """Raises ValueError if the episodes do not divide over devices and minibatches."""
+    """Checks that the episodes divide over devices and minibatches.
+
+    Raises:
+      ValueError: they do not.
+    """
     if self.episodes % devices:
       raise ValueError(
           f"episodes={self.episodes} do not divide over {devices} devices: give a multiple"
       )
     each = self.episodes // devices
-    ppo.check_batch(env.horizon * env.num_agents, each, self.shared.minibatches)
+    minibatches.check_batch(env.horizon * env.num_agents, each, self.shared.minibatches)
     try:
-      ppo.check_batch(1, each, self.calibrator.learning.minibatches)
+      minibatches.check_batch(1, each, self.calibrator.learning.minibatches)
     except ValueError as error:
       raise ValueError(f"the calibrator: {error}") from error
 
   def to_dict(self) -> dict[str, Any]:
-    """Nested plain numbers, for JSON."""
+    """The fields as nested dictionaries of plain values, for JSON."""
     return dataclasses.asdict(self)
 
 
 class State(NamedTuple):
-  """All that Algorithm 1 changes."""
+  """Everything that Algorithm 1 changes."""
 
   shared: ppo.State
   calibrator: ppo.State
   particles: Array  # [B, d] coordinates
-  settled: Array  # [d] coordinates where mean actions lead, averaged over late stages
+  settled: Array  # [d] coordinates to which mean actions lead, averaged over late stages
 
 
 def init(key: Array, problem: Problem, config: Config) -> State:
-  """New policies; all particles are where the space starts."""
+  """Makes new policies, with all particles at the start of the space."""
   shared_key, calibrator_key = jax.random.split(key)
   origin = problem.space.origin()
   moves = calibrator.policy_of(problem, config.calibrator)
@@ -105,7 +128,7 @@ def init(key: Array, problem: Problem, config: Config) -> State:
 
 
 def init_shared(key: Array, env: Environment, config: Config) -> ppo.State:
-  """A new shared policy."""
+  """Makes a new shared policy."""
   return ppo.init(key, policy.for_environment(env, config.network), config.shared)
 
 
@@ -117,37 +140,42 @@ def stage(
     config: Config,
     axis_name: str | None = None,
 ) -> tuple[State, dict[str, Array]]:
-  """One stage m of Algorithm 1.
+  """Runs one stage m of Algorithm 1.
 
   Args:
-    state: from `init`, or a stage before.
-    key: of the whole run; the state's step makes the key of this stage from it.
-    goals: [K] values of the targets (`calibrator.goals_of`), traced.
+    state: the result of `init`, or of the stage before.
+    key: random key of the whole run; the key of this stage is folded in from the state's step.
+    goals: [K] wanted values (`targets.goals_of`), traced.
     problem, config: static under jit.
-    axis_name: of the devices that share the batch; None: there is one.
+    axis_name: name of the axis of devices that share the batch; None means a single device.
 
   Returns:
     The new state, and means over all episodes:
-      reward []         of the calibrator, at what it sampled
-      values [K]        what targets are set on
-      profile [d]       mean of the particles, in the profile's units
-      spread []         s.d. of the particles, in half-widths of the box, a mean over the d
-      variation []      how far `profile` moved, in widths of the box, a mean over the d
-      increment []      how far a particle moved, likewise
-      supertype_rewards [s]  an agent's undiscounted reward of the episode
-      shared/..., calibrator/...  of `ppo.update`
+      reward []         the calibrator's reward, at the profiles that it sampled values [K]
+      the numbers that the targets are about profile [d]       mean of the particles, in the
+      profile's units spread []         standard deviation of the particles in half-widths of the
+      box, as a mean over
+                        the d numbers
+      variation []      distance that `profile` moved in widths of the box, as a mean over the d
+                        numbers
+      increment []      distance that a particle moved, in the same unit
+      supertype_rewards [s]  an agent's undiscounted return
+      shared/..., calibrator/...  metrics of `ppo.update`
   """
   moves = calibrator.policy_of(problem, config.calibrator)
   m = state.shared.step
   act_key, play_key, shared_key, calibrator_key = jax.random.split(jax.random.fold_in(key, m), 4)
   acting = calibrator.exploring(state.calibrator, config.calibrator.scale(m))
-  # Alike on all devices, for all particles.
-  decision = decide(moves, acting.agent, act_key, state.particles)
+  # Every device computes this for all particles.
+  decision = policy.act(moves, acting.agent, act_key, state.particles)
   particles = jnp.clip(state.particles + decision.action, -1, 1)
   mean_action = moves.distribution(decision.parameters).mean()
   led_to = jnp.clip(state.particles + mean_action, -1, 1).mean(0)
   settled = state.settled + _averaging(m) * (led_to - state.settled)
-  mine = lambda x: _own(x, axis_name)
+
+  def mine(x):
+    return _local_rows(x, axis_name)
+
   shared, shown, reward = _play(
       state.shared, play_key, shared_key, mine(particles), goals, problem, config, axis_name
   )
@@ -160,7 +188,7 @@ def stage(
       axis_name=axis_name,
   )
   if config.wait:
-    # Of a calibrator that waits only the normalisers learn.
+    # While the calibrator waits, only its normaliser of returns learns.
     waited = state.calibrator._replace(
         agent=state.calibrator.agent._replace(returns=learnt.agent.returns), step=learnt.step
     )
@@ -177,7 +205,7 @@ def stage(
 
 
 def _averaging(stage: Array) -> Array:
-  """Weight of stage m = 0, 1, ... in the average: about the last 1 / _LATE of all count."""
+  """Weight of stage m = 0, 1, ... in an average to which about the last m / _LATE stages count."""
   return (1 + _LATE) / (1 + _LATE + stage)
 
 
@@ -190,28 +218,29 @@ def trial_stage(
     config: Config,
     axis_name: str | None = None,
 ) -> tuple[ppo.State, dict[str, Array]]:
-  """One stage in which all episodes have the profile that a searcher has chosen.
+  """Runs one stage in which all episodes have one profile that a searcher has chosen.
 
   Args:
-    shared: the shared policy, which carries on from trial to trial.
-    key: of the whole run.
-    coordinates: [d] of the profile.
+    shared: the shared policy, which goes on learning from trial to trial.
+    key: random key of the whole run.
+    coordinates: [d] coordinates of the profile.
     goals, problem, config, axis_name: as in `stage`.
 
   Returns:
-    The new shared policy, and of the metrics of `stage` reward, values, supertype_rewards and
+    The new shared policy, and these metrics of `stage`: reward, values, supertype_rewards and
     shared/...
   """
   _, play_key, shared_key, _ = jax.random.split(jax.random.fold_in(key, shared.step), 4)
   everywhere = jnp.broadcast_to(coordinates, (config.episodes, problem.space.size))
   shared, metrics, _ = _play(
-      shared, play_key, shared_key, _own(everywhere, axis_name), goals, problem, config, axis_name
+      shared, play_key, shared_key, _local_rows(everywhere, axis_name), goals, problem, config,
+      axis_name,
   )
   return shared, metrics
 
 
-def _own(x: Array, axis_name: str | None) -> Array:
-  """This device's rows: [B, ...] -> [b, ...]."""
+def _local_rows(x: Array, axis_name: str | None) -> Array:
+  """Takes this device's rows: [B, ...] -> [b, ...]."""
   if axis_name is None:
     return x
   each = x.shape[0] // jax.lax.psum(1, axis_name)
@@ -228,14 +257,18 @@ def _play(
     config: Config,
     axis_name: str | None,
 ) -> tuple[ppo.State, dict[str, Array], Array]:
-  """Episodes at [b, d], and the shared policy's update -> state, metrics, rewards [b]."""
+  """Plays episodes at coordinates [b, d], and updates the shared policy.
+
+  Returns:
+    The new shared policy, the metrics over all devices, and the calibrator's rewards [b].
+  """
   env = problem.env
   net = policy.for_environment(env, config.network)
   profiles = jax.vmap(problem.space.profile)(coordinates)
   rate = config.shared_rate(shared.step)
   played = rollout.collect(env, net, shared.agent, play_key, profiles, axis_name=axis_name)
   values = problem.values(played.states)  # [b, K]
-  reward = calibrator.reward(problem.targets, values, goals)
+  reward = targets.reward(problem.targets, values, goals)
   shared, report = ppo.update(
       shared, learn_key, played.trajectory, net, config.shared, rate, axis_name=axis_name
   )
@@ -251,7 +284,7 @@ def _play(
 
 
 def _by_supertype(env: Environment, x: Array) -> Array:
-  """[b, n] -> means over the agents of each supertype, [b, s]."""
+  """Means over the agents of each supertype: [b, n] -> [b, s]."""
   which = np.array(env.supertypes)[:, None] == np.arange(len(env.supertype_names))  # [n, s]
   return x @ jnp.asarray(which / which.sum(0), x.dtype)
 
@@ -268,19 +301,22 @@ def judge(
     config: Config,
     count: int,
 ) -> dict[str, Array]:
-  """What the shared policy shows at one profile, in episodes that nothing learns from.
+  """Judges the shared policy at one profile, in episodes that nothing learns from.
 
   Args:
-    agent: the shared policy's.
-    key: of the episodes.
-    coordinates: [d].
-    goals: [K].
+    agent: parameters and normalisers of the shared policy.
+    key: random key of the episodes.
+    coordinates: [d] coordinates of the profile.
+    goals: [K] wanted values.
     problem, config: static under jit.
-    count: of episodes; static.
+    count: number of episodes; static.
 
   Returns:
-    reward [], the mean of what episodes score; reward_of_means [], the score of the mean values;
-    values [K]; supertype_rewards [s]; profile [d] in its units.
+    reward []           mean of the episodes' rewards
+    reward_of_means []  reward of the mean values
+    values [K]          mean of the numbers that the targets are about
+    supertype_rewards [s]  an agent's undiscounted return
+    profile [d]         the profile in its units
   """
   env = problem.env
   net = policy.for_environment(env, config.network)
@@ -289,8 +325,8 @@ def judge(
   values = problem.values(played.states)
   returns = rollout.episode_returns(played.trajectory)
   return {
-      "reward": calibrator.reward(problem.targets, values, goals).mean(),
-      "reward_of_means": calibrator.reward(problem.targets, values.mean(0), goals),
+      "reward": targets.reward(problem.targets, values, goals).mean(),
+      "reward_of_means": targets.reward(problem.targets, values.mean(0), goals),
       "values": values.mean(0),
       "supertype_rewards": _by_supertype(env, returns).mean(0),
       "profile": problem.space.numbers(coordinates),

@@ -1,15 +1,15 @@
 """Distributions over a box of actions; the only file that imports distrax.
 
-A head turns the numbers that a network puts out into a distribution over the unit cube, which is
-carried to the box of the environment: log-probabilities and entropies are those of actions in the
+A head turns the outputs of a network into a distribution over a unit box, which is then mapped to
+the box of the environment. Log-probabilities and entropies are those of actions in the
 environment's units.
 
-  gaussian        diagonal, one scale whatever is observed
-  gaussian_state  diagonal, a scale that depends on what is observed
-  beta            one Beta for each action, unimodal; never leaves the box
+  gaussian        a diagonal Gaussian whose scale does not depend on the observation
+  gaussian_state  a diagonal Gaussian whose scale depends on the observation
+  beta            a unimodal Beta distribution for each component, which never leaves the box
 
-A Gaussian's samples may lie beyond the box. Environments clip them; log-probabilities are those of
-what was drawn.
+A Gaussian's samples may lie beyond the box. Environments clip them, and log-probabilities are those
+of the samples before clipping.
 
 Glossary: A length of an action, P length of the parameters.
 """
@@ -28,18 +28,23 @@ HEADS: tuple[str, ...] = ("gaussian", "gaussian_state", "beta")
 
 # Bounds of a Gaussian's scale, in half-widths of the box.
 SCALES = (1e-3, 2.0)
-# A Beta's density is taken this far inside its ends, where float32 rounds samples to.
+
+# Distance from 0 and 1 at which the density of a Beta is evaluated for samples that float32 has
+# rounded to 0 or 1.
 _EDGE = 1e-6
 
 
 class OverBox:
-  """A distribution over reals, moved and stretched: `Distribution` with event shape [A].
-
-  offset, scale: [A], from the units of `base` to those of the box.
-  """
+  """A distribution over reals, shifted and scaled: a `Distribution` with event shape [A]."""
 
   def __init__(self, base: distrax.Distribution, offset: Array, scale: Array):
-    self._base = base  # batch shape [*, A], event shape []
+    """Makes the distribution of offset + scale * x, where x follows `base`.
+
+    Args:
+      base: batch shape [*, A], event shape [].
+      offset, scale: [A] in the environment's units.
+    """
+    self._base = base
     self._offset, self._scale = offset, scale
 
   def sample(self, *, seed: Array) -> Array:
@@ -53,7 +58,7 @@ class OverBox:
     return jnp.sum(self._base.entropy() + jnp.log(self._scale), -1)
 
   def kl_divergence(self, other: "OverBox") -> Array:
-    """Of two distributions of one head over one box."""
+    """KL(self || other) of two distributions with the same head and box: [*]."""
     return jnp.sum(self._base.kl_divergence(other._base), -1)
 
   def mean(self) -> Array:
@@ -61,17 +66,18 @@ class OverBox:
 
 
 class _InnerBeta(distrax.Beta):
-  """Finite at the ends."""
+  """A Beta distribution whose log-density is finite at 0 and 1."""
 
   def log_prob(self, value):
     return super().log_prob(jnp.clip(value, _EDGE, 1 - _EDGE))
 
 
 def check_box(low, high) -> tuple[tuple[float, ...], tuple[float, ...]]:
-  """The bounds [A] of a box as tuples of floats.
+  """Converts the bounds [A] of a box to tuples of floats.
 
   Raises:
-    ValueError: not two vectors of one length, not finite, or low not below high.
+    ValueError: the bounds are not two vectors of one length, are not finite, or low is not below
+      high.
   """
   low, high = np.asarray(low, np.float32), np.asarray(high, np.float32)
   if low.ndim != 1 or low.shape != high.shape or not low.size:
@@ -88,14 +94,24 @@ def check_box(low, high) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def num_parameters(head: str, action_size: int) -> int:
-  """P: twice A for every head, a location and a scale, or two shapes."""
+  """The number of distribution parameters P.
+
+  It is 2 A for every head: a location and a scale, or two shapes, for each component.
+
+  Raises:
+    ValueError: the head is unknown.
+  """
   if head not in HEADS:
     raise ValueError(f"head={head!r} is not one of {', '.join(HEADS)}")
   return 2 * action_size
 
 
 def scale_offset(initial_scale: float) -> float:
-  """The raw number for which a Gaussian has this scale, in half-widths of the box."""
+  """The raw parameter of a Gaussian with this scale, in half-widths of the box.
+
+  Raises:
+    ValueError: the scale is outside `SCALES`.
+  """
   low, high = SCALES
   if not low < initial_scale < high:
     raise ValueError(f"initial_scale={initial_scale} must lie between {low:g} and {high:g}")
@@ -104,13 +120,13 @@ def scale_offset(initial_scale: float) -> float:
 
 
 def distribution(head: str, parameters: Array, box: Box) -> OverBox:
-  """The distribution of a head.
+  """Makes the distribution of a head.
 
   Args:
     head: one of HEADS.
-    parameters: [*, 2 A] any reals. Gaussians: means in half-widths of the box from its middle,
-      then raw scales, which a sigmoid takes to the logarithms of SCALES. Beta: raw shapes, made
-      1 + softplus.
+    parameters: [*, 2 A] any reals. A Gaussian has means, in half-widths of the box from its middle,
+      and then raw scales, which a sigmoid maps between the logarithms of SCALES. A Beta has raw
+      shapes x, from which the shapes are 1 + softplus(x).
     box: finite bounds [A].
   """
   low, high = jnp.asarray(box.low), jnp.asarray(box.high)

@@ -1,17 +1,18 @@
-"""What is calibrated to what: the five experiments of Vadori et al. (2020), and two with answers.
+"""Calibration experiments: the five of Vadori et al. (2020), and two with a known answer.
 
-The paper's table of settings is not public. Printed in the paper: 5 to 10 merchants, 23 parameters,
-targets on market share and on 9 percentiles for each supertype, and that in experiment 2 the 10%
-percentile of supertype 1 is to be 8. The rest of experiments 1 to 5 is our reconstruction.
+The paper's table of settings is not public. The paper prints the following: 5 to 10 merchants, 23
+parameters, targets on market share and on 9 percentiles for each supertype, and a target of 8 on
+the 10% percentile of supertype 1 in experiment 2. The rest of experiments 1 to 5 is our
+reconstruction.
 
-  1 to 5            of the market; see `EXPERIMENTS`
-  recover           the targets are what the shared equilibrium of a hidden profile shows
-  linear_quadratic  a small game whose equilibrium, and so the right profile, is known
+  1 to 5            experiments with the market, described in `EXPERIMENTS`
+  recover           the targets are numbers that the shared equilibrium of a hidden profile shows
+  linear_quadratic  a small game whose equilibrium is known, and so the right profile is, too
 
-Percentiles of a supertype have a weight of 1 together, and so has its market share. Percentiles
-are whole numbers, as in the paper's targets, but for `recover`: what a hidden profile shows on
-average lies between, where a profile that shows the nearest whole number every time would score
-more than the hidden one; its targets are on smooth percentiles.
+The percentiles of one supertype have a total weight of 1, and so has its market share. Percentiles
+are whole numbers, as in the paper's targets, except in `recover`. There, the mean percentiles of a
+hidden profile lie between whole numbers, and a profile that always shows the nearest whole number
+would score more than the hidden one. Its targets are therefore on smooth percentiles.
 """
 
 import dataclasses
@@ -21,54 +22,64 @@ import jax
 from jax.flatten_util import ravel_pytree
 import jax.numpy as jnp
 
-from calsheq_jax import calibrator
-from calsheq_jax.calibrator import Problem, Target, vector
+from calsheq_jax.problem import Problem, space
+from calsheq_jax.targets import Target, vector_targets
 from calsheq_jax.types import Array
 from envs import linear_quadratic, market
 from envs.base import Environment
 
-PERCENTILES_1 = (8, 8, 8, 9, 9, 9, 10, 10, 10)  # 10% to 90%, of supertype 1
-PERCENTILES_2 = (2, 3, 3, 4, 5, 6, 6, 7, 8)
-SHARE_1 = 0.15  # of the quantity of all customers' transactions
+# Targets on the percentiles 10% to 90% of supertype 1's transactions.
+PERCENTILES_1 = (8, 8, 8, 9, 9, 9, 10, 10, 10)
 
-# Errors at which half of the reward is lost.
+# Targets on the percentiles 10% to 90% of supertype 2's transactions.
+PERCENTILES_2 = (2, 3, 3, 4, 5, 6, 6, 7, 8)
+
+# Target on supertype 1's share of the quantity of all customers' transactions.
+SHARE_1 = 0.15
+
+# Error of a percentile at which half of its reward is lost.
 _PERCENTILE_SCALE = 1.0
+
+# Error of a market share at which half of its reward is lost.
 _SHARE_SCALE = 0.05
 
+# Patterns of the profile's numbers that move in experiments with connections only.
 _CONNECTIONS = ("*/connection_*",)
+
+# Patterns of the profile's numbers that move in experiments with the whole profile.
 _EVERYTHING = ("*",)
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-  """A calibration, as data."""
+  """The description of a calibration."""
 
   name: str
-  about: str
+  about: str  # a phrase for the console and the report
   env: Environment
   targets: tuple[Target, ...]
-  calibrated: tuple[str, ...]  # patterns of names of the profile's numbers
+  calibrated: tuple[str, ...]  # patterns of names of the profile's numbers that move
   hidden: bool = False  # whether the targets' values come from a hidden profile
-  start: tuple[float, ...] | None = None  # numbers of the first profile; None: env.profile()
-  answer: tuple[float, ...] | None = None  # [d] the right profile, where it is known
+  start: tuple[float, ...] | None = None  # [P] the first profile; None means env.profile()
+  answer: tuple[float, ...] | None = None  # [d] the right numbers, where they are known
 
   def problem(self) -> Problem:
-    """What `calsheq.stage` works on."""
+    """Makes the problem that `calsheq.stage` works on."""
     start = self.env.profile()
     if self.start is not None:
       start = ravel_pytree(start)[1](jnp.array(self.start, jnp.float32))
-    return Problem(calibrator.space(self.env, start, self.calibrated), self.targets)
+    return Problem(space(self.env, start, self.calibrated), self.targets)
 
 
 def percentile_targets(
     supertype: int, values=(0,) * 9, output: str = "supertype_percentiles"
 ) -> tuple[Target, ...]:
-  """On the nine percentiles of a supertype, 0 or 1."""
-  return vector(output, values, index=(supertype,), scale=_PERCENTILE_SCALE)
+  """Makes targets on the nine percentiles of a supertype, 0 or 1."""
+  return vector_targets(output, values, index=(supertype,), scale=_PERCENTILE_SCALE)
 
 
 def share_target(value: float = 0.0, supertype: int = 0) -> Target:
-  """On the market share of a supertype."""
+  """Makes a target on the market share of a supertype, 0 or 1."""
   return Target("supertype_share", value, _SHARE_SCALE, index=(supertype,))
 
 
@@ -81,7 +92,8 @@ _FIRST, _SECOND = percentile_targets(0, PERCENTILES_1), percentile_targets(1, PE
 _SHARE = (share_target(SHARE_1),)
 
 
-def _shown_by_all() -> tuple[Target, ...]:
+def _recovered() -> tuple[Target, ...]:
+  """Makes the targets of `recover`, whose values a hidden profile is to give."""
   smooth = "supertype_smooth_percentiles"
   return tuple(
       target
@@ -93,14 +105,14 @@ def _shown_by_all() -> tuple[Target, ...]:
 
 
 def _linear_quadratic() -> Experiment:
-  # Types have means 0.6 and 0.3; the actions' means at the equilibrium of these are
-  # (I - 0.5 W)^-1 (0.6, 0.3) with W = [[2, 3], [3, 2]] / 5: (57, 42) / 55.
+  # The right means of types are (0.6, 0.3). The means of actions at their equilibrium are
+  # (I - 0.5 W)^-1 (0.6, 0.3) = (57, 42) / 55, where W = [[2, 3], [3, 2]] / 5.
   config = linear_quadratic.Config(num_agents=6, first=3, coupling=0.5, spread=0.2)
   return Experiment(
       "linear_quadratic",
       "6 agents, 2 means of types; mean actions of both supertypes",
       linear_quadratic.LinearQuadratic(config),
-      vector("supertype_action", (57 / 55, 42 / 55), weight=2.0, scale=0.2),
+      vector_targets("supertype_action", (57 / 55, 42 / 55), weight=2.0, scale=0.2),
       _EVERYTHING,
       start=(-0.2, -0.2),
       answer=(0.6, 0.3),
@@ -120,7 +132,7 @@ EXPERIMENTS: dict[str, Experiment] = {
                 "5 merchants, 23 parameters; percentiles and share of supertype 1"),
         _market("5", 10, _FIRST + _SECOND + _SHARE, _EVERYTHING,
                 "10 merchants, 23 parameters; percentiles of both, share of supertype 1"),
-        _market("recover", 5, _shown_by_all(), _CONNECTIONS,
+        _market("recover", 5, _recovered(), _CONNECTIONS,
                 "5 merchants, 20 parameters; what the equilibrium of a hidden profile shows",
                 hidden=True),
         _linear_quadratic(),
@@ -129,17 +141,25 @@ EXPERIMENTS: dict[str, Experiment] = {
 
 
 def named(name: str) -> Experiment:
-  """An experiment by its name. Raises ValueError if there is none."""
+  """Looks up an experiment by its name.
+
+  Raises:
+    ValueError: there is no experiment of this name.
+  """
   if name not in EXPERIMENTS:
     raise ValueError(f"experiment={name!r} is not one of {', '.join(EXPERIMENTS)}")
   return EXPERIMENTS[name]
 
 
 def resized(experiment: Experiment, **changes: Any) -> Experiment:
-  """A market experiment with another market, such as one with fewer customers.
+  """Makes a market experiment with a market of another size, such as fewer customers.
+
+  Args:
+    experiment: one of the market's.
+    **changes: fields of `market.Config`.
 
   Raises:
-    ValueError: it is not of the market, or the market's config refuses.
+    ValueError: the experiment is not about the market, or `market.Config` refuses a value.
   """
   if not isinstance(experiment.env, market.Market):
     raise ValueError(f"experiment {experiment.name} is not of the market: {', '.join(changes)}")
@@ -148,5 +168,5 @@ def resized(experiment: Experiment, **changes: Any) -> Experiment:
 
 
 def hidden_coordinates(key: Array, problem: Problem) -> Array:
-  """[d] of a hidden profile: each number uniform over the middle 80% of its box."""
+  """Draws coordinates [d] of a hidden profile, uniform over the middle 80% of the box."""
   return jax.random.uniform(key, (problem.space.size,), jnp.float32, -0.8, 0.8)

@@ -1,10 +1,12 @@
-"""The shared actor-critic: one network for all agents, fed own observation and own type (eq. 1).
+"""The shared actor-critic: one network for all agents.
 
-Vadori et al. (2020) leave the network open; tanh layers with orthogonal weights are the practice
-of PPO. The last layer of the policy starts near 0, so that the first actions are about the middle
-of the box whatever is observed.
+Each agent feeds its own observation and its own type to the network (Vadori et al. 2020, eq. 1).
+The paper leaves the network open; tanh layers with orthogonal weights are common practice with PPO.
+The last layer of the policy starts near 0, so that the first actions are near the middle of the
+box whatever the observation is.
 
-Glossary: O length of an observation, A of an action, P of a distribution's parameters.
+Glossary: O length of an observation, A length of an action, P length of a distribution's
+parameters.
 """
 
 import dataclasses
@@ -20,25 +22,50 @@ from calsheq_jax import distributions
 from calsheq_jax.types import Agent, Array, Decision, Params, Policy
 from envs.base import Box, Environment
 
-# Gains of orthogonal weights.
+# Gain of the orthogonal weights of hidden layers.
 _HIDDEN_GAIN = math.sqrt(2)
+
+# Gain of the orthogonal weights of the policy's last layer.
 _POLICY_GAIN = 0.01
+
+# Gain of the orthogonal weights of the value's last layer.
 _VALUE_GAIN = 1.0
 
-# Normalised observations are cut here.
+# Bound of normalised observations.
 _FARTHEST = 10.0
-# Added to variances: what varies by less than a hundredth is not blown up.
+
+# Number added to variances, so that an observation with a standard deviation below a hundredth is
+# not blown up.
 _SMALLEST_VARIANCE = 1e-4
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  """What the network is."""
+  """The settings of the network."""
 
-  hidden: tuple[int, ...] = (64, 64)  # sizes of the tanh layers
-  head: str = "gaussian"  # one of distributions.HEADS
-  shared_torso: bool = False  # whether policy and value have their hidden layers in common
-  initial_scale: float = 0.5  # of a Gaussian, in half-widths of the box
+  hidden: tuple[int, ...] = dataclasses.field(
+      default=(64, 64),
+      metadata={"help": "Sizes of the hidden tanh layers of the policy network."},
+  )
+  head: str = dataclasses.field(
+      default="gaussian",
+      metadata={
+          "help": "Distribution of the policy's actions: a Gaussian with one scale, a Gaussian"
+          " whose scale depends on the observation, or a Beta.",
+          "choices": distributions.HEADS,
+      },
+  )
+  shared_torso: bool = dataclasses.field(
+      default=False,
+      metadata={"help": "Share the hidden layers between the policy and the value."},
+  )
+  initial_scale: float = dataclasses.field(
+      default=0.5,
+      metadata={
+          "help": "Standard deviation of a Gaussian policy at the start, in half-widths of the box"
+          " of actions."
+      },
+  )
 
   def __post_init__(self):
     object.__setattr__(self, "hidden", tuple(self.hidden))
@@ -48,17 +75,17 @@ class Config:
     distributions.scale_offset(self.initial_scale)
 
   def to_dict(self) -> dict[str, Any]:
-    """Plain lists, strings and numbers, for JSON."""
+    """The fields as plain lists, strings and numbers, for JSON."""
     return dataclasses.asdict(self) | {"hidden": list(self.hidden)}
 
 
 @dataclasses.dataclass(frozen=True)
 class ActorCritic:
-  """A `Policy`: separate or shared tanh torso, a head for the distribution, one for the value."""
+  """A `Policy` of tanh layers with one head for the actions and one for the value."""
 
   observation_size: int
-  low: tuple[float, ...]  # [A] bounds of actions
-  high: tuple[float, ...]
+  low: tuple[float, ...]  # [A] lower bounds of actions
+  high: tuple[float, ...]  # [A] upper bounds of actions
   config: Config = Config()
 
   def __post_init__(self):
@@ -79,27 +106,28 @@ class ActorCritic:
 
 
 def for_environment(env: Environment, config: Config = Config()) -> ActorCritic:
-  """The policy that all agents of an environment share."""
+  """Makes the policy that all agents of an environment share."""
   box = env.action_space
   low, high = distributions.check_box(box.low, box.high)
   return ActorCritic(env.observation_size, low, high, config)
 
 
 def linear(size: int, gain: float, name: str) -> hk.Linear:
-  """A layer of orthogonal weights, within a Haiku transform."""
+  """A layer with orthogonal weights; call it within a Haiku transform."""
 
   def orthogonal(shape, dtype):
-    # One factorisation at a time under vmap: batched LAPACK on CPU can wait for ever.
-    draw = jax.custom_batching.sequential_vmap(
-        lambda key: jax.nn.initializers.orthogonal(gain)(key, shape, dtype)
-    )
+    # Under vmap the factorisations run one at a time, since batched LAPACK on a CPU can hang.
+    @jax.custom_batching.sequential_vmap
+    def draw(key):
+      return jax.nn.initializers.orthogonal(gain)(key, shape, dtype)
+
     return draw(hk.next_rng_key())
 
   return hk.Linear(size, w_init=orthogonal, name=name)
 
 
 def torso(x: Array, hidden: tuple[int, ...], name: str) -> Array:
-  """tanh layers [*, in] -> [*, hidden[-1]], within a Haiku transform."""
+  """Hidden tanh layers, [*, in] -> [*, hidden[-1]]; call it within a Haiku transform."""
   for index, size in enumerate(hidden):
     x = jnp.tanh(linear(size, _HIDDEN_GAIN, f"{name}_{index}")(x))
   return x
@@ -107,7 +135,7 @@ def torso(x: Array, hidden: tuple[int, ...], name: str) -> Array:
 
 @functools.cache
 def _network(policy: ActorCritic) -> hk.Transformed:
-  """observation [*, O] -> parameters [*, P], value [*]."""
+  """The network: observation [*, O] -> distribution parameters [*, P], value [*]."""
   config = policy.config
 
   def forward(observation):
@@ -137,21 +165,26 @@ def _network(policy: ActorCritic) -> hk.Transformed:
 
 
 def normalised(agent: Agent, observation: Array) -> Array:
-  """Observations as the network gets them: [*, O], zero mean, unit variance, cut at +-10."""
+  """Observations as the network takes them: [*, O], zero mean, unit variance, clipped to +-10."""
   mean, variance = agent.observations.mean, agent.observations.variance
   x = (observation - mean) * jax.lax.rsqrt(variance + _SMALLEST_VARIANCE)
   return jnp.clip(x, -_FARTHEST, _FARTHEST)
 
 
 def return_scale(agent: Agent) -> Array:
-  """What normalised values are multiplied by, []; the returns' mean is then added."""
+  """Standard deviation of returns, []; a value is their mean plus this times a normalised value."""
   return jnp.sqrt(agent.returns.variance + 1e-8)
 
 
-def decide(
-    policy: Policy, agent: Agent, key: Array | None, observation: Array
-) -> Decision:
-  """Acts on observations [*, O]; with key None the mean action is taken."""
+def act(policy: Policy, agent: Agent, key: Array | None, observation: Array) -> Decision:
+  """Decides on actions for observations [*, O].
+
+  Args:
+    policy: static under jit.
+    agent: the policy's parameters and normalisers.
+    key: random key of the actions; None takes the mean action.
+    observation: [*, O] as the environment gives it.
+  """
   parameters, value = policy.apply(agent.params, normalised(agent, observation))
   chosen = policy.distribution(parameters)
   action = chosen.mean() if key is None else chosen.sample(seed=key)

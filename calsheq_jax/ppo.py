@@ -1,8 +1,8 @@
 """Proximal policy optimisation with clipping and an adaptive KL penalty (Schulman et al. 2017).
 
-One learner for all: `init` makes a state, `update` learns from one batch of trajectories, whoever
-played them. Agents that share a policy bring trajectories [T, b, n, ...] of `rollout.collect`; a
-learner that is alone, such as one whose problem has one step, brings [T, b, ...].
+`init` makes a state, and `update` learns from one batch of trajectories, whoever played them.
+Agents that share a policy bring trajectories [T, b, n, ...] from `rollout.collect`. A learner that
+is alone, such as one whose problem has one step, brings [T, b, ...].
 
   state = ppo.init(key, policy, config)
   played = rollout.collect(env, policy, state.agent, play_key, profiles)
@@ -13,11 +13,8 @@ own-reward policy gradient: (3) of Vadori et al. (2020) with advantages in place
 everywhere in PPO, the factor gamma^t on the step taken at t is left out; at discount 1 there is no
 difference.
 
-Minibatches are the same on any number of devices: consecutive episodes form groups, each group
-deals out its shuffled steps evenly, so that a minibatch has as many from every group.
-
-Glossary: B episodes of the global batch, b those of this device, T steps, n agents, M minibatches,
-N = T b n steps in all; * is [b, n], or [b].
+Glossary: B episodes of the global batch, b episodes of this device, T steps, n agents, N steps of a
+minibatch; * is [b, n], or [b].
 """
 
 import dataclasses
@@ -28,35 +25,81 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from calsheq_jax.minibatches import group_episodes, shuffle_into_minibatches
+from calsheq_jax.moments import update_moments, weighted_moments
 from calsheq_jax.policy import normalised, return_scale
-from calsheq_jax.rollout import keys_of
 from calsheq_jax.types import Agent, Array, Moments, Params, Policy, Trajectory
 
-# Steps in a row that are skipped when they are not finite: all. Who trains sees their count.
+# Number of steps in a row that the optimiser may skip because they are not finite. It is the
+# largest integer, so that the optimiser never gives up; whoever trains reads the count and decides.
 _SKIPPED = 2**31 - 1
 
-# Steps that running moments remember: beyond, older ones fade.
-_MEMORY = 1e6
+# Bounds of the KL penalty's weight, from which the adaptation comes back within a few updates.
+_KL_WEIGHTS = (1e-4, 1e3)
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  """How to learn."""
+  """The settings of the learning algorithm."""
 
-  learning_rate: float = 9e-4  # of Adam
-  epochs: int = 4  # passes over a batch
-  minibatches: int = 8  # M, of a pass
-  discount: float = 1.0  # gamma, a step
-  trace: float = 0.95  # lambda of GAE
-  clip: float = 0.2  # of the probability ratio
-  value_clip: float = 0.2  # in standard deviations of returns; inf: no clipping
-  value_weight: float = 0.5
-  entropy_weight: float = 0.0
-  kl_weight: float = 0.2  # to start with; 0: no penalty, ever
-  kl_target: float = 0.01  # nats a batch, which the weight of the penalty is adapted to
-  gradient_clip: float = 0.5  # global norm
-  normalise_observations: bool = True
-  normalise_returns: bool = True
+  learning_rate: float = dataclasses.field(
+      default=9e-4, metadata={"help": "Learning rate of the Adam optimiser."}
+  )
+  epochs: int = dataclasses.field(
+      default=4, metadata={"help": "Number of passes over each batch of episodes."}
+  )
+  minibatches: int = dataclasses.field(
+      default=8, metadata={"help": "Number of minibatches, and of optimiser steps, in one pass."}
+  )
+  discount: float = dataclasses.field(
+      default=1.0, metadata={"help": "Discount factor gamma for each step, between 0 and 1."}
+  )
+  gae_lambda: float = dataclasses.field(
+      default=0.95,
+      metadata={"help": "Lambda of generalised advantage estimation, between 0 and 1."},
+  )
+  clip: float = dataclasses.field(
+      default=0.2,
+      metadata={"help": "Distance from 1 at which the probability ratio is clipped."},
+  )
+  value_clip: float = dataclasses.field(
+      default=0.2,
+      metadata={
+          "help": "Distance at which a change of the value estimate is clipped, in standard"
+          " deviations of the returns; inf switches this off."
+      },
+  )
+  value_weight: float = dataclasses.field(
+      default=0.5, metadata={"help": "Weight of the value loss in the total loss."}
+  )
+  entropy_weight: float = dataclasses.field(
+      default=0.0, metadata={"help": "Weight of the policy's entropy, in nats, as a bonus."}
+  )
+  kl_weight: float = dataclasses.field(
+      default=0.2,
+      metadata={
+          "help": "Weight of the KL penalty at the start, which is adapted after every update;"
+          " 0 switches the penalty off."
+      },
+  )
+  kl_target: float = dataclasses.field(
+      default=0.01,
+      metadata={
+          "help": "Mean KL divergence of an update, in nats, to which the weight of the KL penalty"
+          " is adapted."
+      },
+  )
+  gradient_clip: float = dataclasses.field(
+      default=0.5, metadata={"help": "Global norm to which gradients are clipped."}
+  )
+  normalise_observations: bool = dataclasses.field(
+      default=True,
+      metadata={"help": "Normalise observations by their running mean and variance."},
+  )
+  normalise_returns: bool = dataclasses.field(
+      default=True,
+      metadata={"help": "Normalise returns by their running mean and variance."},
+  )
 
   def __post_init__(self):
     for field in ("epochs", "minibatches"):
@@ -70,7 +113,7 @@ class Config:
           "kl_weight > 0 with one epoch of one minibatch: nothing has been learnt when the KL is"
           " measured; take more of them, or kl_weight=0"
       )
-    for field in ("discount", "trace"):
+    for field in ("discount", "gae_lambda"):
       if not 0 <= getattr(self, field) <= 1:
         raise ValueError(f"{field}={getattr(self, field)} must lie in [0, 1]")
     for field in ("value_weight", "entropy_weight", "kl_weight"):
@@ -78,34 +121,34 @@ class Config:
         raise ValueError(f"{field}={getattr(self, field)} must be finite and at least 0")
 
   def to_dict(self) -> dict[str, Any]:
-    """Plain numbers, for JSON."""
+    """The fields as plain numbers, for JSON."""
     return dataclasses.asdict(self)
 
 
 class State(NamedTuple):
-  """All that learning changes."""
+  """Everything that learning changes."""
 
   agent: Agent
   optimiser: optax.OptState
-  kl_weight: Array  # [] of the penalty
-  step: Array  # [] int32, updates done
+  kl_weight: Array  # [] present weight of the KL penalty
+  step: Array  # [] int32, number of updates done
 
 
 class Samples(NamedTuple):
-  """Steps as a minibatch has them, [N, ...]."""
+  """The steps of a batch or a minibatch, [N, ...]."""
 
-  observation: Array  # [N, O] normalised
+  observation: Array  # [N, O] normalised observation
   action: Array  # [N, A]
-  log_prob: Array  # [N] of the policy that acted, as the next two
-  parameters: Array  # [N, P]
-  value: Array  # [N] what the network put out, which the normaliser of that time made a return
-  advantage: Array  # [N] zero mean, unit variance
-  target: Array  # [N] what it should put out, by the normaliser of now
-  weight: Array  # [N] 0 leaves a step out
+  log_prob: Array  # [N] log-probability of the action under the policy that acted
+  parameters: Array  # [N, P] distribution parameters of the policy that acted
+  value: Array  # [N] output of the value head that acted, in normalised units of that time
+  advantage: Array  # [N] advantages with zero mean and unit variance
+  target: Array  # [N] what the value head should put out, in the present normalised units
+  weight: Array  # [N] a weight of 0 leaves the step out
 
 
 def init(key: Array, policy: Policy, config: Config) -> State:
-  """Fresh parameters and empty normalisers."""
+  """Makes a state with fresh parameters and empty normalisers."""
   zero, size = jnp.zeros(()), policy.observation_size
   agent = Agent(
       policy.init(key),
@@ -116,7 +159,7 @@ def init(key: Array, policy: Policy, config: Config) -> State:
 
 
 def from_agent(agent: Agent, config: Config) -> State:
-  """A state that goes on from an agent with a fresh optimiser."""
+  """Makes a state that continues from an agent with a fresh optimiser."""
   return State(
       agent,
       _optimiser(config).init(agent.params),
@@ -143,70 +186,38 @@ def advantages(
     done: Array,
     truncated: Array,
     discount: float,
-    trace: float,
+    gae_lambda: float,
 ) -> Array:
   """Generalised advantage estimates (Schulman et al. 2016, eq. 16), a truncated end kept apart.
 
     delta_t = r_t + gamma (1 - terminated_t) V_{t+1} - V_t
     A_t = delta_t + gamma lambda (1 - done_t) A_{t+1}
 
-  An episode that terminated has no value to come; one that was truncated has that of the state it
-  was cut in, but no further steps.
+  An episode that terminated has no value to come. One that was truncated has the value of the state
+  in which it was cut, but no further steps.
 
   Args:
     reward: [T, *].
-    value: [T, *] V_t; V_{t+1} of a step that ends an episode is that of the state it ended in.
+    value: [T, *] V_t; V_{t+1} of a step that ends an episode belongs to the state it ended in.
     last_value: [*] V_T.
     done: [T, *] bool.
     truncated: [T, *] bool, true only where done is.
     discount: gamma.
-    trace: lambda.
+    gae_lambda: lambda.
 
   Returns:
-    [T, *].
+    Advantages A_t, [T, *].
   """
   following = jnp.concatenate([value[1:], last_value[None]])
   delta = reward + discount * jnp.where(done & ~truncated, 0, following) - value
 
   def back(after, inputs):
     delta, done = inputs
-    now = delta + discount * trace * jnp.where(done, 0, after)
+    now = delta + discount * gae_lambda * jnp.where(done, 0, after)
     return now, now
 
   _, result = jax.lax.scan(back, jnp.zeros_like(last_value), (delta, done), reverse=True)
   return result
-
-
-# Means over the batch of all devices.
-
-
-def moments(x: Array, weight: Array, axis_name: str | None = None) -> Moments:
-  """Of a batch over all devices: x [*, d] or [*], weight [*] -> mean [d] or []."""
-  axes = tuple(range(weight.ndim))
-  spread = weight.reshape(weight.shape + (1,) * (x.ndim - weight.ndim))
-
-  def total(x):
-    x = jnp.sum(x, axes)
-    return x if axis_name is None else jax.lax.psum(x, axis_name)
-
-  count = total(weight)
-  mean = total(x * spread) / jnp.maximum(count, 1)
-  variance = total(jnp.square(x - mean) * spread) / jnp.maximum(count, 1)
-  return Moments(count, mean, variance)
-
-
-def merged(old: Moments, new: Moments) -> Moments:
-  """The moments of both together (Chan et al. 1983); at most a million steps are remembered.
-
-  New ones that are not finite leave the old ones as they are.
-  """
-  sound = jnp.isfinite(new.mean).all() & jnp.isfinite(new.variance).all()
-  new = jax.tree.map(lambda x: jnp.where(sound, x, 0), new)
-  count = old.count + new.count
-  part = new.count / jnp.maximum(count, 1)
-  shift = new.mean - old.mean
-  variance = (1 - part) * old.variance + part * new.variance + part * (1 - part) * shift**2
-  return Moments(jnp.minimum(count, _MEMORY), old.mean + part * shift, variance)
 
 
 # Learning.
@@ -225,64 +236,37 @@ def update(
   """Learns from one batch of episodes, played by state.agent.
 
   A minibatch whose loss or gradient is not finite is skipped, and counted in the optimiser's state
-  (`optax.apply_if_finite`); normalisers leave out what is not finite.
+  (`optax.apply_if_finite`). Normalisers leave out moments that are not finite.
 
   Args:
-    state: from `init`, or an update before.
-    key: of this update, the same on all devices.
+    state: the result of `init`, or of the update before.
+    key: random key of this update, the same on all devices.
     trajectory: [T, b, ...], this device's episodes.
     policy, config: static under jit.
-    learning_rate: multiplies the config's; may be traced, so that schedules lie outside. At 0 the
-      parameters stay, and normalisers go on.
-    exploration: multiplies the config's entropy_weight; may be traced, too.
-    axis_name: of the devices that share the batch; None: there is one.
+    learning_rate: factor on config.learning_rate; it may be traced, so that schedules lie outside.
+      At 0 the parameters stay, while the normalisers still learn.
+    exploration: factor on config.entropy_weight; it may be traced, too.
+    axis_name: name of the axis of devices that share the batch; None means a single device.
 
   Returns:
-    The new state, and metrics over the whole batch, [], but for what was skipped:
-      loss/policy, loss/value   of the last pass
-      approx_kl                 nats, exact for the states seen: KL(before || now), a mean over the
-                                last pass, each minibatch before its own step
-      kl_weight                 of the penalty, as this update used it
-      clip_frac                 part of the steps whose ratio was clipped, last pass
-      entropy                   nats, last pass
-      gradient_norm             before clipping, last pass
-      explained_variance        of returns by the values that the critic gave before
-      first_ratio               largest |ratio - 1| on the first minibatch: 0 but for rounding
+    The new state, and metrics [] over the whole batch, without the minibatches that were skipped:
+      loss/policy, loss/value   losses of the last pass
+      approx_kl                 KL(before || now) in nats, exact for the states seen; a mean over
+                                the last pass, each minibatch measured before its own step
+      kl_weight                 weight of the KL penalty in this update
+      clip_frac                 part of the steps whose ratio was clipped in the last pass
+      entropy                   entropy in nats in the last pass
+      gradient_norm             norm of the gradient before clipping, in the last pass
+      explained_variance        part of the returns' variance that the critic's values explained
+                                before this update
+      first_ratio               largest |ratio - 1| on the first minibatch, 0 up to rounding
 
   Raises:
-    ValueError: the episodes do not divide into groups (`check_batch`).
+    ValueError: the episodes do not divide into groups (`minibatches.check_batch`).
   """
-  agent = state.agent
-  to_value = lambda agent, x: (x - agent.returns.mean) / return_scale(agent)
-  raw = advantages(
-      trajectory.reward,
-      trajectory.value,
-      trajectory.last_value,
-      trajectory.done,
-      trajectory.truncated,
-      config.discount,
-      config.trace,
-  )
   weight = trajectory.weight
-  returns = raw + trajectory.value
-  seen = moments(returns, weight, axis_name)
-  left = moments(raw, weight, axis_name)
-  # Squares about zero: a critic that is off by a constant explains less.
-  unexplained = left.variance + left.mean**2
-  if config.normalise_returns:
-    agent = agent._replace(returns=merged(agent.returns, seen))
-  samples = Samples(
-      observation=normalised(agent, trajectory.observation),
-      action=trajectory.action,
-      log_prob=trajectory.log_prob,
-      parameters=trajectory.parameters,
-      value=to_value(state.agent, trajectory.value),
-      advantage=(raw - left.mean) * jax.lax.rsqrt(left.variance + 1e-8),
-      target=to_value(agent, returns),
-      weight=weight,
-  )
-  samples = jax.lax.stop_gradient(samples)
-  groups = _grouped(samples, config.minibatches)
+  agent, samples, explained_variance = _prepare(state.agent, trajectory, config, axis_name)
+  groups = group_episodes(samples, weight.shape, config.minibatches)
   optimiser = _optimiser(config)
 
   def minibatch(carry, samples):
@@ -303,30 +287,80 @@ def update(
 
   def epoch(carry, index):
     shuffle_key = jax.random.fold_in(key, index)
-    dealt = _dealt(shuffle_key, groups, config.minibatches, axis_name)
-    return jax.lax.scan(minibatch, carry, dealt)
+    shuffled = shuffle_into_minibatches(shuffle_key, groups, config.minibatches, axis_name)
+    return jax.lax.scan(minibatch, carry, shuffled)
 
   (params, optimiser_state), reports = jax.lax.scan(
       epoch, (agent.params, state.optimiser), jnp.arange(config.epochs)
   )
   metrics = {name: jnp.nanmean(x[-1]) for name, x in reports.items()}
   metrics["first_ratio"] = reports["first_ratio"][0, 0]
-  metrics["explained_variance"] = 1 - unexplained / jnp.maximum(seen.variance, 1e-12)
+  metrics["explained_variance"] = explained_variance
   metrics["kl_weight"] = state.kl_weight
   agent = agent._replace(params=params)
   if config.normalise_observations:
-    # After learning: the policy that acted saw with the old ones.
-    flat = moments(trajectory.observation, weight, axis_name)
-    agent = agent._replace(observations=merged(agent.observations, flat))
-  kl_weight = adapted(state.kl_weight, metrics["approx_kl"], config.kl_target)
+    # These moments change after learning, because the policy that acted saw with the old ones.
+    seen = weighted_moments(trajectory.observation, weight, axis_name)
+    agent = agent._replace(observations=update_moments(agent.observations, seen))
+  kl_weight = adapt_kl_coefficient(state.kl_weight, metrics["approx_kl"], config.kl_target)
   return State(agent, optimiser_state, kl_weight, state.step + 1), metrics
 
 
-def adapted(weight: Array, kl: Array, target: float) -> Array:
+def _prepare(
+    before: Agent, trajectory: Trajectory, config: Config, axis_name: str | None
+) -> tuple[Agent, Samples, Array]:
+  """Turns a trajectory into samples.
+
+  Args:
+    before: the agent that played.
+    trajectory: [T, b, ...].
+    config: static under jit.
+    axis_name: as in `update`.
+
+  Returns:
+    The agent with its normaliser of returns updated, samples [T, b, ...], and the explained
+    variance [].
+  """
+  raw = advantages(
+      trajectory.reward,
+      trajectory.value,
+      trajectory.last_value,
+      trajectory.done,
+      trajectory.truncated,
+      config.discount,
+      config.gae_lambda,
+  )
+  weight = trajectory.weight
+  returns = raw + trajectory.value
+  seen = weighted_moments(returns, weight, axis_name)
+  left = weighted_moments(raw, weight, axis_name)
+  # Squares are taken about zero: a critic that is off by a constant explains less.
+  unexplained = left.variance + left.mean**2
+  agent = before
+  if config.normalise_returns:
+    agent = agent._replace(returns=update_moments(agent.returns, seen))
+  samples = Samples(
+      observation=normalised(agent, trajectory.observation),
+      action=trajectory.action,
+      log_prob=trajectory.log_prob,
+      parameters=trajectory.parameters,
+      value=_normalised_return(before, trajectory.value),
+      advantage=(raw - left.mean) * jax.lax.rsqrt(left.variance + 1e-8),
+      target=_normalised_return(agent, returns),
+      weight=weight,
+  )
+  explained_variance = 1 - unexplained / jnp.maximum(seen.variance, 1e-12)
+  return agent, jax.lax.stop_gradient(samples), explained_variance
+
+
+def _normalised_return(agent: Agent, x: Array) -> Array:
+  return (x - agent.returns.mean) / return_scale(agent)
+
+
+def adapt_kl_coefficient(weight: Array, kl: Array, target: float) -> Array:
   """The next weight of the KL penalty (Schulman et al. 2017, section 4); 0 stays 0."""
   factor = jnp.where(kl > 1.5 * target, 2.0, jnp.where(kl < target / 1.5, 0.5, 1.0))
-  # Bounds from which it comes back within a few updates.
-  return jnp.where(weight > 0, jnp.clip(weight * factor, 1e-4, 1e3), 0.0)
+  return jnp.where(weight > 0, jnp.clip(weight * factor, *_KL_WEIGHTS), 0.0)
 
 
 def _loss(
@@ -338,13 +372,15 @@ def _loss(
     exploration: Array | float = 1.0,
     axis_name: str | None = None,
 ) -> tuple[Array, dict[str, Array]]:
-  """This device's part of the loss: the mean over devices of these is that of the minibatch."""
+  """This device's part of the loss; the mean over devices is the loss of the minibatch."""
   parameters, value = policy.apply(params, samples.observation)
   new, old = policy.distribution(parameters), policy.distribution(samples.parameters)
   total = jnp.sum(samples.weight)
   if axis_name is not None:
     total = jax.lax.pmean(total, axis_name)
-  mean = lambda x: jnp.sum(samples.weight * x) / jnp.maximum(total, 1)
+
+  def mean(x):
+    return jnp.sum(samples.weight * x) / jnp.maximum(total, 1)
 
   ratio = jnp.exp(new.log_prob(samples.action) - samples.log_prob)
   clipped = jnp.clip(ratio, 1 - config.clip, 1 + config.clip)
@@ -369,60 +405,3 @@ def _loss(
       "first_ratio": jnp.max(jnp.abs(ratio - 1) * samples.weight),
   }
   return loss, report
-
-
-# Minibatches.
-
-
-def group_size(steps: int, minibatches: int) -> int:
-  """How many consecutive episodes form a group: as few as deal out evenly to M minibatches.
-
-  Args:
-    steps: of an episode and all its agents, T n.
-    minibatches: M.
-  """
-  return minibatches // math.gcd(steps, minibatches)
-
-
-def check_batch(steps: int, episodes: int, minibatches: int) -> None:
-  """Raises ValueError if a device's episodes do not divide into groups.
-
-  Args:
-    steps: of an episode and all its agents, T n.
-    episodes: b.
-    minibatches: M.
-  """
-  size = group_size(steps, minibatches)
-  if episodes % size:
-    raise ValueError(
-        f"{episodes} episodes of {steps} steps on a device do not deal out to {minibatches}"
-        f" minibatches: give a multiple of {size} episodes a device, or fewer minibatches"
-    )
-
-
-def _grouped(samples: Samples, minibatches: int) -> Samples:
-  """[T, b, ...] -> [G, S, ...]: G groups of S steps."""
-  shape = samples.weight.shape
-  steps, episodes = math.prod(shape) // shape[1], shape[1]
-  check_batch(steps, episodes, minibatches)
-  size = group_size(steps, minibatches)
-
-  def group(x):
-    x = jnp.swapaxes(x, 0, 1)  # [b, T, ...]
-    return x.reshape((episodes // size, size * steps) + x.shape[len(shape):])
-
-  return jax.tree.map(group, samples)
-
-
-def _dealt(key: Array, groups: Samples, minibatches: int, axis_name: str | None) -> Samples:
-  """Shuffles within groups and deals out: [G, S, ...] -> [M, N / M, ...]."""
-  count, size = groups.weight.shape
-  keys = keys_of(key, count, axis_name)
-  order = jax.vmap(lambda k: jax.random.permutation(k, size))(keys)  # [G, S]
-
-  def deal(x):
-    x = jax.vmap(lambda rows, order: rows[order])(x, order)
-    x = x.reshape((count, minibatches, size // minibatches) + x.shape[2:])
-    return jnp.swapaxes(x, 0, 1).reshape((minibatches, -1) + x.shape[3:])
-
-  return jax.tree.map(deal, groups)

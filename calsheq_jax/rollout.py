@@ -1,9 +1,9 @@
-"""Episodes: a scan over an environment, all agents on one policy or each as told.
+"""Episodes: a scan over an environment in which all agents share a policy, or act as they are told.
 
 Random numbers belong to episodes: the same key plays the same B episodes on any number of devices.
 
-Glossary: B episodes of the global batch, b those of this device, T steps, n agents, O observation,
-A action.
+Glossary: B episodes of the global batch, b episodes of this device, T steps, n agents, O length of
+an observation, A length of an action.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,42 +12,42 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from calsheq_jax.policy import decide
+from calsheq_jax import policy as policy_lib
 from calsheq_jax.types import Agent, Array, Decision, Policy, Rollout, Trajectory
 from envs.base import Environment, Profile
 
 # (key, observations [n, O]) -> decisions [n, ...]
 Act = Callable[[Array, Array], Decision]
 
+# (state after a step, info of the step) -> a pytree of arrays to record
+Watch = Callable[[Any, Mapping[str, Array]], Any]
+
 
 def keys_of(key: Array, count: int, axis_name: str | None = None) -> Array:
-  """A key for each of `count` consecutive rows of this device: [count].
+  """Makes a key for each of `count` consecutive rows of this device: [count].
 
-  A row's key depends on where it stands among the rows of all devices, and not on their number.
+  The key of a row depends on the row's place among the rows of all devices, and not on the number
+  of devices.
   """
   first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * count
   return jax.vmap(lambda i: jax.random.fold_in(key, i))(first + jnp.arange(count))
 
 
 def episode(
-    env: Environment,
-    key: Array,
-    profile: Profile,
-    act: Act,
-    watch: Callable[[Any, Mapping[str, Array]], Any] | None = None,
+    env: Environment, key: Array, profile: Profile, act: Act, watch: Watch | None = None
 ) -> Rollout:
-  """Plays one episode for env.horizon steps; what follows its end is masked.
+  """Plays one episode for env.horizon steps, and masks the steps that follow its end.
 
   Args:
     env: the environment.
-    key: of the episode.
+    key: random key of the episode.
     profile: the supertype profile.
-    act: what the agents do; called once a step with a key of its own.
-    watch: (state after a step, its info) -> what else to record of the step; None: nothing.
+    act: decides for all agents; it is called once a step with a key of its own.
+    watch: chooses what else to record of each step; None records nothing else.
 
   Returns:
-    The trajectory without the batch's axis, [T, n, ...], the state that the episode ended in, and
-    what was watched, [T, ...].
+    The trajectory without the batch axis [T, n, ...], the state in which the episode ended, and
+    what was watched [T, ...].
   """
   reset_key, act_key, step_key = jax.random.split(key, 3)
   observation, state = env.reset(reset_key, profile)
@@ -59,9 +59,16 @@ def episode(
     following, next_state, reward, done, info = env.step(
         jax.random.fold_in(step_key, t), state, decision.action, profile
     )
-    stay = lambda old, new: jnp.where(over, old, new)
-    following, next_state = jax.tree.map(stay, (observation, state), (following, next_state))
-    per_agent = lambda flag: jnp.broadcast_to(flag, reward.shape)
+
+    def unless_over(old, new):
+      return jnp.where(over, old, new)
+
+    def for_each_agent(flag):
+      return jnp.broadcast_to(flag, reward.shape)
+
+    following, next_state = jax.tree.map(
+        unless_over, (observation, state), (following, next_state)
+    )
     record = Trajectory(
         observation=observation,
         action=decision.action,
@@ -69,9 +76,9 @@ def episode(
         parameters=decision.parameters,
         value=decision.value,
         reward=jnp.where(over, 0, reward),
-        done=per_agent(over | done),
-        truncated=per_agent(done & info["truncated"] & ~over),
-        weight=per_agent(1 - over.astype(reward.dtype)),
+        done=for_each_agent(over | done),
+        truncated=for_each_agent(done & info["truncated"] & ~over),
+        weight=for_each_agent(1 - over.astype(reward.dtype)),
         last_value=None,
     )
     seen = None if watch is None else watch(next_state, info)
@@ -84,7 +91,7 @@ def episode(
 
 
 def batched(function: Callable[..., Rollout], *args: Any) -> Rollout:
-  """vmaps a function that plays one episode over the leading axis [b] of all args.
+  """Maps a function that plays one episode over the leading axis [b] of all arguments.
 
   Time stays the first axis of the trajectory and of what was watched: [T, b, ...].
   """
@@ -100,20 +107,20 @@ def collect(
     profiles: Profile,
     *,
     mean_action: bool = False,
-    watch: Callable[[Any, Mapping[str, Array]], Any] | None = None,
+    watch: Watch | None = None,
     axis_name: str | None = None,
 ) -> Rollout:
-  """Plays one episode for each profile, all agents on one policy.
+  """Plays one episode for each profile, with all agents on one policy.
 
   Args:
     env: the environment.
-    policy: what agents share.
+    policy: the policy that all agents share.
     agent: its parameters and normalisers.
-    key: of the batch, the same on all devices.
-    profiles: leading axis [b], one for each of this device's episodes (`repeated`).
-    mean_action: whether the mean action is taken in place of a sample.
+    key: random key of the batch, the same on all devices.
+    profiles: leading axis [b], one profile for each of this device's episodes (`repeated`).
+    mean_action: whether agents take the mean action in place of a sample.
     watch: as in `episode`.
-    axis_name: of the devices that share the batch; None: there is one.
+    axis_name: name of the axis of devices that share the batch; None means a single device.
 
   Returns:
     Trajectory [T, b, n, ...], final states [b, ...], and what was watched [T, b, ...].
@@ -121,19 +128,21 @@ def collect(
   count = jax.tree.leaves(profiles)[0].shape[0]
 
   def play(key, profile):
-    act = lambda k, observation: decide(policy, agent, None if mean_action else k, observation)
+    def act(key, observation):
+      return policy_lib.act(policy, agent, None if mean_action else key, observation)
+
     return episode(env, key, profile, act, watch)
 
   return batched(play, keys_of(key, count, axis_name), profiles)
 
 
 def repeated(profile: Profile, count: int) -> Profile:
-  """One profile for `count` episodes: a leading axis [count]."""
+  """Repeats one profile for `count` episodes, which adds a leading axis [count]."""
   return jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *jnp.shape(x))), profile)
 
 
 def episode_returns(trajectory: Trajectory, discount: float = 1.0) -> Array:
-  """Sum over time of discount^t reward: [T, *] -> [*]."""
+  """Sums discount^t reward over time: [T, *] -> [*]."""
   steps = len(trajectory.reward)
   powers = discount ** jnp.arange(steps, dtype=trajectory.reward.dtype)
   return jnp.tensordot(powers, trajectory.reward * trajectory.weight, 1)

@@ -4,7 +4,7 @@ Assumption 2 of Vadori et al. (2020): with beta_shared and beta_cal the learning
 
   beta_cal(m) / beta_shared(m) -> 0,   sum beta = infinity,   sum beta^2 < infinity  (of both).
 
-For rates b (1 + m / delay)^-power that is 1/2 < power_shared < power_cal <= 1.
+For rates b (1 + m / delay)^-power this means 1/2 < power_shared < power_cal <= 1.
 """
 
 import dataclasses
@@ -17,14 +17,20 @@ from calsheq_jax.types import Array
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-  """A factor (1 + m / delay)^-power at stage m = 0, 1, ...; 1 for ever where power is 0.
+  """The factor (1 + m / delay)^-power at stage m = 0, 1, ...; it is always 1 if power is 0.
 
-  With delay 1 it is 1 / m^power, counted from 1. A longer delay changes no limit: it is the number
-  of stages that the factor takes to fall to 2^-power.
+  With delay 1 the factor is 1 / m^power, where m counts from 1. A longer delay does not change the
+  limit: the factor reaches 2^-power after `delay` stages.
   """
 
-  power: float = 0.0
-  delay: float = 1.0  # stages
+  power: float = dataclasses.field(
+      default=0.0,
+      metadata={"help": "Power with which the factor falls; 0 keeps the factor at 1."},
+  )
+  delay: float = dataclasses.field(
+      default=1.0,
+      metadata={"help": "Number of stages after which the factor has fallen to 2^-power."},
+  )
 
   def __post_init__(self):
     if not 0 <= self.power < math.inf:
@@ -33,12 +39,12 @@ class Schedule:
       raise ValueError(f"delay={self.delay} of a schedule must be positive and finite")
 
   def __call__(self, stage: Array | float) -> Array:
-    """The factor at stages [*], from 0."""
+    """The factor at stages [*], which count from 0."""
     return (1 + jnp.asarray(stage, jnp.result_type(float)) / self.delay) ** -self.power
 
   @property
   def robbins_monro(self) -> bool:
-    """Whether the sum over all stages is infinite and that of the squares finite."""
+    """Whether the sum of the factors over all stages is infinite and that of squares is finite."""
     return 0.5 < self.power <= 1
 
 

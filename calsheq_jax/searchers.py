@@ -1,22 +1,24 @@
-"""Baselines that look for the best profile by trying one after another: ask and tell.
+"""Baselines that search for the best profile, one trial after another, by ask and tell.
 
-A searcher proposes a point of the box [-1, 1]^d, is told what it scored, and proposes the next:
+A searcher proposes a point of the box [-1, 1]^d, is told the point's score, and proposes the next:
 
   searcher = searchers.make("bo", size, seed)
   point = searcher.ask()
   searcher.tell(point, score)
 
-What is asked for depends on the seed and on what was told before, and on nothing else: to restore a
-searcher, make it anew and tell it everything again.
+The points depend only on the seed and on the points and scores told before. To restore a searcher,
+make it anew and tell it everything again (`search`).
 
-  bo      Bayesian optimisation: a Gaussian process with a Matern 5/2 kernel and the largest
-          expected improvement (package bayesian-optimization), the baseline of Vadori et al. (2020)
+  bo      Bayesian optimisation with a Gaussian process, a Matern 5/2 kernel and expected
+  improvement
+          (package bayesian-optimization), the baseline of Vadori et al. (2020)
   cmaes   evolution of a Gaussian by covariance matrix adaptation (package cma)
-  random  uniform
+  random  uniform random points
 
-Glossary: d numbers of a point; scores are to be large.
+Glossary: d numbers of a point. Searchers maximise the score.
 """
 
+import abc
 from collections.abc import Sequence
 from typing import Protocol
 import warnings
@@ -25,41 +27,50 @@ import numpy as np
 
 METHODS: tuple[str, ...] = ("bo", "cmaes", "random")
 
-# Of cmaes at the start, in half-widths of the box.
+# Standard deviation of cmaes at the start, in half-widths of the box.
 _FIRST_SPREAD = 0.5
-# Points of bo that are drawn before there is a model.
+
+# Number of random points of bo before it fits a model.
 _FIRST_POINTS = 10
-# Variance of the noise that bo takes scores to have, of that of all scores so far.
+
+# Variance of the noise that bo assumes in scores, relative to the variance of all scores so far.
 _NOISE = 0.01
-# By how much of a score bo wants to improve.
+
+# Improvement of the score that bo asks for beyond the best one (xi of expected improvement).
 _IMPROVEMENT = 0.0
 
 
 class Searcher(Protocol):
-  """One search for the largest score."""
+  """A search for the point with the largest score."""
 
   def ask(self) -> np.ndarray:
-    """The next point, [d] in [-1, 1]; the same until it is told about."""
+    """The next point, [d] in [-1, 1]; the same point until its score is told."""
 
   def tell(self, point: np.ndarray, score: float) -> None:
-    """What the point asked for has scored."""
+    """Takes the score of the point that was asked for.
+
+    Raises:
+      ValueError: the point has another size, or the score is not finite.
+    """
 
   def best(self) -> tuple[np.ndarray, float] | None:
-    """The point told of with the largest score, and that; None if none was told of."""
+    """The point with the largest score so far, and its score; None before the first score."""
 
 
 def make(method: str, size: int, seed: int, start: Sequence[float] | None = None) -> Searcher:
-  """A searcher.
+  """Makes a searcher.
 
   Args:
     method: one of METHODS.
     size: d.
-    seed: of its random numbers.
-    start: [d], the first point of bo and random, and the first mean of cmaes; None: the middle.
+    seed: seed of the searcher's random numbers.
+    start: [d] first point of bo and random, and first mean of cmaes; None takes the middle of the
+      box.
 
   Raises:
-    ValueError: an unknown method, or a start of another size or out of the box.
-    ImportError: the package of a method is not installed.
+    ValueError: the method is unknown, the start has another size or is out of the box, or cmaes has
+      fewer than two numbers to search.
+    ImportError: the method's package is not installed.
   """
   if method not in METHODS:
     raise ValueError(f"method={method!r} is not one of {', '.join(METHODS)}")
@@ -69,8 +80,8 @@ def make(method: str, size: int, seed: int, start: Sequence[float] | None = None
   return {"bo": Bayesian, "cmaes": Evolution, "random": Random}[method](size, seed, start)
 
 
-class _Searcher:
-  """Remembers what was told."""
+class _Searcher(abc.ABC):
+  """A searcher that remembers all points and scores; methods override _propose and _learn."""
 
   def __init__(self, size: int, seed: int, start: np.ndarray):
     self._size, self._seed, self._start = size, seed, start
@@ -102,20 +113,22 @@ class _Searcher:
     return self._points[index].copy(), self._scores[index]
 
   def _uniform(self) -> np.ndarray:
-    """The start at first, then draws that depend on how much was told."""
+    """The start at first, then random points that depend on the number of scores told."""
     if not self._scores:
       return self._start
     return np.random.default_rng([self._seed, len(self._scores)]).uniform(-1, 1, self._size)
 
+  @abc.abstractmethod
   def _propose(self) -> np.ndarray:
-    raise NotImplementedError
+    """The next point [d]; it is clipped to the box afterwards."""
 
   def _learn(self, point: np.ndarray, score: float) -> None:
-    pass
+    """Updates the method's own state; by default there is none."""
+    del point, score
 
 
 class Random(_Searcher):
-  """Uniform over the box."""
+  """Uniform random points of the box."""
 
   def _propose(self) -> np.ndarray:
     return self._uniform()
@@ -136,7 +149,7 @@ class Bayesian(_Searcher):
     told = len(self._scores)
     if told < _FIRST_POINTS:
       return self._uniform()
-    # Made anew each time, so that the same history makes the same proposal.
+    # The optimiser is made anew for each point, so that the same history gives the same point.
     names = [f"x{i:04d}" for i in range(self._size)]
     optimiser = self._package.BayesianOptimization(
         None,
@@ -148,7 +161,7 @@ class Bayesian(_Searcher):
     )
     optimiser.set_gp_params(alpha=_NOISE, n_restarts_optimizer=2)
     with warnings.catch_warnings():
-      # Of length scales at their bounds, and of points told twice.
+      # The package warns about length scales at their bounds, and about points told twice.
       warnings.simplefilter("ignore")
       for point, score in zip(self._points, self._scores):
         optimiser.register(params=dict(zip(names, point)), target=score)
@@ -157,7 +170,7 @@ class Bayesian(_Searcher):
 
 
 class Evolution(_Searcher):
-  """CMA-ES: populations drawn from a Gaussian whose mean and covariance follow the best of each."""
+  """CMA-ES: points drawn from a Gaussian whose mean and covariance follow the best points."""
 
   def __init__(self, size: int, seed: int, start: np.ndarray):
     super().__init__(size, seed, start)
@@ -167,7 +180,8 @@ class Evolution(_Searcher):
       raise ImportError(_missing("cmaes", "cma")) from error
     if size < 2:
       raise ValueError("cmaes needs two numbers to calibrate, or more: use bo or random for one")
-    # A generator of its own: by default cma draws from, and seeds, NumPy's global one.
+    # The search has a generator of its own: by default cma seeds NumPy's global one and draws from
+    # it.
     draw = np.random.RandomState(seed).randn
     options = {
         "bounds": [-1.0, 1.0],
@@ -186,7 +200,7 @@ class Evolution(_Searcher):
     return self._population[len(self._of_population)]
 
   def _learn(self, point: np.ndarray, score: float) -> None:
-    self._propose()  # when everything is told again, nobody has asked
+    self._propose()  # in a replay, points are told that nobody has asked for
     self._of_population.append(-score)
     if len(self._of_population) == len(self._population):
       with warnings.catch_warnings():
@@ -196,6 +210,7 @@ class Evolution(_Searcher):
 
 
 def _missing(method: str, package: str) -> str:
+  """The message about a package that is not installed."""
   return (
       f"method {method} needs the package {package}, which is not installed: run"
       f' `pip install -e ".[baselines]"`, or `pip install {package}`'

@@ -1,23 +1,25 @@
 """Training of a shared policy by self-play, and of a best response to it.
 
-`update` sets all agents on one policy and improves that policy for each of them against the
-others (Vadori et al. 2020, section 2, a and b): one step of the sequence whose endpoint is a shared
-equilibrium. `respond` improves the policy of one agent in a random seat while the others stay on a
-frozen one: what it gains is the epsilon of Definition 1 (`shared_game.certificate`).
+`update` lets all agents act on one policy, and improves that policy for each agent against the
+others (Vadori et al. 2020, section 2, a and b). This is one step of the sequence whose endpoint is
+a shared equilibrium. `respond` improves the policy of one agent in a random seat while the others
+stay on a frozen policy. The gain of that agent estimates the epsilon of Definition 1
+(`shared_game.certificate`).
 
-Both are one jitted program from episodes to new parameters; seeds are one more vmap:
+Both go from episodes to new parameters as one pure function, to be jitted as a whole. A vmap around
+them trains several seeds:
 
   state = ppo.init(key, policy, config)
   state, metrics = self_play.update(state, key, env, policy, config, profiles)
 
-Glossary: B episodes of the global batch, b those of this device, T steps, n agents.
+Glossary: B episodes of the global batch, b episodes of this device, T steps, n agents.
 """
 
 import jax
 import jax.numpy as jnp
 
+from calsheq_jax import policy as policy_lib
 from calsheq_jax import ppo, rollout
-from calsheq_jax.policy import decide
 from calsheq_jax.types import Agent, Array, Decision, Policy, Rollout
 from envs.base import Environment, Profile
 
@@ -33,20 +35,20 @@ def update(
     exploration: Array | float = 1.0,
     axis_name: str | None = None,
 ) -> tuple[ppo.State, dict[str, Array]]:
-  """Plays one episode a profile with all agents on the policy, and learns from all of them.
+  """Plays one episode for each profile with all agents on the policy, and learns from all agents.
 
   Args:
-    state: from `ppo.init`, or an update before.
-    key: of the whole run; the state's step makes the key of this update from it.
+    state: the result of `ppo.init`, or of the update before.
+    key: random key of the whole run; the key of this update is folded in from the state's step.
     env, policy, config: static under jit.
-    profiles: leading axis [b], one for each of this device's episodes (`rollout.repeated`).
-    learning_rate: multiplies the config's; may be traced.
-    exploration: multiplies the config's entropy_weight; may be traced.
-    axis_name: of the devices that share the batch; None: there is one.
+    profiles: leading axis [b], one profile for each of this device's episodes (`rollout.repeated`).
+    learning_rate: factor on config.learning_rate; it may be traced.
+    exploration: factor on config.entropy_weight; it may be traced.
+    axis_name: name of the axis of devices that share the batch; None means a single device.
 
   Returns:
-    The new state, and the metrics of `ppo.update`, with "reward" [n]: each agent's undiscounted
-    sum over the episode, a mean over all episodes.
+    The new state, and the metrics of `ppo.update` with "reward" [n], each agent's undiscounted
+    return, as a mean over all episodes.
   """
   play_key, learn_key = jax.random.split(jax.random.fold_in(key, state.step))
   played = rollout.collect(env, policy, state.agent, play_key, profiles, axis_name=axis_name)
@@ -57,6 +59,7 @@ def update(
 
 
 def _mean(x: Array, axis_name: str | None) -> Array:
+  """Mean over the episodes of all devices: [b, ...] -> [...]."""
   x = x.mean(0)
   return x if axis_name is None else jax.lax.pmean(x, axis_name)
 
@@ -67,17 +70,28 @@ def _mean(x: Array, axis_name: str | None) -> Array:
 def mixed(
     policy: Policy, first: Agent, second: Agent, seat: Array, *, mean_action: bool = False
 ) -> rollout.Act:
-  """What agents do where the one in `seat` [] is `first` and all others are `second`.
+  """Makes the agent in `seat` [] play `first`, and all others play `second`.
 
-  The two draw with the same random numbers: where they agree, so do their actions. With
-  `mean_action`, `first` takes its mean action.
+  Both draw with the same random numbers, so that two policies that agree take the same actions.
+
+  Args:
+    policy: static under jit.
+    first, second: parameters and normalisers of the two policies.
+    seat: [] index of an agent.
+    mean_action: whether `first` takes its mean action in place of a sample.
+
+  Returns:
+    A function from a key and observations [n, O] to decisions [n, ...].
   """
 
   def act(key: Array, observation: Array) -> Decision:
-    one = decide(policy, first, None if mean_action else key, observation)
-    other = decide(policy, second, key, observation)
+    one = policy_lib.act(policy, first, None if mean_action else key, observation)
+    other = policy_lib.act(policy, second, key, observation)
     here = jnp.arange(len(observation)) == seat
-    pick = lambda x, y: jnp.where(here.reshape((-1,) + (1,) * (x.ndim - 1)), x, y)
+
+    def pick(x, y):
+      return jnp.where(here.reshape((-1,) + (1,) * (x.ndim - 1)), x, y)
+
     return jax.tree.map(pick, one, other)
 
   return act
@@ -92,15 +106,15 @@ def deviate(
     profiles: Profile,
     axis_name: str | None = None,
 ) -> Rollout:
-  """Episodes in which one random seat is the deviator's; only what happened there is returned.
+  """Plays episodes in which a deviator takes one random seat, and returns the steps of that seat.
 
   Args:
     env, policy: static under jit.
-    deviator: plays one seat of each episode, drawn uniformly.
-    frozen: plays all others.
-    key: of the batch, the same on all devices.
+    deviator: the agent in one seat of each episode, drawn uniformly.
+    frozen: the agent in all other seats.
+    key: random key of the batch, the same on all devices.
     profiles: leading axis [b].
-    axis_name: of the devices; None: there is one.
+    axis_name: name of the axis of devices that share the batch; None means a single device.
 
   Returns:
     Trajectory [T, b, ...] of the deviator, and final states [b, ...].
@@ -130,16 +144,18 @@ def respond(
     exploration: Array | float = 1.0,
     axis_name: str | None = None,
 ) -> tuple[ppo.State, dict[str, Array]]:
-  """One update of a deviator in a random seat, all others frozen.
+  """Updates a deviator in a random seat, while all others stay frozen.
 
   Args:
-    state: of the deviator; `ppo.from_agent(frozen, config)` begins at the frozen policy.
-    key: of the whole training; the state's step makes the key of this update from it.
-    frozen: what the others play.
+    state: state of the deviator; `ppo.from_agent(frozen, config)` begins at the frozen policy.
+    key: random key of the whole training; the key of this update is folded in from the state's
+      step.
+    frozen: the agent in all other seats.
     env, policy, config, profiles, learning_rate, exploration, axis_name: as in `update`.
 
   Returns:
-    The new state, and the metrics of `ppo.update`, with "reward" [], the deviator's.
+    The new state, and the metrics of `ppo.update` with "reward" [], the deviator's undiscounted
+    return, as a mean over all episodes.
   """
   play_key, learn_key = jax.random.split(jax.random.fold_in(key, state.step))
   played = deviate(env, policy, state.agent, frozen, play_key, profiles, axis_name)
@@ -160,15 +176,15 @@ def best_response(
     *,
     axis_name: str | None = None,
 ) -> tuple[Agent, dict[str, Array]]:
-  """Trains a deviator from the frozen policy; its learning rate and exploration fall to 0.
+  """Trains a deviator from the frozen policy, with learning rate and exploration falling to 0.
 
   Args:
-    frozen: what the others play.
-    key: of the training.
+    frozen: the policy from which the deviator starts, and which all others play.
+    key: random key of the training.
     env, policy, config: static under jit.
     profiles: leading axis [b].
-    updates: of the deviator; static.
-    axis_name: of the devices; None: there is one.
+    updates: number of updates of the deviator; static.
+    axis_name: name of the axis of devices that share the batch; None means a single device.
 
   Returns:
     The deviator halfway through and at the end, leading axis [2], and the metrics of `respond`,

@@ -1,8 +1,8 @@
-"""Table of contents of calsheq_jax: the types that everything else speaks.
+"""Table of contents of calsheq_jax: the types that all modules share.
 
 Dimension letters used throughout the package:
   n   agents
-  B   episodes of the global batch, over all devices; b those of one device
+  B   episodes of the global batch, over all devices; b episodes of one device
   T   steps of an episode
   O   length of an observation
   A   length of an action
@@ -19,58 +19,59 @@ Params: TypeAlias = Any  # a pytree of arrays
 
 
 class Distribution(Protocol):
-  """Of actions in the environment's units; batch shape [*], event shape [A]."""
+  """A distribution of actions in the environment's units; batch shape [*], event shape [A]."""
 
   def sample(self, *, seed: Array) -> Array:
-    """One action for each member of the batch: [*, A]."""
+    """Draws one action for each member of the batch: [*, A]."""
 
   def log_prob(self, value: Array) -> Array:
-    """[*, A] -> [*]."""
+    """Log-density of actions: [*, A] -> [*]."""
 
   def entropy(self) -> Array:
-    """[*], in nats."""
+    """Differential entropy in nats: [*]."""
 
   def kl_divergence(self, other: "Distribution") -> Array:
-    """KL(self || other) [*], in nats."""
+    """KL(self || other) in nats: [*]."""
 
   def mean(self) -> Array:
-    """[*, A]."""
+    """Mean action: [*, A]."""
 
 
 class Policy(Protocol):
-  """What maps an observation to a distribution of actions, and to its value.
+  """A function from an observation to a distribution of actions, and to the observation's value.
 
-  Policies are without state and hashable, to be closed over or passed as static arguments. Any
-  object like this can be trained by `ppo`; `policy.ActorCritic` is one.
+  Policies have no state and are hashable, so that they can be closed over or passed as static
+  arguments. `ppo` can train any object with these methods; `policy.ActorCritic` is one.
   """
 
   @property
   def observation_size(self) -> int:
-    """O."""
+    """Length of an observation, O."""
 
   def init(self, key: Array) -> Params:
-    """Fresh parameters."""
+    """Draws fresh parameters."""
 
   def apply(self, params: Params, observation: Array) -> tuple[Array, Array]:
-    """[*, O], as `ppo` normalises it -> distribution parameters [*, P], value [*].
+    """Computes distribution parameters [*, P] and values [*] of observations [*, O].
 
-    The value is in normalised units, those of `Agent.returns`.
+    Observations come normalised by `policy.normalised`. Values are in the normalised units of
+    `Agent.returns`.
     """
 
   def distribution(self, parameters: Array) -> Distribution:
-    """[*, P] -> the distribution that these parameters are of."""
+    """The distribution with parameters [*, P]."""
 
 
 class Moments(NamedTuple):
   """Running mean and variance of vectors or numbers, [*]."""
 
-  count: Array  # [] float32, weight of what was seen
+  count: Array  # [] float32, total weight of the observations
   mean: Array  # [*]
   variance: Array  # [*] biased
 
 
 class Agent(NamedTuple):
-  """All that is needed to act: what is frozen when a policy is."""
+  """Everything that acting needs, and that stays fixed when a policy is frozen."""
 
   params: Params
   observations: Moments  # [O]
@@ -78,36 +79,36 @@ class Agent(NamedTuple):
 
 
 class Decision(NamedTuple):
-  """What an agent does, and what learning wants to remember of it."""
+  """An action, and the facts about it from which the learner learns."""
 
-  action: Array  # [*, A] environment's units, not clipped to the box
+  action: Array  # [*, A] in the environment's units, not clipped to the box
   log_prob: Array  # [*]
-  parameters: Array  # [*, P] of the distribution that the action is from
+  parameters: Array  # [*, P] parameters of the distribution that the action was drawn from
   value: Array  # [*] in units of reward
 
 
 class Trajectory(NamedTuple):
-  """Steps of many episodes, time first; * is [B, n] for agents, [B] for a learner that is alone.
+  """Steps of many episodes, time first; * is [B, n], or [B] for a learner that is alone.
 
-  What comes after an episode's end has weight 0; its observation and value are those of the state
-  in which the episode ended.
+  Steps after an episode's end have weight 0; their observation and value belong to the state in
+  which the episode ended.
   """
 
-  observation: Array  # [T, *, O] raw
+  observation: Array  # [T, *, O] as the environment gives it, before normalisation
   action: Array  # [T, *, A]
   log_prob: Array  # [T, *]
   parameters: Array  # [T, *, P]
   value: Array  # [T, *] in units of reward
   reward: Array  # [T, *]
   done: Array  # [T, *] bool: the episode has ended with this step
-  truncated: Array  # [T, *] bool: it ended only because time was cut
+  truncated: Array  # [T, *] bool: the episode has ended only because time was cut
   weight: Array  # [T, *] 1 for a step that was taken, 0 after the end
-  last_value: Array  # [*] of the state after the last step
+  last_value: Array  # [*] value of the state after the last step
 
 
 class Rollout(NamedTuple):
-  """Episodes that were played."""
+  """A batch of episodes that were played."""
 
   trajectory: Trajectory  # [T, B, n, ...]
-  states: Any  # [B, ...] environment's states at the end of each episode, for env.outputs
-  watched: Any = None  # [T, B, ...] what else was recorded of each step, if anything
+  states: Any  # [B, ...] the environment's states at the end of each episode, for env.outputs
+  watched: Any = None  # [T, B, ...] further records of each step, if any

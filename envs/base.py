@@ -1,11 +1,12 @@
-"""What an environment is: many agents act at once, each of a type drawn from its supertype.
+"""The interface of environments in which many agents act at once, each with a type of its own.
 
-The supertype profile (Lambda in Vadori et al. 2020) says how types are drawn. It is a pytree of
-arrays, goes into `reset` and `step` as a traced argument, and so `vmap` runs one environment under
-many profiles. Environments are objects without state, hashable, to be closed over or passed as
-static arguments; everything is written for one episode, the caller vmaps.
+Types are drawn from supertypes, and the supertype profile (Lambda in Vadori et al. 2020) says how.
+The profile is a pytree of arrays and a traced argument of `reset` and `step`, so that `vmap` runs
+one environment under many profiles. Environments are hashable objects without state, to be closed
+over or passed as static arguments. Everything is written for one episode; the caller vmaps.
 
-Glossary: n agents, T steps of an episode at most.
+Glossary: n agents, T largest number of steps in an episode, O length of an observation, A length of
+an action.
 """
 
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ State: TypeAlias = Any  # a pytree of arrays
 
 
 class Box(NamedTuple):
-  """Closed bounds: two arrays of one shape, or two pytrees of such arrays."""
+  """Closed bounds: two arrays of the same shape, or two pytrees of such arrays."""
 
   low: Any
   high: Any
@@ -30,27 +31,27 @@ class Environment(Protocol):
 
   @property
   def num_agents(self) -> int:
-    """n."""
+    """The number of agents, n."""
 
   @property
   def agent_names(self) -> tuple[str, ...]:
-    """A name for each agent, all different."""
+    """The agents' names [n], all different."""
 
   @property
   def supertype_names(self) -> tuple[str, ...]:
-    """A name for each supertype."""
+    """The supertypes' names."""
 
   @property
   def supertypes(self) -> tuple[int, ...]:
-    """Index of each agent's supertype."""
+    """The index of each agent's supertype [n]."""
 
   @property
   def horizon(self) -> int:
-    """T: every episode has ended after that many steps."""
+    """The number of steps after which every episode has ended, T."""
 
   @property
   def observation_names(self) -> tuple[str, ...]:
-    """A name for each number that an agent observes."""
+    """A name for each number of an observation [O]."""
 
   @property
   def profile_names(self) -> tuple[str, ...]:
@@ -58,33 +59,46 @@ class Environment(Protocol):
 
   @property
   def observation_size(self) -> int:
-    """Length of the vector that one agent observes; its type is part of it."""
+    """The length of one agent's observation, O; the agent's type is part of it."""
 
   @property
   def action_space(self) -> Box:
-    """Bounds [act_dim] of one agent's action. Actions beyond are clipped to them."""
+    """Bounds [A] of one agent's action. Actions beyond them are clipped."""
 
   @property
   def profile_space(self) -> Box:
-    """Bounds of a profile: pytrees like it. Any profile within them is legal."""
+    """Bounds of a profile, as pytrees like it. Any profile within them is legal."""
 
   def profile(self) -> Profile:
-    """One to begin with; environments may take arguments that change it."""
+    """A default profile; environments may take arguments that change it."""
 
   def reset(self, key: Array, profile: Profile) -> tuple[Array, State]:
-    """Draws types and begins an episode: -> observations [n, observation_size], state."""
+    """Draws types and begins an episode.
+
+    Args:
+      key: random key.
+      profile: the supertype profile.
+
+    Returns:
+      Observations [n, O], state.
+    """
 
   def step(
       self, key: Array, state: State, action: Array, profile: Profile
   ) -> tuple[Array, State, Array, Array, Mapping[str, Array]]:
-    """All agents act: action [n, act_dim].
+    """Lets all agents act once. An episode that has ended does not restart by itself.
+
+    Args:
+      key: random key.
+      state: the state before the step.
+      action: [n, A].
+      profile: the supertype profile.
 
     Returns:
-      Observations [n, observation_size], state, reward [n], done [] bool, info. Every info has
-      "truncated" [] bool: the episode ended only because time was cut, so that what would have
-      followed still has a value; done without it means that nothing follows. Nothing resets by
-      itself.
+      Observations [n, O], state, reward [n], done [] bool, info. Every info has "truncated" []
+      bool: the episode ended only because time was cut, so that the state in which it ended still
+      has a value. If an episode is done and not truncated, nothing follows.
     """
 
   def outputs(self, state: State) -> Mapping[str, Array]:
-    """What the episode has shown so far, by name: what targets of a calibration are set on."""
+    """Statistics of the episode so far, by name; targets of a calibration are set on them."""

@@ -1,25 +1,26 @@
 """A one-step game whose shared equilibrium is known, and in which calibration has a known answer.
 
-Agent i has a type theta_i, its ideal action, drawn evenly from its supertype's mean +- `spread`. It
-sees the type and which supertype it is of, acts a_i, and is rewarded
+Agent i has a type theta_i, its ideal action, drawn uniformly from its supertype's mean +- `spread`.
+It observes its type and its supertype, takes the action a_i, and earns
 
   a_i (theta_i + coupling * mean of the others' actions) - a_i^2 / 2.
 
-Equilibrium. An agent's reward is strictly concave in its own action and linear in the others',
-which it can neither see nor influence. What it does best when all others play a policy whose
-actions have mean A_s for supertype s is therefore deterministic:
+Equilibrium. An agent's reward is strictly concave in its own action and linear in the others'
+actions, which it can neither see nor influence. If all others play a policy whose actions have the
+mean A_s for supertype s, the best action is therefore deterministic:
 
   a(theta, s) = theta + coupling m_s,    m_1 = ((n_1 - 1) A_1 + n_2 A_2) / (n - 1),
                                          m_2 = (n_1 A_1 + (n_2 - 1) A_2) / (n - 1),
 
-with n_s agents of supertype s. Means over theta of a policy that is best against itself solve
-A_s = mu_s + coupling m_s, which is A = mu + coupling W A with rows of W that sum to one and are not
-negative: for |coupling| < 1 it has one solution, so there is one shared equilibrium. It earns
+with n_s agents of supertype s. The means over theta of a policy that is best against itself solve
+A_s = mu_s + coupling m_s, which is A = mu + coupling W A, where W has rows that sum to one and no
+negative entry. For |coupling| < 1 this has one solution, so there is one shared equilibrium. Its
+expected reward is half the mean of a(theta, s)^2,
 
-  (A_s^2 + spread^2 / 3) / 2
+  (A_s^2 + spread^2 / 3) / 2.
 
-in expectation, half the mean of a(theta, s)^2. The other way round, mu = A - coupling W A is the
-one profile whose equilibrium has given means A: the answer of a calibration to them.
+Conversely, mu = A - coupling W A is the only profile whose equilibrium has the means A. It is the
+answer of a calibration whose targets are A.
 
 Glossary: n agents, the first n_1 of supertype 1 and n_2 = n - n_1 of supertype 2.
 """
@@ -35,19 +36,34 @@ import numpy as np
 
 from envs.base import Array, Box
 
-# Actions may go this much further than the largest that any equilibrium has.
+# Bound of actions, relative to the largest action of any equilibrium.
 _MARGIN = 1.2
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  """Constants; all in units of actions but for counts and the coupling."""
+  """The constants of the game."""
 
-  num_agents: int = 4  # n
-  first: int = 1  # n_1, of supertype 1; at least one agent is of each
-  coupling: float = 0.5  # to the mean of the others' actions, in (-1, 1)
-  spread: float = 0.5  # half the width of a supertype's types
-  largest_mean: float = 1.0  # means of types are within +- this
+  num_agents: int = dataclasses.field(default=4, metadata={"help": "Number of agents."})
+  first: int = dataclasses.field(
+      default=1,
+      metadata={"help": "Number of agents of supertype 1; each supertype has at least one agent."},
+  )
+  coupling: float = dataclasses.field(
+      default=0.5,
+      metadata={
+          "help": "Weight of the mean of the other agents' actions in the ideal action, between -1"
+          " and 1."
+      },
+  )
+  spread: float = dataclasses.field(
+      default=0.5,
+      metadata={"help": "Half of the width of a supertype's range of types, in units of actions."},
+  )
+  largest_mean: float = dataclasses.field(
+      default=1.0,
+      metadata={"help": "Largest absolute value of a mean of types, in units of actions."},
+  )
 
   def __post_init__(self):
     for field in ("num_agents", "first"):
@@ -73,7 +89,7 @@ class Profile(NamedTuple):
   """The supertype profile."""
 
   mean1: Array  # [] mu_1, mean of the types of supertype 1
-  mean2: Array  # [] mu_2
+  mean2: Array  # [] mu_2, mean of the types of supertype 2
 
 
 class State(NamedTuple):
@@ -86,7 +102,7 @@ class State(NamedTuple):
 
 
 class LinearQuadratic:
-  """The environment (`envs.base.Environment`). Without state; equal where its config is."""
+  """The game as an `envs.base.Environment`; it has no state, and compares by its config."""
 
   def __init__(self, config: Config | None = None):
     self._config = Config() if config is None else config
@@ -131,7 +147,7 @@ class LinearQuadratic:
 
   @property
   def observation_names(self) -> tuple[str, ...]:
-    """Type, and supertype as -1 or 1."""
+    """The names of the two observed numbers; the supertype is -1 or 1."""
     return ("type", "supertype")
 
   @property
@@ -174,7 +190,7 @@ class LinearQuadratic:
   def step(
       self, key: Array, state: State, action: Array, profile: Profile
   ) -> tuple[Array, State, Array, Array, Mapping[str, Array]]:
-    """The only step: action [n, 1]; see `envs.base`. Nothing follows it."""
+    """Takes the only step, with action [n, 1]; see `envs.base`."""
     del key, profile
     low, high = self.action_space
     action = jnp.clip(jnp.asarray(action, state.type.dtype), low, high)[:, 0]
@@ -187,10 +203,17 @@ class LinearQuadratic:
     )
 
   def outputs(self, state: State) -> Mapping[str, Array]:
-    """action [n], rewards [n], and their means over each supertype, supertype_action [2],
-    supertype_rewards [2]."""
+    """Statistics of the episode.
+
+    Returns:
+      action [n], rewards [n], and their means over the agents of each supertype, supertype_action
+      [2] and supertype_rewards [2].
+    """
     first = self._config.first
-    means = lambda x: jnp.stack([x[:first].mean(), x[first:].mean()])
+
+    def means(x):
+      return jnp.stack([x[:first].mean(), x[first:].mean()])
+
     return {
         "action": state.action,
         "supertype_action": means(state.action),
@@ -199,26 +222,26 @@ class LinearQuadratic:
     }
 
   def equilibrium_means(self, profile: Profile) -> Array:
-    """[2] A, mean action of each supertype at the shared equilibrium."""
+    """The mean action of each supertype at the shared equilibrium, A [2]."""
     mean = jnp.stack(profile)
     return jnp.linalg.solve(jnp.eye(2) - self._config.coupling * self._weights, mean)
 
   def equilibrium(self, observation: Array, profile: Profile) -> Array:
-    """Actions [*, 1] of the shared equilibrium on observations [*, 2]."""
+    """The action of the shared equilibrium: observations [*, 2] -> [*, 1]."""
     offset = self._config.coupling * (self._weights @ self.equilibrium_means(profile))
     return (observation[..., 0] + jnp.where(observation[..., 1] < 0, *offset))[..., None]
 
   def equilibrium_value(self, profile: Profile) -> Array:
-    """[2] what an agent of each supertype earns at the shared equilibrium, in expectation."""
+    """The expected reward of an agent of each supertype at the shared equilibrium, [2]."""
     return (self.equilibrium_means(profile) ** 2 + self._config.spread**2 / 3) / 2
 
   def profile_of(self, means: Array) -> Profile:
-    """The profile whose equilibrium has mean actions [2]; it need not be within the bounds."""
+    """The profile whose equilibrium has the mean actions [2]; it may lie out of the bounds."""
     return Profile(*(means - self._config.coupling * (self._weights @ means)))
 
   @property
   def _weights(self) -> np.ndarray:
-    """[2, 2] W: of each supertype's mean action in what an agent of a supertype expects."""
+    """The weights W [2, 2] of the supertypes' mean actions in the mean of an agent's opponents."""
     first = self._config.first
     second = self.num_agents - first
     return np.array([[first - 1, second], [first, second - 1]]) / (self.num_agents - 1)

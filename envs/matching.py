@@ -1,12 +1,12 @@
-"""Which merchant each customer of the market trades with: a plain form and a fast one.
+"""The matching of the market's customers to merchants, in a dense form and in a faster, packed one.
 
-Customers are bits of 32-bit words, W words a cluster. The words of all clusters stand in one axis,
-and random numbers are drawn in one: XLA makes vector instructions of a long last axis, of W alone
-it does not. Both forms read the same random bits, so they agree exactly in every step in which no
-two merchants quote the same price, and in distribution in any other; the plain one is the reference
-for the other.
+Customers are bits of 32-bit words, with W words in a cluster. The words of all clusters form one
+axis, and random bits are drawn along it, because XLA vectorises a long last axis but not one of
+length W. Both forms read the same random bits. They agree exactly in every step in which no two
+merchants quote the same price, and in distribution in every other step. The dense form is the
+reference for the packed one.
 
-Glossary: n merchants, C clusters, m customers in each, W = ceil(m / 32).
+Glossary: n merchants, C clusters, m customers in each cluster, W = ceil(m / 32) words.
 """
 
 import functools
@@ -19,27 +19,31 @@ import numpy as np
 
 from envs.base import Array
 
+# Number of bits in a word.
 _WORD = 32
 
 
 class Trades(NamedTuple):
-  """Transactions of one step, by cluster, int32."""
+  """Numbers of transactions in one step, by cluster, int32."""
 
-  bought: Array  # [n, C] those in which the merchant buys
-  sold: Array  # [n, C] those in which it sells
-  facility_bought: Array  # [C] the same of the facility
-  facility_sold: Array  # [C]
+  bought: Array  # [n, C] transactions in which the merchant buys
+  sold: Array  # [n, C] transactions in which the merchant sells
+  facility_bought: Array  # [C] transactions in which the facility buys
+  facility_sold: Array  # [C] transactions in which the facility sells
   buyers: Array  # [C] customers who wanted to buy
-  sellers: Array  # [C] to sell
+  sellers: Array  # [C] customers who wanted to sell
 
 
 def words(customers: int) -> int:
-  """m -> W."""
+  """The number of words for m customers, W."""
   return -(-customers // _WORD)
 
 
 def pack(customers: Array) -> Array:
-  """Bool [..., C, m] -> uint32 [..., C W]; a cluster's customer k is bit k % 32 of word k // 32."""
+  """Packs flags of customers into words: bool [..., C, m] -> uint32 [..., C W].
+
+  Customer k of a cluster is bit k % 32 of the cluster's word k // 32.
+  """
   *lead, m = customers.shape
   padded = jnp.pad(customers, [(0, 0)] * len(lead) + [(0, words(m) * _WORD - m)])
   bits = padded.reshape(*lead[:-1], -1, _WORD).astype(jnp.uint32)
@@ -47,27 +51,32 @@ def pack(customers: Array) -> Array:
 
 
 def unpack(packed: Array, customers: int) -> Array:
-  """Inverse of `pack`: uint32 [..., C W] -> bool [..., C, m]."""
+  """The inverse of `pack`: uint32 [..., C W] -> bool [..., C, m]."""
   bits = (packed[..., None] >> jnp.arange(_WORD, dtype=jnp.uint32)) & 1
   padded = bits.reshape(*packed.shape[:-1], -1, words(customers) * _WORD)
   return padded[..., :customers].astype(bool)
 
 
 def sides(key: Array, clusters: int, customers: int) -> tuple[Array, Array]:
-  """Each customer buys or sells, with probability 1/2 -> buyers, sellers, uint32 [C W]."""
+  """Draws whether each customer buys or sells, with probability 1/2 each.
+
+  Returns:
+    Buyers and sellers, uint32 [C W].
+  """
   everyone = np.tile(_everyone(customers), clusters)
   coins = jax.random.bits(key, everyone.shape, jnp.uint32)
   return coins & everyone, ~coins & everyone
 
 
 def match_dense(key: Array, links: Array, e_buy: Array, e_sell: Array, customers: int) -> Trades:
-  """Every customer looks at every merchant: n C m comparisons of prices.
+  """Matches customers to merchants with n C m comparisons of prices.
 
   Args:
-    key: PRNG key.
-    links: [n, C W] uint32, who is connected to whom.
-    e_buy: [n] how far the bid is below the facility's, in half-spreads; the lowest is the best bid.
-    e_sell: [n] how far the ask is above the facility's; the lowest is the best ask.
+    key: random key. links: [n, C W] uint32, a bit for each pair of a merchant and a customer.
+    e_buy: [n] distance of the bid below the facility's, in half-spreads; the lowest is the best
+    bid. e_sell: [n] distance of the ask above the facility's, in half-spreads; the lowest is the
+    best
+      ask.
     customers: m.
   """
   key_sides, key_ties = jax.random.split(key)
@@ -80,7 +89,10 @@ def match_dense(key: Array, links: Array, e_buy: Array, e_sell: Array, customers
   lot = jnp.where(best, jax.random.uniform(key_ties, best.shape), -1.0)
   served = best.any(axis=0)
   chosen = (jnp.argmax(lot, axis=0) == jnp.arange(n)[:, None, None]) & served
-  count = lambda who: jnp.sum(who, axis=-1, dtype=jnp.int32)
+
+  def count(who):  # [..., C, m] -> [..., C]
+    return jnp.sum(who, axis=-1, dtype=jnp.int32)
+
   return Trades(
       bought=count(chosen & sellers),
       sold=count(chosen & buyers),
@@ -92,18 +104,21 @@ def match_dense(key: Array, links: Array, e_buy: Array, e_sell: Array, customers
 
 
 def match_packed(key: Array, links: Array, e_buy: Array, e_sell: Array, customers: int) -> Trades:
-  """As `match_dense`, 32 customers at a time: n^2 C W operations on words.
+  """Matches customers to merchants like `match_dense`, with n^2 C W operations on words.
 
-  A merchant can win the customers whom it is connected to and no merchant with a better price is.
-  Where merchants with the same price are left, each tosses a coin for each such customer, and
-  those with tails are out where another has heads; so on until one is left.
+  A merchant can win the linked customers who are linked to no merchant with a better price. If
+  several merchants with the same price are left for a customer, each of them tosses a coin, and
+  those with tails drop out if another one has heads. The tosses repeat until one merchant is left.
   """
   key_sides, key_ties = jax.random.split(key)
   n, clusters = len(links), links.shape[1] // words(customers)
   buyers, sellers = sides(key_sides, clusters, customers)
 
   def winners(quote):  # [n] -> [n, C W]
-    mask = lambda condition: jnp.where(condition, ~jnp.uint32(0), jnp.uint32(0))[..., None]
+
+    def mask(condition):  # bool [...] -> words of ones or zeros [..., 1]
+      return jnp.where(condition, ~jnp.uint32(0), jnp.uint32(0))[..., None]
+
     better = mask(quote[:, None] < quote)  # [n, n, 1]: the first has the better price
     taken = _any(links[j] & better[j] for j in range(n))
     return links & ~taken & mask(quote <= 0)
@@ -127,7 +142,7 @@ def match_packed(key: Array, links: Array, e_buy: Array, e_sell: Array, customer
 
 
 def _toss(key: Array, best: Array) -> Array:
-  """Leaves each customer one of its merchants, evenly at random: [n, C W] -> [n, C W]."""
+  """Leaves each customer one of its merchants, uniformly at random: [n, C W] -> [n, C W]."""
 
   def undecided(carry):
     once = twice = jnp.zeros_like(best[0])
@@ -145,11 +160,12 @@ def _toss(key: Array, best: Array) -> Array:
 
 
 def _any(words) -> Array:
+  """The bitwise or of several arrays of words."""
   return functools.reduce(operator.or_, words)
 
 
 def _everyone(customers: int) -> np.ndarray:
-  """[W] uint32: a bit for each of m customers."""
+  """Words with a bit for each of m customers: uint32 [W]."""
   bits = np.zeros(words(customers) * _WORD, np.uint64)
   bits[:customers] = 1
   weights = np.uint64(1) << np.arange(_WORD, dtype=np.uint64)

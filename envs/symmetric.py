@@ -1,26 +1,27 @@
 """Symmetric two-player games in which self-play can be followed by hand (Vadori et al. 2020).
 
-Both players choose a number x in [0, 1]; against y it earns u(x, y). Each game is extended
+Each player chooses a number in [0, 1], and x earns u(x, y) against y. Each game is extended
 transitive (Assumption 1): there is a skill T with
 
-  u(y, x) - u(x, x) > epsilon   implies   T(y) - T(x) > delta(epsilon),
+  u(y, x) - u(x, x) > epsilon   implies   T(y) - T(x) > delta(epsilon).
 
-so that a self-play sequence, whose every strategy gains more than epsilon against the one before
-it when that plays itself, has at most (sup T - inf T) / delta(epsilon) steps (Theorem 1).
+In a self-play sequence every strategy y gains more than epsilon over the strategy x before it, in
+the sense u(y, x) - u(x, x) > epsilon. Such a sequence therefore has at most
+(sup T - inf T) / delta(epsilon) steps (Theorem 1).
 
-  transitive            u = t(x) - t(y), T = t, delta(e) = e: the example of Balduzzi et al. that
-                        the paper takes up, with t(x) = 1 - (x - 0.7)^2; equilibrium x = 0.7
+  transitive            u = t(x) - t(y), T = t, delta(e) = e: an example of Balduzzi et al. that
+                        the paper uses, with t(x) = 1 - (x - 0.7)^2; equilibrium x = 0.7
   monotonic             u = tanh(t(x) - t(y)), T = t, delta(e) = arctanh(e); equilibrium x = 0.7
   piecewise_potential   u = h(x + y) g(x - y), h(s) = 1 + s; g(z) = g_1(z) = 1 + a z where z >= 0,
                         g_2(|z|) = 1 - b |z| elsewhere; T(x) = h(2 x). With d = y - x > 0,
 
                           u(y, x) - u(x, x) = d (1 + a (1 + x + y)),    T(y) - T(x) = 2 d
 
-                        A lower y only loses, so x = 1 is the only symmetric equilibrium, and gains
-                        above epsilon need d > epsilon / (1 + 3 a): delta(e) = 2 e / (1 + 3 a).
-                        `PIECEWISE_POTENTIAL` has a = b = 1/2. With this h it is an exact potential
-                        game, too, at any slopes: u(x, y) - u(y, x) = (a + b) (t(x) - t(y)) with
-                        t(x) = x + x^2
+                        A lower y only loses, so that x = 1 is the only symmetric equilibrium. A
+                        gain above epsilon needs d > epsilon / (1 + 3 a), so that
+                        delta(e) = 2 e / (1 + 3 a). `PIECEWISE_POTENTIAL` has a = b = 1/2. With
+                        this h the game is also an exact potential game for all slopes:
+                        u(x, y) - u(y, x) = (a + b) (t(x) - t(y)) with t(x) = x + x^2
 """
 
 from collections.abc import Callable, Mapping
@@ -36,17 +37,17 @@ from envs.base import Array, Box
 
 @dataclasses.dataclass(frozen=True)
 class Game:
-  """A symmetric game of two players on [0, 1]. Functions work on arrays of any shape."""
+  """A symmetric game of two players on [0, 1]. Its functions take arrays of any shape."""
 
   name: str
-  payoff: Callable[[Array, Array], Array]  # u(x, y): what x earns against y
+  payoff: Callable[[Array, Array], Array]  # u(x, y), the reward of x against y
   skill: Callable[[Array], Array]  # T
   delta: Callable[[Array], Array]  # epsilon -> delta
   skills: tuple[float, float]  # inf T and sup T
-  equilibrium: float  # the only x that no strategy gains against
+  equilibrium: float  # the only x against which no strategy gains
 
   def steps(self, epsilon: float) -> float:
-    """Most steps of a self-play sequence whose every step gains more than epsilon.
+    """Bound on the steps of a self-play sequence in which every step gains more than epsilon.
 
     Raises:
       ValueError: epsilon is not positive.
@@ -57,6 +58,7 @@ class Game:
     return (high - low) / float(self.delta(epsilon))
 
 
+# Equilibrium of the transitive and the monotonic game.
 _BEST = 0.7
 
 
@@ -65,12 +67,13 @@ def _ability(x: Array) -> Array:
   return 1 - (x - _BEST) ** 2
 
 
-@functools.cache  # games compare by their functions
+# The cache makes equal arguments give the same object, because games compare by their functions.
+@functools.cache
 def piecewise_potential(above: float = 0.5, below: float = 0.5) -> Game:
-  """The piecewise potential game with slopes a = above and b = below.
+  """Makes the piecewise potential game with slopes a = above and b = below.
 
   Raises:
-    ValueError: a negative slope, or b above 1, where payoffs may be negative.
+    ValueError: a slope is negative, or b is above 1, where payoffs may be negative.
   """
   if not (0 <= above < float("inf") and 0 <= below <= 1):
     raise ValueError(f"above={above}, below={below}: take above >= 0 and below in [0, 1]")
@@ -92,7 +95,7 @@ def piecewise_potential(above: float = 0.5, below: float = 0.5) -> Game:
 def piecewise_potentials(
     x: Array, y: Array, above: float = 0.5, below: float = 0.5
 ) -> tuple[Array, Array]:
-  """P_1(x, y) and P_2(x, y), both symmetric: h(x + y) g_j(|x - y|); T(x) = P_j(x, x)."""
+  """The symmetric potentials P_j(x, y) = h(x + y) g_j(|x - y|), j = 1, 2; T(x) = P_j(x, x)."""
   gap = jnp.abs(x - y)
   return (1 + x + y) * (1 + above * gap), (1 + x + y) * (1 - below * gap)
 
@@ -109,7 +112,7 @@ MONOTONIC = Game(
     name="monotonic",
     payoff=lambda x, y: jnp.tanh(_ability(x) - _ability(y)),
     skill=_ability,
-    delta=lambda epsilon: jnp.arctanh(jnp.minimum(epsilon, 1.0)),  # no gain is above 1
+    delta=lambda epsilon: jnp.arctanh(jnp.minimum(epsilon, 1.0)),  # gains are at most 1
     skills=(1 - _BEST**2, 1.0),
     equilibrium=_BEST,
 )
@@ -120,9 +123,9 @@ GAMES: Mapping[str, Game] = {
 
 
 class Profile(NamedTuple):
-  """There are no types; what payoffs are multiplied by."""
+  """A profile without types, which only scales the payoffs."""
 
-  scale: Array  # [] positive
+  scale: Array  # [] positive factor on payoffs
 
 
 class State(NamedTuple):
@@ -135,7 +138,7 @@ class State(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class SymmetricGame:
-  """A `Game` as a one-step environment (`envs.base.Environment`); both players see [1]."""
+  """A `Game` as a one-step `envs.base.Environment`; both players observe the constant 1."""
 
   game: Game = PIECEWISE_POTENTIAL
 
@@ -161,15 +164,16 @@ class SymmetricGame:
     return Profile(jnp.asarray(scale, jnp.result_type(float)))
 
   def reset(self, key: Array, profile: Profile) -> tuple[Array, State]:
-    """Nothing is drawn; see `envs.base`."""
+    """Begins an episode, without any random numbers; see `envs.base`."""
     del key, profile
-    zeros = lambda: jnp.zeros(2, jnp.result_type(float))
-    return self._observe(), State(jnp.zeros((), jnp.int32), zeros(), zeros())
+    dtype = jnp.result_type(float)
+    state = State(jnp.zeros((), jnp.int32), action=jnp.zeros(2, dtype), rewards=jnp.zeros(2, dtype))
+    return self._observe(), state
 
   def step(
       self, key: Array, state: State, action: Array, profile: Profile
   ) -> tuple[Array, State, Array, Array, Mapping[str, Array]]:
-    """The only step: action [2, 1]; see `envs.base`. Nothing follows it."""
+    """Takes the only step, with action [2, 1]; see `envs.base`."""
     del key
     action = jnp.clip(jnp.asarray(action, state.action.dtype), 0, 1)[:, 0]
     reward = profile.scale.astype(action.dtype) * self.game.payoff(action, action[::-1])
@@ -180,8 +184,15 @@ class SymmetricGame:
     )
 
   def outputs(self, state: State) -> Mapping[str, Array]:
-    """action [2], rewards [2] and their means, supertype_action [1], supertype_rewards [1]."""
-    mean = lambda x: x.mean(keepdims=True)
+    """Statistics of the episode.
+
+    Returns:
+      action [2], rewards [2], and their means, supertype_action [1] and supertype_rewards [1].
+    """
+
+    def mean(x):
+      return x.mean(keepdims=True)
+
     return {
         "action": state.action,
         "supertype_action": mean(state.action),

@@ -37,8 +37,8 @@ from calsheq_jax import (
     calibrator,
     calsheq,
     experiments,
+    minibatches,
     policy,
-    ppo,
     searchers,
     shared_game,
 )
@@ -351,7 +351,7 @@ def _check(run: Run, mesh) -> None:
   if run.certify:
     try:
       each = parallel.per_device_batch(run.response_episodes, mesh)
-      ppo.check_batch(run.experiment.env.horizon, each, run.config.shared.minibatches)
+      minibatches.check_batch(run.experiment.env.horizon, each, run.config.shared.minibatches)
     except ValueError as error:
       raise UsageError(f"--response_episodes: {error}") from error
 

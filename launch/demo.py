@@ -1,55 +1,36 @@
-"""The first thing to run: solves games of 22 kinds and draws the answers. About a minute.
+"""Solves games of 22 classes and draws the results: the first program to run. It takes a minute.
 
   python -m launch.demo --out=out/demo
 
-Writes gamut.png (how well and in how many steps), polytopes.png (what is being selected),
-summary.csv and games.npz.
+Writes gamut.png (gap and iterations of each class), polytopes.png (equilibria of three 2x2 games),
+summary.csv and games.npz into --out.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import csv
-import functools
-import os
+import dataclasses
 import pathlib
-import platform
+import sys
 import threading
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from absl import app, flags, logging
 import jax
-import matplotlib
 import numpy as np
 
-from launch.figures import games as figures
+from launch.evaluation.games import GAMES_2X2, normalised, select_2x2, uniform_gaps
+from launch.figures.games import ByClass, draw_classes
+from launch.figures.polytopes import draw_polytopes
+from launch.runtime import flags, program
+from launch.runtime.progress import CompileClock
 import nes_jax
+from nes_jax.types import CONCEPTS
 
 _GAMES = pathlib.Path(__file__).resolve().parents[1] / "tests" / "data" / "gamut_8x8.npz"
-CONCEPTS = ("cce", "ce")
 PRECISIONS = ("float64", "float32")
-
-GAMES_2X2 = (
-    figures.Game(
-        "Chicken",
-        (("dare", "yield"), ("dare", "yield")),
-        np.array([[[0.0, 7], [2, 6]], [[0, 2], [7, 6]]]),
-        elevation=38,
-    ),
-    figures.Game(
-        "Battle of the sexes",
-        (("opera", "boxing"), ("opera", "boxing")),
-        np.array([[[3.0, 0], [0, 2]], [[2, 0], [0, 3]]]),
-        azimuth=-25,
-        elevation=30,
-    ),
-    # Selten (1978): the polytope is a triangle, for fighting an entrant is never rational.
-    figures.Game(
-        "Chain store",
-        (("enter", "stay out"), ("share", "fight")),
-        np.array([[[2.0, 0], [1, 1]], [[2, 0], [5, 5]]]),
-    ),
-)
+# Seconds. Shorter calls are timed again, since compilation cannot be subtracted precisely.
+_SHORT = 2
 
 NEXT = """\
 Next
@@ -59,42 +40,74 @@ or, in Python,
   import numpy as np
   import nes_jax
 
-  # Chicken: payoffs[p, a1, a2] is what player p gets; strategies are (dare, yield).
+  # Chicken: payoffs[p, a1, a2] is the payoff of player p; strategies are (dare, yield).
   payoffs = np.array([[[0.0, 7.0], [2.0, 6.0]], [[0.0, 2.0], [7.0, 6.0]]])
   sol = nes_jax.solve(payoffs, concept="cce", selection="max_entropy")
-  print(sol.joint)      # probability of each joint strategy
-  print(sol.gap)        # what the players can still gain by deviating, in payoff units
-  print(sol.converged)  # and sol.residual: the certificate
+  print(sol.joint)      # the probability of each joint strategy
+  print(sol.gap)        # the players' gains from their best deviations, in payoff units
+  print(sol.converged)  # whether sol.residual is within the tolerance
   sols = nes_jax.solve(np.random.default_rng(0).normal(size=(1000, 3, 4, 3, 2)))  # 1000 at once"""
 
 
-class Timing(NamedTuple):
-  """Seconds of one batched call."""
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A run of this program."""
 
-  first: float  # the first call, with compilation
-  compiled: float  # the same without
-
-
-def start_line() -> str:
-  devices = ", ".join(sorted({device.device_kind for device in jax.devices()}))
-  return (
-      f"demo: python {platform.python_version()}, jax {jax.__version__}, numpy {np.__version__},"
-      f" matplotlib {matplotlib.__version__}; {jax.default_backend()}, {jax.device_count()}"
-      f" device(s) ({devices}), {jax.process_count()} host(s), {os.cpu_count()} cores"
+  out: pathlib.Path = dataclasses.field(
+      default=pathlib.Path("out/demo"),
+      metadata={"help": "Directory of the results.", "metavar": "DIRECTORY"},
   )
+  games: pathlib.Path = dataclasses.field(
+      default=_GAMES,
+      metadata={
+          "help": "Games as a .npz file with an array [games, N, A1, ..., AN] for each class.",
+          "metavar": "FILE",
+      },
+  )
+  games_per_class: int | None = dataclasses.field(
+      default=None,
+      metadata={"help": "Number of games to take of each class. Without this flag all are taken."},
+  )
+
+  def __post_init__(self):
+    if self.games_per_class is not None:
+      flags.at_least_one(self, "games_per_class")
+
+
+_SECTION = flags.Section("The demo", Run)
+
+
+class Timing(NamedTuple):
+  """Seconds of a call that solves all games."""
+
+  first: float  # first call, with compilation
+  compiled: float  # call without compilation
+
+
+class Results(NamedTuple):
+  """Results with one concept and one precision."""
+
+  by_class: ByClass
+  total: ByClass  # over all classes: arrays of length 1
+  timing: Timing
+
+  @property
+  def games_per_second(self) -> float:
+    """Games per second without compilation."""
+    return self.total.games[0] / self.timing.compiled
 
 
 @contextlib.contextmanager
 def working(text: str) -> Iterator[None]:
-  """Prints what is being done, a dot every two seconds while it lasts, and how long it took."""
+  """Prints a text, a dot every two seconds while the block runs, and the seconds that it took."""
   done, start = threading.Event(), time.perf_counter()
 
-  def dots():
+  def print_dots():
     while not done.wait(2):
       print(".", end="", flush=True)
 
   print(f"{text} ..", end="", flush=True)
-  thread = threading.Thread(target=dots, daemon=True)
+  thread = threading.Thread(target=print_dots, daemon=True)
   thread.start()
   try:
     yield
@@ -104,21 +117,19 @@ def working(text: str) -> Iterator[None]:
     print(f" {time.perf_counter() - start:.1f} s", flush=True)
 
 
-@functools.cache
-def _compile_seconds() -> list[float]:
-  """Grows by one entry for each thing that JAX traces, lowers or compiles from now on."""
-  seconds: list[float] = []
+def read_classes(path: pathlib.Path, per_class: int | None) -> dict[str, np.ndarray]:
+  """Reads the games of all classes.
 
-  def listen(event: str, duration: float, **_):
-    if event.startswith("/jax/core/compile/"):
-      seconds.append(duration)
+  Args:
+    path: a .npz file with an array for each class.
+    per_class: the number of games to take of each class; None takes all.
 
-  jax.monitoring.register_event_duration_secs_listener(listen)
-  return seconds
+  Returns:
+    name -> payoffs [games, N, A1, ..., AN]; the shape of the games is the same for all classes.
 
-
-def read_classes(path: str, per_class: int | None) -> dict[str, np.ndarray]:
-  """-> name: payoffs [games, N, A1, ..., AN], all of one shape but for the number of games."""
+  Raises:
+    ValueError: the file holds arrays of other shapes.
+  """
   with np.load(path) as data:
     classes = {name: data[name][:per_class] for name in data.files}
   shapes = {payoffs.shape[1:] for payoffs in classes.values()}
@@ -130,41 +141,32 @@ def read_classes(path: str, per_class: int | None) -> dict[str, np.ndarray]:
   return classes
 
 
-def normalised(payoffs: np.ndarray) -> np.ndarray:
-  """`invariance.normalise` in float64: zero mean, unit variance a player. [B, N, A1, ..., AN]."""
-  axes = tuple(range(2, payoffs.ndim))
-  centred = payoffs - payoffs.mean(axes, keepdims=True, dtype=np.float64)
-  spread = centred.std(axes, keepdims=True)
-  return np.where(spread > 0, centred / np.where(spread > 0, spread, 1), 0)
-
-
 def solve_timed(
     payoffs: np.ndarray, concept: str, precision: str
 ) -> tuple[nes_jax.Solution, Timing]:
-  """Maximum entropy, all games in one call."""
+  """Solves games [B, N, A1, ..., AN] for maximum-entropy equilibria in one call."""
 
   def call():
     start = time.perf_counter()
     solution = nes_jax.solve(payoffs, concept=concept, precision=precision, batched=True)
     return jax.tree.map(np.asarray, solution), time.perf_counter() - start
 
-  spent = _compile_seconds()
-  before = sum(spent)
-  solution, first = call()
-  compiled = first - (sum(spent) - before)
-  if compiled < 2:  # too little to be told by a difference
+  with CompileClock() as clock:
+    solution, first = call()
+    compiled = first - clock.seconds()
+  if compiled < _SHORT:
     solution, compiled = call()
   return solution, Timing(first, compiled)
 
 
-def by_class(solution: nes_jax.Solution, counts: list[int]) -> figures.ByClass:
-  """Splits a batch into classes of `counts` games."""
+def by_class(solution: nes_jax.Solution, counts: list[int]) -> ByClass:
+  """Statistics of each class, of a batch that holds `counts` games of the classes in turn."""
   ends = np.cumsum(counts)[:-1]
 
   def reduce(function, values):
     return np.array([function(part) for part in np.split(values, ends)])
 
-  return figures.ByClass(
+  return ByClass(
       games=np.array(counts),
       converged=reduce(np.sum, solution.converged),
       repeated=reduce(np.sum, solution.repeated),
@@ -175,158 +177,152 @@ def by_class(solution: nes_jax.Solution, counts: list[int]) -> figures.ByClass:
   )
 
 
-def uniform_gaps(payoffs: np.ndarray, concept: str) -> np.ndarray:
-  """The gap of uniform play, in NumPy's float64. [B, N, A1, ..., AN] -> [B]."""
-  total = np.zeros(len(payoffs))
-  for p, count in enumerate(payoffs.shape[2:]):
-    others = tuple(1 + q for q in range(payoffs.ndim - 2) if q != p)
-    value = payoffs[:, p].mean(others)  # [B, Ap] of each strategy, against uniform play
-    worst = value.mean(1) if concept == "cce" else value.min(1)
-    total += (value.max(1) - worst) / (1 if concept == "cce" else count)
-  return total
-
-
 def print_table(
-    concept: str,
-    classes: Sequence[str],
-    results: Mapping[tuple[str, str], figures.ByClass],
-    totals: Mapping[tuple[str, str], figures.ByClass],
-    timings: Mapping[tuple[str, str], Timing],
+    concept: str, classes: Sequence[str], results: Mapping[tuple[str, str], Results]
 ) -> None:
-  """One concept, float64 beside float32, and under it what all games took."""
+  """Prints a concept's table, float64 beside float32, and the times of all games below it."""
   width = max(map(len, [*classes, "games per second"]))
   columns = f"{'converged':>9}{'gap mean':>9}{'worst':>9}{'iterations':>11}{'max':>5}"
   print(f"\n{concept.upper() + ', ' + PRECISIONS[0]:{width + len(columns)}}  {PRECISIONS[1]}")
   print(f"{'':{width}}{columns}  {columns}")
-  rows = [(name, results, i) for i, name in enumerate(classes)] + [("all", totals, 0)]
-  for name, source, i in rows:
+  for i, name in enumerate([*classes, "all"]):
     cells = []
     for precision in PRECISIONS:
-      r = source[concept, precision]
-      done = f"{r.converged[i]}/{r.games[i]}"
+      found = results[concept, precision]
+      r, row = (found.by_class, i) if i < len(classes) else (found.total, 0)
+      done = f"{r.converged[row]}/{r.games[row]}"
       cells.append(
-          f"{done:>9}{r.gap_mean[i]:>9.0e}{r.gap_worst[i]:>9.0e}{r.iterations_mean[i]:>11.1f}"
-          f"{r.iterations_max[i]:>5}"
+          f"{done:>9}{r.gap_mean[row]:>9.0e}{r.gap_worst[row]:>9.0e}"
+          f"{r.iterations_mean[row]:>11.1f}{r.iterations_max[row]:>5}"
       )
     print(f"{name:{width}}{'  '.join(cells)}")
   for precision in PRECISIONS:
-    timing, total = timings[concept, precision], totals[concept, precision]
-    rate = total.games[0] / timing.compiled
+    found = results[concept, precision]
+    total, timing = found.total, found.timing
     print(
-        f"{precision}: {rate:,.0f} games per second ({timing.compiled:.2f} s; the first call took"
-        f" {timing.first:.1f} s); {total.repeated[0]} solved again in float64;"
+        f"{precision}: {found.games_per_second:,.0f} games per second ({timing.compiled:.2f} s; the"
+        f" first call took {timing.first:.1f} s); {total.repeated[0]} solved again in float64;"
         f" {total.games[0] - total.converged[0]} not converged"
     )
 
 
-def write_summary(path: str, classes, results, totals, timings, uniform) -> None:
-  """summary.csv: a line for each concept, precision and class, and one for all classes."""
-  with open(path, "w", newline="", encoding="utf-8") as file:
+def write_summary(
+    path: pathlib.Path,
+    classes: Sequence[str],
+    results: Mapping[tuple[str, str], Results],
+    uniform: Mapping[str, np.ndarray],
+) -> None:
+  """Writes a row for each concept, precision and class, and one for all classes together.
+
+  Args:
+    path: a .csv file.
+    classes: the names of the classes.
+    results: by concept and precision.
+    uniform: by concept, the mean gap of uniform play of each class.
+  """
+  with path.open("w", newline="", encoding="utf-8") as file:
     writer = csv.writer(file)
     writer.writerow(
-        ["concept", "precision", "class", *figures.ByClass._fields, "uniform_gap_mean",
+        ["concept", "precision", "class", *ByClass._fields, "uniform_gap_mean",
          "seconds_first_call", "seconds_compiled", "games_per_second"]
     )
-    for key, result in results.items():
+    for key, found in results.items():
+      gaps = uniform[key[0]]
       for i, name in enumerate(classes):
-        cells = [field[i] for field in result]
-        writer.writerow([*key, name, *cells, uniform[key[0]][i], "", "", ""])
-      total, timing = [field[0] for field in totals[key]], timings[key]
-      mean = np.average(uniform[key[0]], weights=result.games)
-      rate = total[0] / timing.compiled
-      writer.writerow([*key, "all", *total, mean, timing.first, timing.compiled, rate])
+        cells = [field[i] for field in found.by_class]
+        writer.writerow([*key, name, *cells, gaps[i], "", "", ""])
+      total = [field[0] for field in found.total]
+      mean = np.average(gaps, weights=found.by_class.games)
+      writer.writerow([*key, "all", *total, mean, *found.timing, found.games_per_second])
 
 
-def select_2x2(games: Sequence[figures.Game] = GAMES_2X2) -> list[figures.Selected]:
-  """Six equilibria of each game in one call: a selection is data, and a batch can mix them.
+def solve_classes(
+    classes: Mapping[str, np.ndarray],
+) -> tuple[dict[tuple[str, str], Results], dict[str, np.ndarray]]:
+  """Solves normalised games of all classes with both concepts and both precisions.
 
-  Joints that did not converge come back as NaN, and are not drawn.
+  Returns:
+    The results by concept and precision, and by concept the mean gap of uniform play of each class.
   """
-  payoffs = np.stack([game.payoffs for game in games])  # [G, 2, 2, 2]
-  uniform, pure = np.full((2, 2), 0.25), np.eye(4).reshape(4, 2, 2)
-  target = np.stack([uniform, uniform, *pure])  # [6, 2, 2]: max entropy, max welfare, four targets
-  weight = np.array([0, nes_jax.selection.LARGE_WELFARE_WEIGHT, 0, 0, 0, 0])  # [6]
-  repeated = np.repeat(payoffs, 6, axis=0)  # [6 G, 2, 2, 2]
-  selection = nes_jax.Selection(
-      target=np.tile(target, (len(games), 1, 1)),
-      welfare=repeated.sum(1),
-      welfare_weight=np.tile(weight, len(games)),
-  )
-  solution = nes_jax.solve(repeated, selection=selection, precision="float64", batched=True)
-  joints = np.where(np.asarray(solution.converged)[:, None, None], solution.joint, np.nan)
-  joints = joints.reshape(len(games), 6, 2, 2)
-  return [figures.Selected(joint[0], joint[1], joint[2:]) for joint in joints]
-
-
-def run(games: str, out: str, per_class: int | None = None) -> None:
-  begin = time.perf_counter()
-  print(start_line())
-  os.makedirs(out, exist_ok=True)
-  classes = read_classes(games, per_class)
-  names, counts = list(classes), [len(x) for x in classes.values()]
-  given = np.concatenate(list(classes.values()))
-  np.savez_compressed(os.path.join(out, "games.npz"), payoffs=given)
-  payoffs = normalised(given)
-  shape = "x".join(map(str, payoffs.shape[2:]))
-  print(f"{len(payoffs)} games of {len(names)} classes, {shape}: {games}")
-  native = nes_jax.engines()["native"]
-  if native is not None:
-    print(f"The native engine does not serve: {native}.")
-    print("The JAX engine compiles for each shape of games, which takes most of the time.")
-
-  results, totals, timings, uniform = {}, {}, {}, {}
+  counts = [len(payoffs) for payoffs in classes.values()]
+  payoffs = np.concatenate(list(classes.values()))
+  results, uniform = {}, {}
   for concept in CONCEPTS:
     for precision in PRECISIONS:
-      key = concept, precision
       with working(f"{concept.upper():3} {precision}: solve {len(payoffs)} games"):
-        solution, timings[key] = solve_timed(payoffs, concept, precision)
-      results[key], totals[key] = by_class(solution, counts), by_class(solution, [len(payoffs)])
+        solution, timing = solve_timed(payoffs, concept, precision)
+      total = by_class(solution, [len(payoffs)])
+      results[concept, precision] = Results(by_class(solution, counts), total, timing)
     gaps = np.split(uniform_gaps(payoffs, concept), np.cumsum(counts)[:-1])
     uniform[concept] = np.array([part.mean() for part in gaps])
+  return results, uniform
+
+
+def demonstrate(
+    run: Run, *, check_stop: Callable[[], None] = lambda: None, say: Callable[[str], Any] = print
+) -> Mapping[str, float]:
+  """Solves the games, writes the results, and prints tables.
+
+  Raises:
+    UsageError: the file of games cannot be read.
+  """
+  begin = time.perf_counter()
+  try:
+    classes = read_classes(run.games, run.games_per_class)
+  except (OSError, ValueError) as error:
+    raise flags.UsageError(f"--games={run.games}: {error}") from error
+  run.out.mkdir(parents=True, exist_ok=True)
+  given = np.concatenate(list(classes.values()))
+  np.savez_compressed(run.out / "games.npz", payoffs=given)
+  shape = "x".join(map(str, given.shape[2:]))
+  print(f"{len(given)} games of {len(classes)} classes, {shape}: {run.games}")
+  native = nes_jax.engines()["native"]
+  if native is not None:
+    print(f"The native engine is not available: {native}.")
+    print("The JAX engine compiles for each shape of games, which takes most of the time.")
+  results, uniform = solve_classes({name: normalised(x) for name, x in classes.items()})
+  check_stop()
   with working(f"{len(GAMES_2X2)} 2x2 games: six selections each in one call"):
     selected = select_2x2()
   missing = sum(int(np.isnan(x).any((-1, -2)).sum()) for game in selected for x in game)
   if missing:
     print(f"  {missing} of {6 * len(GAMES_2X2)} did not converge and are not drawn")
   with working("drawing"):
-    figures.draw_classes(os.path.join(out, "gamut.png"), names, results, uniform)
-    picture = os.path.join(out, "polytopes.png")
-    figures.draw_polytopes(picture, GAMES_2X2, selected)
-  write_summary(os.path.join(out, "summary.csv"), names, results, totals, timings, uniform)
+    statistics = {key: found.by_class for key, found in results.items()}
+    draw_classes(run.out / "gamut.png", list(classes), statistics, uniform)
+    draw_polytopes(run.out / "polytopes.png", GAMES_2X2, selected)
+  write_summary(run.out / "summary.csv", list(classes), results, uniform)
 
-  print("\nMaximum-entropy equilibria. Gap: what players can still gain by deviating, summed")
-  print("over players, in standard deviations of their payoffs. Iterations: interior-point steps.")
+  print("\nMaximum-entropy equilibria. Gap: the sum over players of the largest gain from a")
+  print("deviation, in standard deviations of the payoffs. Iterations: interior-point steps.")
   for concept in CONCEPTS:
-    print_table(concept, names, results, totals, timings)
-  print(f"\nWritten in {time.perf_counter() - begin:.0f} s:")
-  for name, what in (
-      ("gamut.png", "gap and iterations by class of games"),
-      ("polytopes.png", "three 2x2 games: all their (C)CE, and those that selections pick"),
-      ("summary.csv", "the tables above"),
-      ("games.npz", "the games, as nes_solve reads them"),
-  ):
-    print(f"  {os.path.join(out, name):32} {what}")
+    print_table(concept, list(classes), results)
+  print_files(run.out, time.perf_counter() - begin)
+  return {}
+
+
+def print_files(out: pathlib.Path, seconds: float) -> None:
+  """Prints the files that were written, and commands to try next."""
+  print(f"\nWritten in {seconds:.0f} s:")
+  files = {
+      "gamut.png": "gap and iterations of each class of games",
+      "polytopes.png": "three 2x2 games: all their (C)CEs, and those that selections choose",
+      "summary.csv": "the tables above",
+      "games.npz": "the games, as nes_solve reads them",
+  }
+  width = max(len(str(out / name)) for name in files)
+  for name, text in files.items():
+    print(f"  {out / name!s:{width}}  {text}")
   print("\n" + NEXT.format(out=out))
 
 
-def main(argv: list[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f"unknown arguments {argv[1:]}; see python -m launch.demo --help")
-  logging.set_verbosity(logging.WARNING)  # JAX says at INFO which plugins it did not find
-  values = flags.FLAGS
-  run(values.games, values.out, values.games_per_class)
-
-
-def _define_flags() -> None:
-  flags.DEFINE_string("out", "out/demo", "Directory to write to.")
-  flags.DEFINE_string(
-      "games", str(_GAMES), ".npz file with one array [games, N, A1, ..., AN] for each class."
-  )
-  flags.DEFINE_integer(
-      "games_per_class", None, "Take only the first games of each class.", lower_bound=1
+def main(argv: Sequence[str]) -> int:
+  """Runs the program and returns its exit code."""
+  return program.main(
+      argv, name="demo", doc=__doc__, define=[_SECTION],
+      prepare=lambda values: flags.build(values, _SECTION), work=demonstrate,
   )
 
 
 if __name__ == "__main__":
-  _define_flags()
-  app.run(main)
+  sys.exit(main(sys.argv))

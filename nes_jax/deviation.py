@@ -1,9 +1,9 @@
 """Deviation gains as a linear operator A on joint distributions, eqs. (1) and (3) of Marris et al.
 
-The dense tensor A has D x |A| entries; nothing here forms it. What the dual problem needs of it is
+The dense tensor A has D x |A| entries. Nothing here forms it; the dual problem needs only
 
   gains        A sigma         expected gain of each deviation under a joint
-  logits       A' alpha        what the duals take from each joint strategy's logit
+  logits       A' alpha        subtracted from the logit of each joint strategy
   covariance   of the gains    D x D, the dual's Hessian
   joint_gram   A' diag(t) A    |A| x |A|, the same system seen from the joint (smaller for CE)
 
@@ -17,7 +17,7 @@ from nes_jax import layout
 from nes_jax.layout import matmul, sum_axis, sum_over
 from nes_jax.types import Array, Concept, Duals
 
-# Regrets of so many ulps of the best replies' payoffs are rounding.
+# Regrets up to so many ulps of the best replies' payoffs are rounding.
 _NOISE_ULPS = 8
 
 
@@ -51,15 +51,15 @@ def dual_axes(concept: Concept) -> int:
 def centre_own(payoffs: Array) -> Array:
   """Subtracts from each player's payoff its mean over the player's own strategies.
 
-  No deviation gain changes, since the mean depends on the others' strategies only; what is
-  subtracted would only be cancelled later, at the cost of digits.
+  No deviation gain changes, since the mean depends on the others' strategies only. Gains would
+  cancel it later, at the cost of digits.
   """
   n = num_players(payoffs)
   return jnp.stack([payoffs[p] - payoffs[p].mean(p, keepdims=True) for p in range(n)])
 
 
 def alive(strategies: tuple[Array, ...]) -> Array:
-  """Joint strategies of which every part exists: [Ap, *b] a player -> [A1, ..., AN, *b] bool."""
+  """Joint strategies whose parts all exist: per player [Ap, *b] -> [A1, ..., AN, *b] bool."""
   n = len(strategies)
   result = jnp.ones((), bool)
   for p, exists in enumerate(strategies):
@@ -71,7 +71,7 @@ def alive(strategies: tuple[Array, ...]) -> Array:
 def centre_near_mean(
     payoffs: Array, duals: Duals, concept: Concept, strategies: tuple[Array, ...] | None = None
 ) -> Array:
-  """Subtracts from a player's payoffs, for each play of the others, those of one own strategy.
+  """Subtracts the payoffs of one own strategy from a player's payoffs, per play of the others.
 
   No deviation gain changes. The strategy is the one whose payoff is nearest to the mean of all
   under the duals. Where duals are large, only strategies that nearly tie with this mean are played
@@ -81,7 +81,8 @@ def centre_near_mean(
     payoffs: [N, A1, ..., AN, *b].
     duals: non-negative blocks; those of one player may all be 0.
     concept: "cce" or "ce".
-    strategies: per player bool [Ap, *b], those that exist; the others get payoff 0. None: all do.
+    strategies: per player bool [Ap, *b], the strategies that exist; the others get payoff 0. None:
+      all exist.
   """
   n = num_players(payoffs)
   result = []
@@ -89,30 +90,34 @@ def centre_near_mean(
     weights = block if concept == "cce" else sum_axis(block, 0, 2)
     if strategies is not None:
       weights = weights * strategies[p]
-    ones = (1,) * (n - 1)
-    fit = lambda x, ones=ones: x.reshape(x.shape[:1] + ones + x.shape[1:])
-    shares = fit(weights / jnp.maximum(sum_over(weights, 1), jnp.finfo(payoffs.dtype).tiny))
+    shares = weights / jnp.maximum(sum_over(weights, 1), jnp.finfo(payoffs.dtype).tiny)
+    shares = _per_own_strategy(shares, n)
     own = jnp.moveaxis(payoffs[p], p, 0)
     base = own - own[:1]
     distance = jnp.abs(base - sum_axis(shares * base, 0, n)[None])
     if strategies is not None:
-      distance = jnp.where(fit(strategies[p]), distance, jnp.inf)
+      distance = jnp.where(_per_own_strategy(strategies[p], n), distance, jnp.inf)
     own = own - layout.at_smallest(distance, own, own.ndim > n)[None]
     if strategies is not None:
-      own = jnp.where(fit(strategies[p]), own, 0)
+      own = jnp.where(_per_own_strategy(strategies[p], n), own, 0)
     result.append(jnp.moveaxis(own, 0, p))
   return jnp.stack(result)
 
 
-def centre_at_best(payoffs: Array, strategies: tuple[Array, ...] | None = None) -> Array:
-  """Subtracts from a player's payoffs, for each play of the others, those of the best reply.
+def _per_own_strategy(x: Array, num_players: int) -> Array:
+  """x [Ap, *b] as an array that broadcasts against payoffs [Ap, other players' axes, *b]."""
+  return x.reshape(x.shape[:1] + (1,) * (num_players - 1) + x.shape[1:])
 
-  No deviation gain changes, and what is left is 0 or less: minus the regret. It keeps its digits in
-  a narrower type, however large the payoffs' mean or a penalty is.
+
+def centre_at_best(payoffs: Array, strategies: tuple[Array, ...] | None = None) -> Array:
+  """Subtracts the payoff of the best reply from a player's payoffs, per play of the others.
+
+  No deviation gain changes. The result is minus the regret, 0 or less. It keeps its digits in a
+  narrower type, however large the payoffs' mean or a penalty is.
 
   Args:
     payoffs: [N, A1, ..., AN], finite; unbatched.
-    strategies: per player bool [Ap], those that exist. None: all do.
+    strategies: per player bool [Ap], the strategies that exist. None: all do.
   """
   n = num_players(payoffs)
   exist = True if strategies is None else alive(strategies)
@@ -124,18 +129,18 @@ def centre_at_best(payoffs: Array, strategies: tuple[Array, ...] | None = None) 
 
 
 def fill_missing(payoffs: Array, strategies: tuple[Array, ...]) -> Array:
-  """Gives own strategies that do not exist the lowest payoff of those that do, per play of others.
+  """Gives strategies that do not exist the lowest own payoff of those that do, per play of others.
 
   To deviate to such a strategy never gains more than to deviate to one that exists.
 
   Args:
     payoffs: [N, A1, ..., AN, *b].
-    strategies: per player bool [Ap, *b], at least one a player.
+    strategies: per player bool [Ap, *b], the strategies that exist, at least one.
   """
   n = num_players(payoffs)
   result = []
   for p, exists in enumerate(strategies):
-    exists = exists.reshape(exists.shape[:1] + (1,) * (n - 1) + exists.shape[1:])
+    exists = _per_own_strategy(exists, n)
     own = jnp.moveaxis(payoffs[p], p, 0)
     lowest = jnp.where(exists, own, jnp.inf).min(0, keepdims=True)
     result.append(jnp.moveaxis(jnp.where(exists, own, lowest), 0, p))
@@ -143,15 +148,15 @@ def fill_missing(payoffs: Array, strategies: tuple[Array, ...]) -> Array:
 
 
 def least_regret(payoffs: Array, strategies: tuple[Array, ...] | None = None) -> Array:
-  """The smallest largest regret of a player's strategies, of those that are not dominant.
+  """Smallest, over a player's strategies that are not dominant, of their largest regret.
 
-  The regret of a strategy against a play of the others is what the best reply to it would add. In
-  a (C)CE a player's expected regret is at most the largest regret of any one strategy, so this is
-  the size of the payoff differences that matter. A payoff far below all others does not set it.
+  The regret of a strategy against a play of the others is the gain of the best reply over it. In a
+  (C)CE a player's expected regret is at most the largest regret of any one strategy, so this is the
+  size of the payoff differences that matter. A payoff far below all others does not set it.
 
   Args:
     payoffs: [N, A1, ..., AN], finite; unbatched.
-    strategies: per player bool [Ap], those that exist. None: all do.
+    strategies: per player bool [Ap], the strategies that exist. None: all do.
 
   Returns:
     [N], 0 for a player who can never gain or lose by deviating.
@@ -205,7 +210,7 @@ def _correlated_gains(payoffs, joint):
 
 
 def squares(payoffs: Array, joint: Array, concept: Concept) -> Duals:
-  """Expected squares of the gains: like `gains`, which has their expectations."""
+  """Expected squares of the gains, in blocks like `gains`."""
   n = num_players(payoffs)
   blocks = []
   for p in range(n):
@@ -274,7 +279,9 @@ def covariance(payoffs: Array, weights: Array, concept: Concept):
 
 
 def _coarse_covariance(payoffs, w):
-  """With h(i, a_-p) centred both over p's own strategies and over the others', all under w,
+  """Blocks of `covariance` for CCE.
+
+  With payoffs h(i, a_-p) centred both over p's own strategies and over the others', all under w,
 
   block pp = h diag(w_-p) h' + var, block pq = sum_a w h_p h_q - cross_pq - cross_qp' + cov,
   where cross_pq[i] = sum_a w h_p(i, a_-p) g_q(a) and g is centred over the own axis only.
@@ -385,7 +392,7 @@ def joint_gram(payoffs: Array, weights: Duals) -> Array:
   Player p's part couples only joint strategies in which p plays the same.
   """
   n, sizes = num_players(payoffs), strategy_counts(payoffs)
-  result = 0.0
+  result = jnp.zeros((), payoffs.dtype)
   for p in range(n):
     table = _gain_table(own_first(payoffs[p], p, n))
     same = layout.dense_matmul(jnp.swapaxes(table * weights[p][:, :, None], 1, 2), table)

@@ -53,7 +53,7 @@ def normalise(tensor: Array, norm: Norm = "l2", alive: Array | None = None) -> N
   divided by its largest entry before anything is squared. A constant tensor gives zeros, scale 0.
   """
   info = jnp.finfo(tensor.dtype)
-  size = tensor.size
+  size: Array | int = tensor.size
   if alive is not None:
     tensor, size = jnp.where(alive, tensor, 0), alive.sum().astype(tensor.dtype)
   largest = jnp.max(jnp.abs(tensor))

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 
 
 def example_slice(global_batch: int, axis_name: str | None = None) -> jax.Array:
-  """Which examples of the global batch are this device's, to be called where `axis_name` is bound.
+  """Indices of this device's examples in the global batch; `axis_name` must be bound.
 
   Args:
     global_batch: B, a Python int that the devices divide.
-    axis_name: of the devices; None: there is one.
+    axis_name: mapped axis of the devices; None: there is one device.
 
   Returns:
     int32 [b] consecutive indices: device d has d b, ..., d b + b - 1.
@@ -36,8 +36,8 @@ def example_keys(key: jax.Array, global_batch: int, axis_name: str | None = None
   """One key for each example of `example_slice`, [b], the same for any number of devices.
 
   Args:
-    key: of the global batch, equal on all devices.
+    key: PRNG key of the global batch, equal on all devices.
     global_batch: B.
-    axis_name: of the devices; None: there is one.
+    axis_name: mapped axis of the devices; None: there is one device.
   """
   return jax.vmap(lambda i: jax.random.fold_in(key, i))(example_slice(global_batch, axis_name))

@@ -19,18 +19,20 @@ as in the other layout. The caller chooses the layout
 
 from collections.abc import Callable, Sequence
 import functools
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from nes_jax.types import Array
 
+Item = TypeVar("Item")
+
 # Matrix product of arrays without trailing batch axes, in full precision on every device.
 dense_matmul = functools.partial(jnp.matmul, precision="highest")
 
 
-def fold(function: Callable[[Array, Array], Array], items: Sequence[Array]) -> Array:
+def fold(function: Callable[[Item, Item], Item], items: Sequence[Item]) -> Item:
   """Balanced pairwise reduction: fewer dependent steps and less rounding than left to right."""
   items = list(items)
   while len(items) > 1:

@@ -1,4 +1,4 @@
-"""How good an answer is: solver gap, (C)CE gap and KKT residual.
+"""Quality of an answer: solver gap, (C)CE gap and KKT residual.
 
 Unbatched: use `vmap`. `payoffs` may be in any units; gaps come out in the same.
 """
@@ -22,7 +22,7 @@ def solver_gap(joint: Array, reference: Array) -> Array:
 def violations(
     payoffs: Array,
     joint: Array,
-    epsilon: Array,
+    epsilon: Array | float,
     concept: Concept,
     strategies: tuple[Array, ...] | None = None,
 ) -> Array:
@@ -33,7 +33,7 @@ def violations(
     joint: [A1, ..., AN].
     epsilon: [] or [N].
     concept: "cce" or "ce".
-    strategies: per player bool [Ap], those that exist. None: all do.
+    strategies: per player bool [Ap], the strategies that exist. None: all do.
   """
   payoffs = deviation.centre_at_best(payoffs, strategies)  # the same gains, and more digits
   worst = []
@@ -50,7 +50,7 @@ def violations(
 def gap(
     payoffs: Array,
     joint: Array,
-    epsilon: Array,
+    epsilon: Array | float,
     concept: Concept,
     strategies: tuple[Array, ...] | None = None,
 ) -> Array:
@@ -136,7 +136,7 @@ def residual(
   Args:
     problem: the normalised problem.
     joint: [A1, ..., AN], non-negative, sums to one.
-    epsilon: [N], what the constraints are given.
+    epsilon: [N], right sides of the constraints.
     duals: non-negative, of the problem.
     concept: "cce" or "ce".
 

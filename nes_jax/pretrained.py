@@ -130,7 +130,7 @@ def save(
   trees = {"params": params}
   for shape in training.shapes:
     trees[f"moments/{shape_name(shape)}"] = inference(params, training, shape).state
-  arrays = {
+  arrays: dict[str, Any] = {
       f"{tree}/{module}/{leaf}": np.asarray(x)
       for tree, modules in trees.items()
       for module, leaves in modules.items()

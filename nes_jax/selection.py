@@ -1,4 +1,4 @@
-"""Which equilibrium: the objective of eq. (6) and the nine named rows of the paper's Table 3.
+"""Selections of an equilibrium: the objective of eq. (6) and the nine rows of the paper's Table 3.
 
   maximise over sigma, epsilon    mu W . sigma - KL(sigma || target) - rho sum_p phi(epsilon_p)
   subject to                      A_p sigma <= epsilon_p for every player p
@@ -22,14 +22,16 @@ from nes_jax.types import Array, Problem
 # A target joint's zeros are read as 0+ (section 6 of the paper): relative entropy needs full
 # support, and this much mass is below what float32 certifies.
 TARGET_FLOOR = 1e-12
-# "much greater than 1" in Table 3.
+# Welfare weight mu of the rows of Table 3 that say "much greater than 1".
 LARGE_WELFARE_WEIGHT = 1e3
+# Weight rho of the approximation term in these rows.
 LARGE_RHO = 1e4
-# Maximum strength: far from epsilon-plus the approximation term is linear in epsilon, so that the
-# sum over players of epsilon is what is minimised.
+# Weight rho of maximum strength.
 STRENGTH_RHO = 3e4
+# epsilon-plus of maximum strength, in units of the payoffs' norm. Far from it the approximation
+# term is linear in epsilon, so that the sum of the players' epsilons is minimised.
 STRENGTH_EPSILON_MAX = 5e2
-# No larger a scale than so many times the payoff differences that matter (`problem`).
+# Largest scale of a player, in units of `deviation.least_regret`.
 ROBUST_SCALE = 4.0
 
 
@@ -89,9 +91,9 @@ def named(name: str, payoffs: Array, *, player_axis: int | None = None, **inputs
   Args:
     name: one of NAMES or its abbreviation, e.g. "max_entropy" or "ME".
     payoffs: [N, A1, ..., AN] or [B, N, A1, ..., AN]; `max_welfare` sums them over players.
-    player_axis: 0 for one game, 1 for a batch; None: seen from the shape.
-    **inputs: what the row leaves to the user (`target`, `welfare`, `epsilon`), and any field of
-      Selection that is to differ from the row's default.
+    player_axis: 0 for one game, 1 for a batch; None: the shape says which.
+    **inputs: fields of Selection: those that the row leaves to the user (`target`, `welfare`,
+      `epsilon`), and any other that is to differ from the row's default.
 
   Raises:
     ValueError: unknown name, or an input that the row needs is missing.
@@ -137,15 +139,16 @@ def problem(
 
   Args:
     payoffs: [N, A1, ..., AN] in the user's units, finite.
-    selection: fields without a batch axis.
-    strategies: per player bool [Ap], those that exist. None: all do.
+    selection: a selection whose fields have no batch axis.
+    strategies: per player bool [Ap], the strategies that exist. None: all do.
 
   Returns:
     The problem, and the scale [N] that its payoffs and epsilon were divided by; 0 for a player who
     can never gain or lose by deviating.
   """
   shape, dtype = payoffs.shape[1:], payoffs.dtype
-  alive, size = None, math.prod(shape)
+  alive: Array | None = None
+  size: Array | int = math.prod(shape)
   if strategies is not None:
     alive = deviation.alive(strategies)
     size = alive.sum().astype(dtype)
@@ -197,10 +200,15 @@ def _scale(payoffs, hard, strategies, alive) -> tuple[Array, Array]:
   robust = ROBUST_SCALE * deviation.least_regret(payoffs, strategies)
   scale = jnp.minimum(normal.scale, robust)
   positive = scale > 0
-  fit = lambda x: x.reshape(x.shape + (1,) * (payoffs.ndim - 1))
+
+  def fit(x):
+    return x.reshape(x.shape + (1,) * (payoffs.ndim - 1))
+
+  def power(k):
+    return jnp.ldexp(jnp.ones((), payoffs.dtype), k)
+
   _, exponent = jnp.frexp(jax.lax.stop_gradient(jnp.where(positive, scale, 1)) * math.sqrt(2))
   # Two factors, so that each is finite for the smallest and the largest scale.
   first = (exponent - 1) // 2
-  power = lambda k: jnp.ldexp(jnp.ones((), payoffs.dtype), k)
   values = payoffs * fit(power(-first)) * fit(power(first - exponent + 1))
   return jnp.where(fit(positive), values, 0), jnp.where(positive, power(exponent - 1), 0)

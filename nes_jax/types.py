@@ -9,7 +9,7 @@ Dimension letters used throughout the package:
 """
 
 import dataclasses
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import jax
 
@@ -18,7 +18,7 @@ Concept = Literal["cce", "ce"]
 
 # One block a player. CCE: [Ap], the gain of deviating to each strategy before any recommendation.
 # CE: [Ap, Ap], row = recommended strategy, column = strategy deviated to, zero diagonal.
-Duals = tuple[Array, ...]
+Duals: TypeAlias = tuple[Array, ...]
 
 CONCEPTS: tuple[str, ...] = ("cce", "ce")
 METHODS: tuple[str, ...] = ("auto", "exact", "neural", "refined")

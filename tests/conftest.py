@@ -8,14 +8,14 @@ import jax
 import pytest
 
 _MARKERS = ("slow: takes more than about ten seconds; `make test-fast` leaves it out",)
-# What other packages deprecate is theirs to fix; a warning from this project stays visible.
+# Deprecations within other packages are ignored. A warning from this project stays visible.
 _FILTERS = (
     r"ignore::DeprecationWarning:(haiku|distrax|chex|optax|tensorflow_probability|tf_keras)(\..*)?",
     r"ignore::DeprecationWarning:(cvxpy|ecos|bayes_opt|sklearn|matplotlib)(\..*)?",
 )
 
 
-# Where all processes of the suite find what one of them has compiled.
+# Variable of the folder in which processes of the suite share compiled programs.
 _COMPILED = "JAX_COMPILATION_CACHE_DIR"
 _WORTH_KEEPING = 0.3  # seconds of compilation
 

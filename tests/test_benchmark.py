@@ -1,8 +1,10 @@
-"""launch.benchmark: a small entry from end to end, and the flop counts by hand."""
+"""Tests of launch.benchmark: a small entry from end to end, and operation counts by hand."""
 
 import csv
 import dataclasses
 import json
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -10,8 +12,9 @@ import pytest
 
 from launch import benchmark
 from launch.baselines import checkout, peers
-from launch.bench import exact
+from launch.bench import exact, neural, suite
 from launch.runtime import tables
+from launch.runtime.machine import ROOT
 import nes_jax
 from nes_jax import network
 from nes_jax.games import spheres
@@ -29,19 +32,19 @@ COLUMNS = (
 @pytest.mark.slow
 def test_quick_entry_end_to_end(tmp_path, capsys):
   pytest.importorskip("cvxpy")
-  (row,) = benchmark.run(
-      "exact", tmp_path, only=["cce:4x4"], quick=True, before=exact.ROOT
+  (row,) = suite.run(
+      "exact", tmp_path, only=["cce:4x4"], quick=True, before=ROOT
   )
   assert list(row) == COLUMNS
   assert 0 < row["floor_us"] <= row["us_game"]
   assert row["over_floor"] == pytest.approx(row["us_game"] / row["floor_us"])
   assert row["engine"] in nes_jax.engines()
   assert row["jit_us"] > 0 and row["first_ms"] > 0 and row["converged_pct"] == 100
-  # The older version is this one, in another process.
+  # Here the older version is this checkout, in another process.
   assert row["before_ratio"] == pytest.approx(row["before_us"] / row["us_game"])
   assert row["ecos_failed"] == row["direct_failed"] == "0/2" and row["clarabel_ratio"] > 0
-  assert row["polarix_us"] is None  # knows no CCE
-  # float32 at tolerance 1e-4 against Clarabel's default: usually 1e-3 or less.
+  assert row["polarix_us"] is None  # Polarix solves for CEs only.
+  # The distance of float32 at tolerance 1e-4 to Clarabel's default is usually at most 1e-3.
   assert row["distance"] < 2e-2
   printed = " ".join(capsys.readouterr().out.split())
   assert "| size | concept | batch |" in printed and "| 4x4 | cce | 16 |" in printed
@@ -58,7 +61,7 @@ def test_quick_entry_end_to_end(tmp_path, capsys):
 @pytest.mark.parametrize("concept", ["cce", "ce"])
 @pytest.mark.parametrize("shape", [(3, 3), (2, 3, 2)])
 def test_peers_agree(concept, shape):
-  """On the same problem, stated by hand and by CVXPY. Usually 1e-5 apart."""
+  """Peers solve the same problem, stated by hand and by CVXPY. Joints usually differ by 1e-5."""
   payoffs = np.asarray(spheres.sample(jax.random.key(0), 3, shape))
   outcomes = {name: peers.measure(name, concept, payoffs) for name in ("clarabel", "direct")}
   outcomes["moreau"] = peers.measure("moreau", concept, payoffs)
@@ -89,7 +92,7 @@ def test_games_of_many_shapes(monkeypatch, tmp_path):
 
   class Fake:
     def __init__(self, root):
-      assert root == exact.ROOT
+      assert root == ROOT
 
     def solve(self, payoffs, concept, batched):
       assert not batched and payoffs.ndim == 3 and len(payoffs) == 2
@@ -106,23 +109,26 @@ def test_games_of_many_shapes(monkeypatch, tmp_path):
   row = exact.shapes_row(quick=False)
   assert row["cce_s"] == row["ce_s"] == 50 and row["converged"] == "200/200"
   assert len(set(solved)) == 200 and {min(s) for _, s in solved} | {16} <= set(range(2, 17))
-  # On its own it leaves no table of entries.
-  monkeypatch.setattr(benchmark, "machine_rate", lambda: 1e9)
-  assert benchmark.run("exact", tmp_path, only=["shapes"], quick=True) == []
+  # The smaller table alone writes no table of entries.
+  monkeypatch.setattr(suite, "machine_rate", lambda: 1e9)
+  assert suite.run("exact", tmp_path, only=["shapes"], quick=True) == []
   record = json.loads((tmp_path / "exact.json").read_text())
   assert record["extras"]["shapes"]["shapes"] == 2 and not (tmp_path / "exact.csv").exists()
-  # By default only where nothing is compiled.
+  # The smaller table is measured by default only if the engine compiles nothing.
   monkeypatch.setattr(exact, "engine", lambda *_: "native")
-  assert benchmark.chosen("exact", [])[1] == ["gradient", "shapes"]
+  assert suite.choose("exact", [])[1] == ["gradient", "shapes"]
   monkeypatch.setattr(exact, "engine", lambda *_: "jax")
-  assert benchmark.chosen("exact", [])[1] == ["gradient"]
+  assert suite.choose("exact", [])[1] == ["gradient"]
 
 
 def test_engine_is_the_one_that_serves(monkeypatch):
   serve = {"native": None, "cuda": "no GPU", "jax": None}
   monkeypatch.setattr(cpu, "reason", lambda: serve["native"])
-  covers = lambda shape, concept: cpu.reason() is None and concept == "cce"
-  monkeypatch.setattr(cpu, "serves", covers)
+
+  def serves(shape, concept):
+    return cpu.reason() is None and concept == "cce"
+
+  monkeypatch.setattr(cpu, "serves", serves)
   assert exact.engine((4, 4), "cce") == "native"
   assert exact.engine((4, 4), "ce") == "jax"
   serve["native"] = "not built"
@@ -135,14 +141,14 @@ def test_gradients_are_those_of_layers():
   assert row["one_us"] > 0 and row["us_game"] > 0 and row["largest"] > 1e-3
   if row["difference"] is None:
     pytest.skip("cvxpylayers is not installed")
-  # Ours is of float32 at tolerance 1e-4: usually 1e-3 of the largest.
+  # In float32 at tolerance 1e-4 the difference is usually 1e-3 of the largest derivative.
   assert row["difference"] < 0.05 * row["largest"]
 
 
 def test_another_version_in_a_process_of_its_own(tmp_path):
   package = tmp_path / "nes_jax"
   package.mkdir()
-  # An old one: it knows no `batched`, and prints.
+  # The older version has no argument `batched`, and it prints.
   (package / "__init__.py").write_text(
       "import collections\n"
       "Answer = collections.namedtuple('Answer', ['converged'])\n"
@@ -168,16 +174,16 @@ def test_newton_flops_by_hand():
   matrix = 6 * n**3 + (2 * n) ** 3 / 3
   rest = 4 * (2 * n) ** 2 + 6 * 2 * n**2 * 2
   assert exact.newton_flops((n, n), "cce") == pytest.approx(matrix + rest)
-  # CE 4x4: D = 24 duals against 16 joint strategies: the joint's system is the smaller.
+  # A CE of 4x4 has 24 duals and 16 joint strategies, so that the joint's system is smaller.
   joint = 2 * 16 * 3 * 4 + 16**3 / 3 + 4 * 16**2 + 6 * (2 * 2 * 16 * 3)
   assert exact.newton_flops((4, 4), "ce") == pytest.approx(joint)
-  # CE 2x2x2x2x2: D = 10 duals against 32.
+  # A CE of 2x2x2x2x2 has 10 duals and 32 joint strategies.
   dual = 5 * 32 + 10 * 2 * 32 + 10**3 / 3 + 4 * 10**2 + 6 * (5 * 2 * 32)
   assert exact.newton_flops((2,) * 5, "ce") == pytest.approx(dual)
 
 
 def test_table_marks_what_was_not_measured():
-  table = benchmark.markdown([{"size": "4x4", "us": 1234.5}, {"size": "128x128", "us": None}])
+  table = tables.markdown([{"size": "4x4", "us": 1234.5}, {"size": "128x128", "us": None}])
   assert table.splitlines() == [
       "|    size |   us |",
       "|--------:|-----:|",
@@ -193,14 +199,35 @@ def test_columns_without_values_are_left_out():
 
 def test_what_cannot_be_measured_is_named(tmp_path):
   with pytest.raises(ValueError, match="cce:5x5 names no entry.*cce:4x4.*gradient"):
-    benchmark.run("exact", tmp_path, only=["ce:4x4", "cce:5x5"])
+    suite.run("exact", tmp_path, only=["ce:4x4", "cce:5x5"])
   with pytest.raises(ValueError, match="a directory that holds nes_jax"):
-    benchmark.run("exact", tmp_path, only=["ce:4x4"], before=str(tmp_path))
+    suite.run("exact", tmp_path, only=["ce:4x4"], before=str(tmp_path))
+
+
+def test_bad_flags(tmp_path, capsys):
+  for flags, message in (
+      (["--suite=x"], "use one of exact, neural, market, devices"),
+      (["--only=cce:5x5"], "cce:5x5 names no entry of suite exact"),
+      (["--suite=neural", f"--before={ROOT}"], "and the suite exact"),
+  ):
+    assert benchmark.main(["benchmark", f"--out={tmp_path}", *flags]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_suites_do_not_need_the_packages_of_others():
+  code = (
+      "import sys; sys.modules |= dict.fromkeys(('distrax', 'calsheq_jax', 'envs', 'cvxpy'));"
+      "from launch import benchmark; from launch.bench import suite;"
+      "print(len(suite.load('exact').entries), len(suite.load('neural').entries))"
+  )
+  command = [sys.executable, "-c", code]
+  found = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+  assert found.stdout.split() == ["12", "8"]
 
 
 @pytest.mark.slow
 def test_quick_neural_entry_end_to_end(tmp_path):
-  (row,) = benchmark.run("neural", str(tmp_path), only=["cce:8x8:4:4"], quick=True)
+  (row,) = suite.run("neural", str(tmp_path), only=["cce:8x8:4:4"], quick=True)
   assert row["rounds"] == row["newton"] == 4
   assert 0 < row["infer_floor_us"] < row["infer_us"]
   assert 0 < row["train_floor_us"] < row["train_us"]
@@ -209,15 +236,18 @@ def test_quick_neural_entry_end_to_end(tmp_path):
 
 def test_network_work_by_hand():
   config = network.Config("cce", payoff_channels=(3,), dual_channel=5, dual_channels=(7,))
-  flops, written = benchmark.network_work(config, (2, 4))
-  # A layer of 3 products of 8 entries, 1 -> 3; dual layers of 6 entries, 5 -> 7 -> 1.
+  flops, written = neural.network_work(config, (2, 4))
+  # The payoff layer has 3 products of 8 entries, with 1 -> 3 channels. The dual layers have 6
+  # entries, with 5 -> 7 -> 1 channels.
   assert flops == 2 * 3 * 8 * 3 + 2 * 6 * (5 * 7 + 7)
   assert written == 2 * 8 * 3 + 6 * (5 + 7 + 1)
   rounds = dataclasses.replace(config, rounds=2)
-  more, wider = benchmark.network_work(rounds, (2, 4))
-  # Of a round: three passes over 2 players' 8 payoffs, layers 7 + 3 -> 7 -> 1 of 6 entries.
+  more, wider = neural.network_work(rounds, (2, 4))
+  # A round makes three passes over the 8 payoffs of 2 players, and has layers of 6 entries with
+  # 7 + 3 -> 7 -> 1 channels.
   assert more - flops == 2 * 2 * (3 * 2 * 8 + 6 * (10 * 7 + 7))
   assert wider - written == 2 * 6 * (7 + 1)
-  # Of a Newton step: three passes, two for each of 16 conjugate gradients, one a length.
-  most, _ = benchmark.network_work(dataclasses.replace(rounds, newton=3), (2, 4))
+  # A Newton step makes three passes, two for each of 16 conjugate gradients, and one for each of 5
+  # lengths.
+  most, _ = neural.network_work(dataclasses.replace(rounds, newton=3), (2, 4))
   assert most - more == 3 * 2 * (3 + 2 * 16 + 5) * 2 * 8

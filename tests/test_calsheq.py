@@ -9,12 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from calsheq_jax import calibrator, calsheq, experiments, policy, ppo
-from calsheq_jax.policy import decide
+from calsheq_jax import calibrator, calsheq, experiments, policy, ppo, targets
 from calsheq_jax.schedules import Schedule, two_timescales
 
 PROBLEM = experiments.named("linear_quadratic").problem()
-GOALS = calibrator.goals_of(PROBLEM.targets)
+GOALS = targets.goals_of(PROBLEM.targets)
 LEARNING = dataclasses.replace(calibrator.Config().learning, epochs=2, minibatches=2)
 CONFIG = calsheq.Config(
     episodes=8,
@@ -105,7 +104,7 @@ def test_particles_persist_and_stay_in_the_box():
     # What the calibrator does, from the key of this stage.
     act_key = jax.random.split(jax.random.fold_in(KEY, m), 4)[0]
     acting = calibrator.exploring(state.calibrator, CONFIG.calibrator.scale(m))
-    action = decide(moves, acting.agent, act_key, state.particles).action
+    action = policy.act(moves, acting.agent, act_key, state.particles).action
     expected = jnp.clip(state.particles + action, -1, 1)
     before, (state, metrics) = state, compiled()(state, KEY, GOALS)
     np.testing.assert_allclose(state.particles, expected, atol=1e-5)

@@ -1,4 +1,4 @@
-"""launch.demo and launch.figures: polytopes by hand, selections inside them, a small run."""
+"""Tests of launch.demo and launch.figures: polytopes by hand, selections in them, a small run."""
 
 import csv
 
@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from launch import demo
-from launch.figures import games as figures
+from launch.evaluation.games import GAMES_2X2, normalised, select_2x2, uniform_gaps
+from launch.figures import polytopes as figures
 
-CHICKEN, BATTLE, CHAIN_STORE = demo.GAMES_2X2
+CHICKEN, BATTLE, CHAIN_STORE = GAMES_2X2
 PENNIES = np.array([[[1.0, -1], [-1, 1]], [[-1, 1], [1, -1]]])
 DILEMMA = np.array([[[3.0, 0], [5, 1]], [[3, 5], [0, 1]]])
 
@@ -22,7 +23,7 @@ def polytope(payoffs):
 @pytest.mark.parametrize(
     "payoffs, expected",
     [
-        # Two pure equilibria, the mixed one (1/3, 2/3)^2, and two that are not Nash.
+        # Three of the points are Nash equilibria: two pure ones, and the mixed one (1/3, 2/3)^2.
         (
             CHICKEN.payoffs,
             [[0, 0, 1, 0], [0, 1 / 4, 1 / 4, 1 / 2], [0, 1, 0, 0], [1 / 9, 2 / 9, 2 / 9, 4 / 9],
@@ -41,7 +42,8 @@ def test_extreme_points(payoffs, expected):
 
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
 def test_polytopes_ignore_scale_and_own_offsets(scale):
-  offset = np.array([[[3.0, -1]], [[5], [2]]], dtype=object)  # of the other player's strategies
+  # One offset for each strategy of the other player.
+  offset = np.array([[[3.0, -1]], [[5], [2]]], dtype=object)
   moved = np.stack([scale * (g + np.asarray(o, float)) for g, o in zip(BATTLE.payoffs, offset)])
   np.testing.assert_allclose(polytope(moved)[1], polytope(BATTLE.payoffs)[1], atol=1e-9)
 
@@ -66,7 +68,7 @@ def test_three_players_and_uneven_strategies():
   rows = figures.ce_constraints(payoffs)
   assert rows.shape == (12 + 2 + 6 + 2, 12)
   joint = np.random.default_rng(1).dirichlet(np.ones(12)).reshape(2, 3, 2)
-  # Player 2 told 0 and playing 2: the second of its rows.
+  # The second row of player 2 is about playing 2 where 0 is recommended.
   gain = sum(
       joint[a, 0, c] * (payoffs[1, a, 0, c] - payoffs[1, a, 2, c])
       for a in range(2) for c in range(2)
@@ -75,13 +77,13 @@ def test_three_players_and_uneven_strategies():
 
 
 def test_selected_points_lie_in_their_polytopes():
-  for game, chosen in zip(demo.GAMES_2X2, demo.select_2x2()):
+  for game, chosen in zip(GAMES_2X2, select_2x2()):
     rows = figures.ce_constraints(game.payoffs)
     joints = np.concatenate([[chosen.max_entropy, chosen.max_welfare], chosen.nearest_pure])
     joints = joints.reshape(6, 4)
     assert np.isfinite(joints).all(), f"{game.name}: not converged"
     np.testing.assert_allclose(joints.sum(1), 1, atol=1e-9)
-    assert (joints @ rows.T).min() > -1e-6, game.name  # 1e-9 as a rule
+    assert (joints @ rows.T).min() > -1e-6, game.name  # The minimum is usually -1e-9.
     points = figures.extreme_points(rows)
     welfare = game.payoffs.sum(0).ravel()
     best = (points @ welfare).max()
@@ -91,16 +93,16 @@ def test_selected_points_lie_in_their_polytopes():
 
 
 def test_uniform_gaps_by_hand():
-  # Against uniform play chicken's strategies earn 3.5 and 4.
+  # Against uniform play, the strategies of chicken earn 3.5 and 4.
   games = CHICKEN.payoffs[None]
-  np.testing.assert_allclose(demo.uniform_gaps(games, "cce"), [2 * 0.25])
-  np.testing.assert_allclose(demo.uniform_gaps(games, "ce"), [2 * 0.5 / 2])
+  np.testing.assert_allclose(uniform_gaps(games, "cce"), [2 * 0.25])
+  np.testing.assert_allclose(uniform_gaps(games, "ce"), [2 * 0.5 / 2])
 
 
 def test_normalised():
   games = np.random.default_rng(0).normal(3, 7, size=(5, 2, 3, 4))
   games[0, 1] = 4.0
-  out = demo.normalised(games)
+  out = normalised(games)
   np.testing.assert_allclose(out.mean((2, 3)), 0, atol=1e-12)
   np.testing.assert_allclose(out.std((2, 3))[1:], 1)
   assert (out[0, 1] == 0).all()
@@ -110,18 +112,28 @@ def test_bad_games_are_refused(tmp_path):
   path = tmp_path / "games.npz"
   np.savez(path, one=np.zeros((4, 2, 3, 3)), two=np.zeros((4, 2, 2, 2)))
   with pytest.raises(ValueError, match="must hold one array"):
-    demo.read_classes(str(path), None)
+    demo.read_classes(path, None)
+
+
+def test_bad_flags(tmp_path, capsys):
+  for flags, message in (
+      (["--games_per_class=0"], "--games_per_class=0 must be at least 1"),
+      (["--games=/nowhere.npz"], "--games=/nowhere.npz: "),
+      (["more"], "unexpected argument 'more'"),
+  ):
+    assert demo.main(["demo", f"--out={tmp_path}", *flags]) == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_small_run(tmp_path, capsys):
-  """On 3x3 corners of two games a class: nearly all of the time is compilation."""
-  games = {name: x[:, :, :3, :3] for name, x in demo.read_classes(str(demo._GAMES), 2).items()}
+  """A run on the 3x3 corners of two games of each class."""
+  games = {name: x[:, :, :3, :3] for name, x in demo.read_classes(demo._GAMES, 2).items()}
   np.savez(tmp_path / "corners.npz", **games)
-  demo.run(str(tmp_path / "corners.npz"), str(tmp_path))
-  printed = capsys.readouterr().out
-  assert printed.startswith("demo: python") and "games per second" in printed
-  assert "launch.nes_solve" in printed
+  assert demo.main(["demo", f"--games={tmp_path / 'corners.npz'}", f"--out={tmp_path}"]) == 0
+  printed = capsys.readouterr()
+  assert printed.err.startswith("demo: Python") and "games per second" in printed.out
+  assert "launch.nes_solve" in printed.out
   for name in ("gamut.png", "polytopes.png"):
     assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
   with open(tmp_path / "summary.csv", encoding="utf-8") as file:

@@ -5,25 +5,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from calsheq_jax import calibrator, experiments
+from calsheq_jax import experiments, targets
 from calsheq_jax.experiments import EXPERIMENTS
 from envs.percentiles import percentiles
 
 
 @pytest.mark.parametrize(
-    "name, merchants, numbers, targets",
+    "name, merchants, numbers, count",
     [("1", 5, 20, 10), ("2", 5, 20, 18), ("3", 8, 20, 19), ("4", 5, 23, 10), ("5", 10, 23, 19),
      ("recover", 5, 20, 20)],
 )
-def test_market_experiments(name, merchants, numbers, targets):
+def test_market_experiments(name, merchants, numbers, count):
   experiment = EXPERIMENTS[name]
   problem = experiment.problem()
   assert problem.env.num_agents == merchants
   assert problem.space.size == numbers == len(set(problem.space.names))
-  assert len(problem.targets) == targets
+  assert len(problem.targets) == count
   assert f"{merchants} merchants, {numbers} parameters" in experiment.about
-  goals = calibrator.goals_of(problem.targets)
-  np.testing.assert_allclose(calibrator.reward(problem.targets, goals, goals), 1, rtol=1e-6)
+  goals = targets.goals_of(problem.targets)
+  np.testing.assert_allclose(targets.reward(problem.targets, goals, goals), 1, rtol=1e-6)
   # Percentiles and share of a supertype count alike.
   weights = {}
   for target in problem.targets:
@@ -54,8 +54,8 @@ def test_targets_can_be_met_but_not_by_the_first_profile(name):
   outputs = {
       "supertype_percentiles": percentiles(counts), "supertype_share": jnp.array([0.15, 0.5])
   }
-  values = calibrator.values_of(problem.targets, outputs)
-  goals = calibrator.goals_of(problem.targets)
+  values = targets.values_of(problem.targets, outputs)
+  goals = targets.goals_of(problem.targets)
   np.testing.assert_allclose(values, goals, rtol=1e-6)
 
 
@@ -63,7 +63,7 @@ def test_the_answer_of_the_small_game():
   experiment = EXPERIMENTS["linear_quadratic"]
   env, problem = experiment.env, experiment.problem()
   means = env.equilibrium_means(env.profile(*experiment.answer))
-  np.testing.assert_allclose(means, calibrator.goals_of(problem.targets), rtol=1e-5)
+  np.testing.assert_allclose(means, targets.goals_of(problem.targets), rtol=1e-5)
   assert np.abs(problem.space.origin() - np.array(experiment.answer)).min() > 0.4  # work to do
 
 

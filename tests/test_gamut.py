@@ -1,4 +1,4 @@
-"""nes_jax.games.gamut: against games that the original wrote, and against the definitions."""
+"""nes_jax.games.gamut: comparison with games of the original generator, and the definitions."""
 
 import concurrent.futures
 import functools
@@ -21,15 +21,21 @@ LEGS = [name for name in gamut.NAMES if "LEG" in name]
 
 @functools.cache
 def original():
-  """name -> float64 [40, 2, 8, 8], by GAMUT 1.0.1."""
+  """Games of GAMUT 1.0.1 by the name of their class: float64 [40, 2, 8, 8] each."""
   with np.load(DATA) as data:
     return {name: data[name] for name in data.files}
 
 
 @functools.cache
 def drawn():
-  """name -> float32 [512, 2, 8, 8], by us. Most of the time is compilation, which threads share."""
-  draw = lambda name: np.asarray(gamut.sample(jax.random.key(0), name, COUNT, 8))
+  """Games drawn here by the name of their class: float32 [512, 2, 8, 8] each.
+
+  Two threads share the compilation, which takes most of the time.
+  """
+
+  def draw(name):
+    return np.asarray(gamut.sample(jax.random.key(0), name, COUNT, 8))
+
   with concurrent.futures.ThreadPoolExecutor(2) as pool:
     return dict(zip(gamut.NAMES, pool.map(draw, gamut.NAMES)))
 
@@ -40,7 +46,7 @@ def drawn():
 @jax.jit
 @jax.vmap
 def simple_statistics(payoffs):
-  """[2, A1, A2] -> what does not depend on a player's scale and offset, all but the entropy."""
+  """Statistics of [B, 2, A1, A2] that do not depend on a player's scale and offset, [B] each."""
   first, second = values = jax.vmap(lambda x: invariance.normalise(x).values)(payoffs)
   uniform = jnp.full(first.shape, 1 / first.size)
   best = [x >= x.max(axis=i, keepdims=True) - 1e-5 for i, x in enumerate(values)]
@@ -55,7 +61,10 @@ def simple_statistics(payoffs):
 
 @functools.cache
 def statistics():
-  """statistic -> [22, 512] of ours and [22, 40] of the original's: one batch, compiled once."""
+  """Statistics by name: [22, 512] of the games drawn here and [22, 40] of the original's.
+
+  All games are one batch, which is compiled once.
+  """
   games = [np.concatenate([drawn()[n], original()[n]]) for n in gamut.NAMES]
   games = np.concatenate(games).astype(np.float32)
   found = dict(simple_statistics(games))
@@ -68,7 +77,10 @@ def statistics():
 
 
 def p_value(ours, theirs, digits=5):
-  """Kolmogorov-Smirnov, two samples. Rounded: what is constant must not differ by float32 noise."""
+  """P-value of the Kolmogorov-Smirnov test of two samples.
+
+  The samples are rounded, so that a constant does not differ by the noise of float32.
+  """
   stats = pytest.importorskip("scipy.stats")
   return stats.ks_2samp(np.round(ours, digits), np.round(theirs, digits)).pvalue
 
@@ -79,9 +91,12 @@ def test_names_are_those_of_the_data():
 
 @pytest.mark.parametrize("name", gamut.NAMES)
 def test_distributed_like_the_original(name):
-  """The smallest of the 132 p-values is expected near 0.01 and is 0.003 here; the next is 0.03."""
+  """All statistics of a class are distributed like those of the original's games.
+
+  The smallest of the 132 p-values is expected near 0.01. It is 0.003 here, and the next is 0.03.
+  """
   row = gamut.NAMES.index(name)
-  # The entropy is known as well as the equilibrium: to the float32 engine's tolerance.
+  # The entropy has the accuracy of the equilibrium, which is the float32 engine's tolerance.
   found = {
       k: p_value(*(x[row] for x in both), digits=2 if "entropy" in k else 5)
       for k, both in statistics().items()
@@ -91,7 +106,7 @@ def test_distributed_like_the_original(name):
 
 @pytest.mark.parametrize("name", gamut.NAMES)
 def test_scale_like_the_original(name):
-  """The statistics above do not see units; these do."""
+  """Statistics that depend on the units of the payoffs agree with the original's."""
   ours, theirs = drawn()[name], original()[name]
   assert ours.shape == (COUNT, 2, 8, 8) and ours.dtype == jnp.result_type(float)
   assert np.isfinite(ours).all()
@@ -100,7 +115,7 @@ def test_scale_like_the_original(name):
 
 
 def effort_parameters(games):
-  """a, b and c of two-player MinimumEffortGames: [3, B]."""
+  """Parameters a, b and c of two-player MinimumEffortGames: [B] each."""
   first = games[:, 0]
   c = first[:, 0, 0] - first[:, 1, 0]
   b = first[:, 1, 1] - first[:, 1, 0]
@@ -108,7 +123,7 @@ def effort_parameters(games):
 
 
 def test_parameters():
-  """Uniform where they should be, and distributed like the original's."""
+  """Parameters are uniform as defined, and distributed like the original's."""
   stats = pytest.importorskip("scipy.stats")
   reward = [g["TravelersDilemma"][:, 0, 0, 1] - 1 for g in (drawn(), original())]
   efforts = [effort_parameters(g["MinimumEffortGame"]) for g in (drawn(), original())]
@@ -122,13 +137,13 @@ def test_parameters():
   }
   for name, (samples, low, high) in uniform.items():
     assert p_value(*samples) > 0.001, name
-    # An estimate from 64 outcomes shrinks little enough for r to pass as uniform.
+    # The estimate of r from 64 outcomes is biased towards 0, too little for the test to see.
     assert stats.kstest(samples[0], stats.uniform(low, high - low).cdf).pvalue > 0.001, name
 
 
 def test_covariances():
   for name, r in (("CovariantGame-Pos", 0.9), ("CovariantGame-Zero", 0.0)):
-    # 30,000 outcomes: standard errors up to 0.008.
+    # There are 30,000 outcomes, so standard errors are at most 0.008.
     games = np.asarray(gamut.sample(jax.random.key(1), name, 500, (3, 4, 5), 3))
     covariance = np.cov(np.moveaxis(games, 1, 0).reshape(3, -1))
     np.testing.assert_allclose(covariance, np.where(np.eye(3), 1, r), atol=0.04)
@@ -160,16 +175,16 @@ def test_bertrand():
     first = games[:, 0]
     i, j = np.indices((8, 8))
     assert np.all(first[:, i > j] == 0)
-    # Whoever is alone at the lowest price gets the same whatever the other asks.
+    # A player alone at the lowest price gets the same, no matter what the other player asks.
     for price in range(7):
       assert np.all(first[:, price, price + 1 :] == first[:, price, -1:])
-    # Demand at price 0 is 10,000, and falls.
+    # The demand falls from 10,000 at price 0, so that nobody earns more than 8 times 10,000.
     assert np.all(first.max((1, 2)) <= 8 * 10_000)
 
 
 @pytest.mark.parametrize("name", ["BidirectionalLEG-CG", "UniformLEG-SG", "BertrandOligopoly"])
 def test_player_symmetry(name):
-  """Exchanging two players exchanges their payoffs, and the third does not see it."""
+  """Exchanging two players exchanges their payoffs, and does not change those of the third."""
   games = np.asarray(gamut.sample(jax.random.key(2), name, 20, 4, 3))
   for p, q in itertools.combinations(range(3), 2):
     order = list(range(3))
@@ -179,28 +194,31 @@ def test_player_symmetry(name):
 
 
 def largest(values):
-  """[B, ...] -> [B]: largest magnitude."""
+  """Largest magnitude of each game: [B, ...] -> [B]."""
   return np.abs(values).reshape(len(values), -1).max(1)
 
 
 def broken_leg(name, first):
-  """How far two-player payoffs [B, A, A] of player 1 are from the local effects of a class: [B].
+  """Distance of two-player payoffs [B, A, A] of player 1 from the local effects of a class: [B].
 
-  For c other than a, u(a, c) = base_a + touch_ac: base_a is F_a(1) and the effects of strategies
-  that nobody plays, touch_ac the effect that c has more for being played, 0 where c is no neighbour
-  of a. Bidirectional: touch is symmetric; Uniform: it depends on c only.
+  For c other than a, u(a, c) = base_a + touch_ac. Here base_a contains F_a(1) and the effects of
+  the strategies that nobody plays, and touch_ac is how much the effect of c on a changes when c is
+  played; it is 0 where c is no neighbour of a. In Bidirectional games touch is symmetric, and in
+  Uniform games it depends on c only.
   """
   kind, graph = name.split("LEG-")
   strategies = range(first.shape[1])
   broken = np.zeros(len(first))
-  if graph == "SG":  # a leaf has one neighbour, the centre
+  if graph == "SG":  # A leaf has one neighbour, the centre.
     elsewhere = first[:, 1:, 1:][:, ~np.eye(len(strategies) - 1, dtype=bool)]
     base = elsewhere.reshape(len(first), len(strategies) - 1, -1)
     broken = largest(base - base[..., :1])
-    if kind == "Bidirectional":  # touch_0c - touch_c0 = u(0, c) - base_0 - u(c, 0) + base_c = 0
+    if kind == "Bidirectional":
+      # touch_0c - touch_c0 = u(0, c) - base_0 - u(c, 0) + base_c = 0
       centre = first[:, 0, 1:] - first[:, 1:, 0] + base[..., 0]
       broken = np.maximum(broken, largest(centre - centre[:, :1]))
-  elif graph == "CG" and kind == "Bidirectional":  # base_a - base_c, around every triangle
+  elif graph == "CG" and kind == "Bidirectional":
+    # u(a, c) - u(c, a) = base_a - base_c, so the differences around every triangle add up to 0.
     apart = first - first.swapaxes(1, 2)
     broken = largest(apart[:, :, :, None] + apart[:, None] - apart[:, :, None, :])
   elif graph == "CG":
@@ -208,17 +226,20 @@ def broken_leg(name, first):
       others = [c for c in strategies if c not in (a, b)]
       base = first[:, a, others] - first[:, b, others]
       broken = np.maximum(broken, largest(base - base[:, :1]))
-  else:  # a row with equal entries shows its base; the other rows are not judged
+  else:
+    # The base of a row is the value that occurs twice in it. Rows without such a value are skipped.
     base = np.full(first.shape[:2], np.nan)
     for a in strategies:
       row = np.sort(np.delete(first[:, a], a, axis=1))
-      twice = np.diff(row) == 0  # to the last bit: what does not touch a adds the same
+      # The entries are equal to the last bit, because strategies that do not touch a add the same.
+      twice = np.diff(row) == 0
       base[:, a] = np.where(twice.any(1), row[np.arange(len(row)), twice.argmax(1)], np.nan)
     touch = first - base[..., None]
     for a, b in itertools.permutations(strategies, 2):
       if kind == "Bidirectional":
         broken = np.fmax(broken, np.abs(touch[:, a, b] - touch[:, b, a]))
-      else:  # 0, or what c does to all its neighbours
+      else:
+        # The effect of c is 0, or the same on all its neighbours.
         for c in set(strategies) - {a, b}:
           one, other = np.abs(touch[:, a, c]), np.abs(touch[:, b, c])
           same = np.abs(touch[:, a, c] - touch[:, b, c])
@@ -228,7 +249,10 @@ def broken_leg(name, first):
 
 @pytest.mark.parametrize("name", LEGS)
 def test_local_effects(name):
-  """To 1e-6 of the largest payoff in float32 (up to 3.4e-7); the original's to 1e-14 (8e-16)."""
+  """Games have the structure of their class, to a tolerance relative to the largest payoff.
+
+  It is 1e-6 for games drawn here (3.4e-7 found) and 1e-14 for the original's (8e-16 found).
+  """
   for games, tolerance in ((drawn()[name].astype(np.float64), 1e-6), (original()[name], 1e-14)):
     np.testing.assert_array_equal(games[:, 1], games[:, 0].swapaxes(1, 2))
     assert broken_leg(name, games[:, 0]).max() < tolerance
@@ -246,12 +270,15 @@ def test_local_effects(name):
     ],
 )
 def test_local_effects_of_other_classes_are_told_apart(check, other):
-  """So the test above can fail. A Uniform game on the complete graph is a Bidirectional one too."""
+  """The structure of one class is not that of another, so that the test above can fail.
+
+  A Uniform game on the complete graph is also a Bidirectional one, so that this pair is left out.
+  """
   assert np.mean(broken_leg(check, drawn()[other][:, 0].astype(np.float64)) > 1e-6) > 0.4
 
 
 def interaction(payoffs, axes):
-  """What of a tensor cannot be written as a sum of terms that each lack one of the axes."""
+  """Size of the part of a tensor that is not a sum of terms which each lack one of the axes."""
   for axis in axes:
     payoffs = payoffs - payoffs.mean(axis, keepdims=True)
   return np.abs(payoffs).max()
@@ -266,7 +293,7 @@ EDGES = {
 
 @functools.cache
 def neighbours(name):
-  """Of 100 games of four players, on whom each one's payoffs depend: bool [100, 4, 4]."""
+  """Whether p's payoffs depend on q's strategy, in 100 games of four players: bool [100, 4, 4]."""
   games = np.asarray(gamut.sample(jax.random.key(3), name, 100, (2, 3, 2, 4), 4))
   varies = [[np.ptp(games[:, p], axis=q + 1).max((1, 2, 3)) > 1e-3 for q in range(4)]
             for p in range(4)]
@@ -275,7 +302,10 @@ def neighbours(name):
 
 @pytest.mark.parametrize("game", ["GraphicalGame", "PolymatrixGame"])
 def test_graphs_of_players(game):
-  """Of four: the star's and the road's are known, a small world's has four edges (K = 1)."""
+  """Graphs of four players are those of their class.
+
+  The star, the road and the complete graph are known, and a small world has four edges (K = 1).
+  """
   for graph in ("SG", "Road") if game == "GraphicalGame" else ("CG", "Road"):
     wanted = np.zeros((4, 4), bool)
     wanted[tuple(zip(*EDGES[graph]))] = True
@@ -297,7 +327,7 @@ def test_polymatrix_games_are_sums_over_edges(name):
     for pair in itertools.combinations(others, 2):
       assert max(interaction(game[p], pair) for game in games) < 1e-3
     for q in others:
-      # An edge's game may be nearly additive by chance (2x2: one in fifty), not all five.
+      # One game may be nearly additive by chance (one in fifty at 2x2), but not all five of them.
       found = max(interaction(game[p], (p, q)) for game in games)
       assert found > 1 if tuple(sorted((p, q))) in edges else found < 1e-3, (p, q)
 
@@ -307,7 +337,8 @@ def test_players_of_an_edge_have_independent_payoffs():
   own = games - games.mean((2, 3, 4, 5), keepdims=True)
   variance = (own[:, :2] ** 2).mean((0, 2, 3, 4, 5))
   correlation = (own[:, 0] * own[:, 1]).mean() / np.sqrt(variance.prod())
-  assert abs(correlation) < 0.15  # standard deviation 0.04
+  # The standard deviation of the correlation is 0.04.
+  assert abs(correlation) < 0.15
 
 
 def test_dispersion():

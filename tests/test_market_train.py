@@ -17,6 +17,9 @@ from calsheq_jax import policy, ppo
 from envs import market
 from launch import market_train
 from launch.runtime import checkpoint, stopping, writers
+from launch.runtime.flags import UsageError
+from launch.training import market as market_training
+from launch.training import market_run, market_summary
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -93,7 +96,7 @@ def test_continued_run_is_bit_equal(trained, tmp_path, after):
       raise stopping.Stopped(signal.SIGTERM)
 
   with pytest.raises(stopping.Stopped):
-    market_train.train(market_train.run_of(command(tmp_path)), check_stop=stop)
+    market_training.train(market_train.run_of(command(tmp_path)), check_stop=stop)
   assert checkpoint.load_metadata(checkpoint.latest(tmp_path))["step"] == 2 * after
   assert market_train.main(command(tmp_path, "--nofigures")) == 0
   jax.tree.map(np.testing.assert_array_equal, states(trained), states(tmp_path))
@@ -102,6 +105,29 @@ def test_continued_run_is_bit_equal(trained, tmp_path, after):
       drop(row) for row in writers.read(trained)
   ]
   assert not (tmp_path / "training.png").exists()
+
+
+def test_older_checkpoints_are_continued(trained, tmp_path, monkeypatch, capsys):
+  """Of a run that was stopped when gae_lambda was called trace."""
+  run = market_train.run_of(command(tmp_path))
+  now = run.settings()
+  then = {("trace" if name == "gae_lambda" else name): value for name, value in now.items()}
+  assert "trace" in then and len(then) == len(now)
+  calls = []
+
+  def stop():
+    calls.append(1)
+    raise stopping.Stopped(signal.SIGTERM)
+
+  with monkeypatch.context() as patched:
+    patched.setattr(market_run.Run, "settings", lambda self: then)
+    with pytest.raises(stopping.Stopped):
+      market_training.train(run, check_stop=stop)
+  assert checkpoint.load_metadata(checkpoint.latest(tmp_path))["config"]["settings"] == then
+  assert market_train.main(command(tmp_path, "--nofigures")) == 0
+  jax.tree.map(np.testing.assert_array_equal, states(trained), states(tmp_path))
+  assert market_train.main(command(tmp_path, "--trace=0.9")) == 2
+  assert "holds another run (gae_lambda 0.95 -> 0.9)" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -124,14 +150,14 @@ def test_sigterm_saves(tmp_path):
 def test_profile_of_numbers():
   env = market.Market(market.Config(clusters=2))
   numbers = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.07)
-  assert market_train.profile_of(env, numbers) == market.Profile(
+  assert market_run.profile_of(env, numbers) == market.Profile(
       market.Supertype1(*(pytest.approx(x) for x in ([0.1, 0.2], 0.3))),
       market.Supertype2(*(pytest.approx(x) for x in ([0.4, 0.5], 0.6, 0.07))),
   )
-  with pytest.raises(market_train.UsageError, match="has 6 numbers; 7 are expected, in the order"):
-    market_train.profile_of(env, numbers[:-1])
-  with pytest.raises(market_train.UsageError, match="2/tolerance_variance=0.7.*0 and 0.25"):
-    market_train.profile_of(env, (*numbers[:-1], 0.7))
+  with pytest.raises(UsageError, match="has 6 numbers; 7 are expected, in the order"):
+    market_run.profile_of(env, numbers[:-1])
+  with pytest.raises(UsageError, match="2/tolerance_variance=0.7.*0 and 0.25"):
+    market_run.profile_of(env, (*numbers[:-1], 0.7))
 
 
 def test_flags_of_the_profile(tmp_path):
@@ -163,7 +189,7 @@ def test_where_nobody_has_customers(tmp_path, capsys):
 
 
 def test_names_of_deviations():
-  names = [market_train.deviation_name(i) for i in range(6)]
+  names = [market_summary.deviation_name(i) for i in range(6)]
   assert names[1] == "the policy, its mean action" and names[4] == "a deviator fully trained"
   assert len(set(names)) == 6
 
@@ -177,12 +203,14 @@ def test_names_of_deviations():
         (["--response_episodes=1", "--minibatches=8"], "--response_episodes: 1 episodes of 4"),
         (["--connection=2"], "supertype_1/connection_1=2.0 of the profile must lie between 0"),
         (["--profile=/nowhere.json"], "--profile=/nowhere.json: .*a JSON list"),
-        (["--merchants=1"], "num_merchants=1 must be at least 2"),
+        (["--merchants=1"], "--merchants=1 must be at least 2"),
         (["--head=normal"], "--head"),
         (["--hidden=four"], "--hidden=four: integers"),
-        (["--discount=2"], "discount=2.0 must lie"),
+        (["--discount=2"], "--discount=2.0 must lie"),
         (["--judge_episodes=2"], "--judge_episodes=2 must be at least 4"),
         (["--seeds=0"], "--seeds=0 must be at least 1"),
+        (["--save_every=3"], "--save_every=3 must be a multiple of --report_every=2"),
+        (["--last_rate=2"], "--last_rate=2.0 must lie between 0 and 1"),
         (["more"], "unexpected argument 'more'"),
     ],
 )

@@ -496,11 +496,11 @@ def test_few_programs_for_many_shapes():
   games = [np.zeros((2, *shape)) for shape in shapes]
   found = ragged.buckets(games, "max_entropy")
   assert len(found) <= 4
-  assert sorted(sum((bucket.index for bucket in found), [])) == list(range(100))
+  assert sorted(sum((bucket.numbers for bucket in found), [])) == list(range(100))
   for bucket in found:
     count = len(bucket.payoffs)
-    assert count & (count - 1) == 0 and count < 2 * len(bucket.index)
-    for row, index in enumerate(bucket.index):
+    assert count & (count - 1) == 0 and count < 2 * len(bucket.numbers)
+    for row, index in enumerate(bucket.numbers):
       assert tuple(mask[row].sum() for mask in bucket.strategies) == tuple(shapes[index])
       assert all(mask[row][:size].all() for mask, size in zip(bucket.strategies, shapes[index]))
 

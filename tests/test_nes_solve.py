@@ -14,11 +14,18 @@ import numpy as np
 import pytest
 
 from launch import nes_solve
-from launch.runtime import program, progress, store
+from launch.runtime import progress, store
+from launch.runtime.flags import UsageError
+from launch.solving.answers import answer_schema
+from launch.solving.parts import part_size
+from launch.solving.report import Report, summary
+from launch.solving.settings import Config
+from launch.solving.work import run
 import nes_jax
 from nes_jax.games import files
 
-NUM, PART = 40, 16  # one shape and part size wherever possible, so that one program serves all
+# One number of games and one part size, so that most tests share one compiled program.
+NUM, PART = 40, 16
 KEYS = ("joint", "epsilon", "gap", "residual", "converged", "iterations", "repeated", "invalid")
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -30,7 +37,7 @@ def payoffs_of(num_games=NUM, seed=0):
 @pytest.fixture
 def config(tmp_path):
   files.write_npz(tmp_path / "games.npz", payoffs_of())
-  return nes_solve.Config(
+  return Config(
       games=str(tmp_path / "games.npz"), out=str(tmp_path / "out.npz"), part_size=PART
   )
 
@@ -80,7 +87,7 @@ def test_npz_end_to_end(config, capfd):
       np.testing.assert_array_equal(
           answers[f"marginals_{p}"][start : start + PART], sol.marginals[p]
       )
-  # The last part is filled up for the solver, and cut again.
+  # The last part is filled up for the solver, and its answers are cut again.
   last = nes_jax.solve(payoffs[-PART:], batched=True)
   np.testing.assert_allclose(answers["joint"][-8:], last.joint[-8:], atol=1e-4)
   assert answers["joint"].shape == (NUM, 4, 4) and answers["converged"].all()
@@ -107,7 +114,7 @@ def test_directory(config, tmp_path):
   payoffs = payoffs_of(PART)
   for k, game in enumerate(payoffs):
     files.write_nfg(directory / f"game{k:02d}.nfg", game)
-  nes_solve.run(dataclasses.replace(config, games=str(directory)))
+  run(dataclasses.replace(config, games=str(directory)))
   answers = load(config.out)
   assert list(answers["names"][:2]) == ["game00.nfg", "game01.nfg"]
   sol = nes_jax.solve(payoffs, batched=True)
@@ -116,25 +123,25 @@ def test_directory(config, tmp_path):
 
 def test_openspiel(config):
   pytest.importorskip("pyspiel")
-  report, _ = nes_solve.run(dataclasses.replace(config, games="openspiel:matrix_pd"))
+  report, _ = run(dataclasses.replace(config, games="openspiel:matrix_pd"))
   assert report.converged == 1
-  # Defecting dominates.
+  # Defection dominates.
   np.testing.assert_allclose(load(config.out)["joint"], [[[0, 0], [0, 1]]], atol=1e-3)
 
 
 def test_continues_with_the_same_bytes(config):
-  nes_solve.run(config)
+  run(config)
   whole = pathlib.Path(config.out).read_bytes()
   os.unlink(config.out)
   with pytest.raises(RuntimeError, match="killed"):
-    nes_solve.run(config, solve=Counting(fail_at=2))
+    run(config, solve=Counting(fail_at=2))
   parts = pathlib.Path(config.out + ".parts")
   assert sorted(p.name for p in parts.glob("part*")) == ["part-000000.npz", "part-000001.npz"]
   assert not pathlib.Path(config.out).exists()
   lines, counting = [], Counting()
-  # The part size is that of the stopped run where none is given.
+  # Without --part_size, the run takes the part size of the stopped one.
   again = dataclasses.replace(config, part_size=None)
-  report, _ = nes_solve.run(again, solve=counting, say=lines.append)
+  report, _ = run(again, solve=counting, say=lines.append)
   assert counting.calls == 1 and report.solved_here == 8 and report.converged == NUM
   assert lines == ["continuing at game 32 of 40"]
   assert pathlib.Path(config.out).read_bytes() == whole
@@ -164,29 +171,29 @@ def test_two_hosts_write_the_same_answers(config, tmp_path, coordinator):
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "other"])
 def test_damaged_part_is_solved_again(config, damage):
-  nes_solve.run(config)
+  run(config)
   whole = load(config.out)
   os.unlink(config.out)
   with pytest.raises(RuntimeError):
-    nes_solve.run(config, solve=Counting(fail_at=2))
+    run(config, solve=Counting(fail_at=2))
   part = pathlib.Path(config.out + ".parts", "part-000000.npz")
   content = bytearray(part.read_bytes())
   if damage == "cut":
     content = content[: len(content) // 2]
   elif damage == "flip":
-    content[600] ^= 1  # in the joints
+    content[600] ^= 1  # a byte of the joints
   part.write_bytes(content)
   if damage == "other":
     np.savez(part, joint=np.zeros(3))
   lines, counting = [], Counting()
-  nes_solve.run(config, solve=counting, say=lines.append)
+  run(config, solve=counting, say=lines.append)
   assert counting.calls == 2 and "damaged" in lines[0]
   assert_same(load(config.out), whole)
 
 
 def test_other_options_or_games_are_refused(config, capfd):
   with pytest.raises(RuntimeError):
-    nes_solve.run(config, solve=Counting(fail_at=1))
+    run(config, solve=Counting(fail_at=1))
   assert nes_solve.main(argv(config, tolerance=1e-3)) == 2
   error = capfd.readouterr().err
   assert "--tolerance was not given and is now 0.001" in error and "delete the directory" in error
@@ -195,22 +202,22 @@ def test_other_options_or_games_are_refused(config, capfd):
   files.write_npz(config.games, payoffs_of(seed=1))
   assert nes_solve.main(argv(config)) == 2
   assert "--games was" in capfd.readouterr().err
-  # Without a part there is nothing to lose.
+  # A store without parts may be replaced.
   os.unlink(pathlib.Path(config.out + ".parts", "part-000000.npz"))
   assert nes_solve.main(argv(config)) == 0
 
 
 def test_two_runs_at_once_are_refused(config):
   with pytest.raises(RuntimeError):
-    nes_solve.run(config, solve=Counting(fail_at=1))
+    run(config, solve=Counting(fail_at=1))
   directory = pathlib.Path(config.out + ".parts")
   task = store.read_manifest(directory)["task"]
-  schema = nes_solve.answer_schema((2, 4, 4), config)
+  schema = answer_schema((2, 4, 4), config)
   with store.Parts(directory, schema, NUM, PART) as parts:
     parts.open(task, "")
     with pytest.raises(store.StoreError, match="another run is at work"):
-      nes_solve.run(config)
-  nes_solve.run(config)
+      run(config)
+  run(config)
 
 
 def test_invalid_games_are_marked(config, capfd):
@@ -237,7 +244,7 @@ def test_invalid_games_do_not_spoil_the_welfare_of_others(config):
     welfares.append(options["selection"].welfare)
     return nes_jax.solve(payoffs, batched=True, invalid="mark")
 
-  nes_solve.run(dataclasses.replace(config, selection="max_welfare"), solve=solve)
+  run(dataclasses.replace(config, selection="max_welfare"), solve=solve)
   assert np.isfinite(welfares[0]).all()
   np.testing.assert_array_equal(welfares[0][4:], payoffs[4:PART].sum(1))
 
@@ -254,7 +261,7 @@ class Fake:
   """
 
   def __init__(self):
-    self.calls = []  # payoffs, options
+    self.calls = []  # pairs of payoffs and options
 
   def __call__(self, payoffs, **options):
     self.calls.append((payoffs, options))
@@ -294,7 +301,7 @@ def ragged(tmp_path):
   games = [rng.normal(size=(2, *shape)) for shape in SHAPES]
   for k, game in enumerate(games):
     files.write_nfg(directory / f"{k}.nfg", game)
-  config = nes_solve.Config(games=str(directory), out=str(tmp_path / "out.npz"), part_size=3)
+  config = Config(games=str(directory), out=str(tmp_path / "out.npz"), part_size=3)
   return config, games
 
 
@@ -304,7 +311,7 @@ def test_games_of_different_shapes(ragged, concept):
   games[1][1, 0, 1] = np.nan
   files.write_nfg(pathlib.Path(config.games, "1.nfg"), games[1])
   fake = Fake()
-  report, names = nes_solve.run(dataclasses.replace(config, concept=concept), solve=fake)
+  report, names = run(dataclasses.replace(config, concept=concept), solve=fake)
   assert names == tuple(f"{k}.nfg" for k in range(5))
   # The first part is of different shapes. The second is a batch, filled up to a whole part.
   (first, options), (second, others) = fake.calls
@@ -331,12 +338,12 @@ def test_games_of_different_shapes(ragged, concept):
       np.testing.assert_array_equal(answers[f"duals_{p}"][k], np.where(there, mark, 0))
     np.testing.assert_array_equal(answers["gap"][k], np.float32(game[0, 0, 0] * mark))
   assert (report.converged, report.invalid, report.first_invalid) == (4, 1, [1])
-  assert "5 of 2 players, at most 3x3 strategies" in nes_solve.summary(report, names)
+  assert "5 of 2 players, at most 3x3 strategies" in summary(report, names)
 
 
 def test_games_of_different_shapes_continue(ragged):
   config, _ = ragged
-  nes_solve.run(config, solve=Fake())
+  run(config, solve=Fake())
   whole = load(config.out)
   os.unlink(config.out)
   fake = Fake()
@@ -347,9 +354,9 @@ def test_games_of_different_shapes_continue(ragged):
     return fake(payoffs, **options)
 
   with pytest.raises(RuntimeError, match="killed"):
-    nes_solve.run(config, solve=stop)
+    run(config, solve=stop)
   again = Fake()
-  nes_solve.run(config, solve=again)
+  run(config, solve=again)
   assert len(again.calls) == 1
   assert_same(load(config.out), whole)
 
@@ -370,7 +377,7 @@ def test_selections_of_games_of_different_shapes(ragged, changes, has_welfare):
   for k in (0, 2):
     files.write_nfg(pathlib.Path(config.games, f"{k}.nfg"), games[k])
   fake = Fake()
-  nes_solve.run(dataclasses.replace(config, **changes), solve=fake)
+  run(dataclasses.replace(config, **changes), solve=fake)
   selection = fake.calls[0][1]["selection"]
   assert isinstance(selection, list) == has_welfare
   every = selection if has_welfare else [selection]
@@ -388,7 +395,7 @@ def test_selections_of_games_of_different_shapes(ragged, changes, has_welfare):
 def test_max_welfare_alone_goes_by_name(ragged):
   config, _ = ragged
   fake = Fake()
-  nes_solve.run(dataclasses.replace(config, selection="MU"), solve=fake)
+  run(dataclasses.replace(config, selection="MU"), solve=fake)
   assert fake.calls[0][1]["selection"] == "MU"
 
 
@@ -402,7 +409,7 @@ def test_files_do_not_fit_games_of_different_shapes(
   def compiled(*_, **__):
     raise AssertionError("reached the solver")
 
-  monkeypatch.setattr(nes_solve, "_solve_part", compiled)
+  monkeypatch.setattr("launch.solving.answers.solve_part", compiled)
   config, _ = ragged
   path = tmp_path / "array.npy"
   np.save(path, np.full((3, 3), 1 / 9))
@@ -414,10 +421,10 @@ def test_files_do_not_fit_games_of_different_shapes(
 
 def test_games_of_different_shapes_have_the_answers_of_each_alone(ragged):
   config, games = ragged
-  report, _ = nes_solve.run(dataclasses.replace(config, precision="float64"))
+  report, _ = run(dataclasses.replace(config, precision="float64"))
   assert report.converged == 5
   answers = load(config.out)
-  # By hand: one player has a single strategy, and the other takes the best of two or three.
+  # One player has a single strategy, so the other one takes the best of two or three.
   expected = np.zeros((5, 3, 3))
   expected[1, 0, np.argmax(games[1][1, 0])] = 1
   expected[2, np.argmax(games[2][0, :, 0]), 0] = 1
@@ -438,12 +445,12 @@ def test_masked_strategies_of_an_array_are_valid(config, changes):
   payoffs[6, 1, :, 3] = -np.inf  # player 2 has three
   payoffs[7, 0, 1, 1] = -np.inf  # invalid: no strategy explains it
   files.write_npz(config.games, payoffs)
-  nes_solve.run(dataclasses.replace(config, **changes))
+  run(dataclasses.replace(config, **changes))
   answers = load(config.out)
   assert list(np.flatnonzero(answers["invalid"])) == [7]
   assert answers["converged"][[5, 6]].all()
   assert not answers["joint"][5, 1:].any() and not answers["joint"][6, :, 3].any()
-  # Player 2's best answer to the only strategy left.
+  # The best response of player 2 to the only strategy of player 1.
   best = np.argmax(payoffs[5, 1, 0])
   np.testing.assert_allclose(answers["joint"][5, 0, best], 1, atol=1e-2)
   np.testing.assert_allclose(answers["joint"][[5, 6]].sum((1, 2)), 1, atol=1e-4)
@@ -457,7 +464,7 @@ def test_invalid_is_what_solve_marks(config):
   payoffs[4, 1, 2, 2] = np.nan
   files.write_npz(config.games, payoffs)
   fake = Fake()
-  report, _ = nes_solve.run(dataclasses.replace(config, welfare="sum"), solve=fake)
+  report, _ = run(dataclasses.replace(config, welfare="sum"), solve=fake)
   answers = load(config.out)
   assert list(np.flatnonzero(answers["invalid"])) == [4]
   assert list(np.flatnonzero(~answers["converged"])) == [3, 4]
@@ -480,7 +487,7 @@ def test_two_readings_are_refused(config, capfd, monkeypatch):
   def compiled(*_, **__):
     raise AssertionError("reached the solver")
 
-  monkeypatch.setattr(nes_solve, "_solve_part", compiled)
+  monkeypatch.setattr("launch.solving.answers.solve_part", compiled)
   ambiguous(config)
   assert nes_solve.main(argv(config)) == 2
   assert (
@@ -499,11 +506,10 @@ def test_two_readings_are_refused(config, capfd, monkeypatch):
 @pytest.mark.parametrize("flag, batched", [("--batched", True), ("--nobatched", False)])
 def test_flags_choose_a_reading(config, flag, batched):
   payoffs = ambiguous(config)
-  values = program.parse([*argv(config), flag], nes_solve._define_flags)
-  chosen = nes_solve._config(values)
+  chosen = nes_solve.config_of([*argv(config), flag])
   assert chosen.batched is batched
   fake = Fake()
-  report, _ = nes_solve.run(chosen, solve=fake)
+  report, _ = run(chosen, solve=fake)
   assert report.num_games == (3 if batched else 1)
   np.testing.assert_array_equal(fake.calls[0][0], payoffs if batched else payoffs[None])
   answers = load(config.out)
@@ -513,17 +519,17 @@ def test_flags_choose_a_reading(config, flag, batched):
 
 def test_the_reading_belongs_to_the_task(config):
   fake = Fake()
-  nes_solve.run(config, solve=fake)
+  run(config, solve=fake)
   assert "--batched" not in json.loads(str(load(config.out)["meta"]))["task"]
   os.unlink(config.out)
   with pytest.raises(RuntimeError):
-    nes_solve.run(config, solve=Counting(fail_at=1))
+    run(config, solve=Counting(fail_at=1))
   with pytest.raises(store.StoreError, match="--batched was not given and is now True"):
-    nes_solve.run(dataclasses.replace(config, batched=True), solve=fake)
+    run(dataclasses.replace(config, batched=True), solve=fake)
 
 
 def test_summary_is_loud_about_what_did_not_converge():
-  report = nes_solve.Report(10, (2, 4, 4))
+  report = Report(10, (2, 4, 4))
   arrays = {
       "invalid": np.zeros(10, bool),
       "converged": np.arange(10) >= 7,
@@ -533,10 +539,10 @@ def test_summary_is_loud_about_what_did_not_converge():
       "iterations": np.arange(10),
   }
   report.add(0, arrays)
-  text = nes_solve.summary(report)
+  text = summary(report)
   assert "NOT CONVERGED" in text and "(game 0, game 1, game 2, game 3, game 4, ...)" in text
   assert "WARNING: 7 of 10" in text and "mean 4.5, most 9" in text and "worst nan" in text
-  assert "one.nfg" in nes_solve.summary(report, ("zero.nfg", "one.nfg") + ("x",) * 8)
+  assert "one.nfg" in summary(report, ("zero.nfg", "one.nfg") + ("x",) * 8)
 
 
 def test_target_and_scalars_reach_solve(config, tmp_path):
@@ -557,7 +563,7 @@ def test_target_and_scalars_reach_solve(config, tmp_path):
       welfare="sum",
       tolerance=1e-3,
   )
-  nes_solve.run(changed, solve=solve)
+  run(changed, solve=solve)
   selection = seen[1]["selection"]
   np.testing.assert_array_equal(selection.target, target[16:32])
   np.testing.assert_array_equal(seen[2]["selection"].target[8:], np.repeat(target[-1:], 8, 0))
@@ -596,11 +602,11 @@ def test_bad_flags(config, changes, message, capfd, monkeypatch):
   def compiled(*_, **__):
     raise AssertionError("reached the solver")
 
-  monkeypatch.setattr(nes_solve, "_solve_part", compiled)
+  monkeypatch.setattr("launch.solving.answers.solve_part", compiled)
   assert nes_solve.main(argv(config, **changes)) == 2
   error = capfd.readouterr().err
   assert "Traceback" not in error
-  # Beside it the start line, and what OpenSpiel itself prints.
+  # The start line and messages of OpenSpiel may stand beside the error.
   lines = [line for line in error.splitlines() if line.startswith("nes_solve: ")]
   lines = [line for line in lines if "platform" not in line]
   assert len(lines) == 1 and message in lines[0]
@@ -620,35 +626,35 @@ def test_bad_targets(config, tmp_path):
   path = str(tmp_path / "t.npy")
   changed = dataclasses.replace(config, selection="MT", target=path)
   np.save(path, np.ones((3, 3)) / 9)
-  with pytest.raises(nes_solve.UsageError, match=r"has shape \[3, 3\]: it must be \[4, 4\]"):
-    nes_solve.run(changed)
+  with pytest.raises(UsageError, match=r"has shape \[3, 3\]: it must be \[4, 4\]"):
+    run(changed)
   rows = np.full((NUM, 4, 4), 1 / 16)
   rows[5] = 1
   np.save(path, rows)
-  with pytest.raises(nes_solve.UsageError, match="row 5: must be non-negative"):
-    nes_solve.run(changed)
+  with pytest.raises(UsageError, match="row 5: must be non-negative"):
+    run(changed)
   pathlib.Path(path).write_bytes(b"no array")
-  with pytest.raises(nes_solve.UsageError, match="not a .npy or .npz"):
-    nes_solve.run(changed)
+  with pytest.raises(UsageError, match="not a .npy or .npz"):
+    run(changed)
 
 
 def test_truth_values_are_a_target(config, tmp_path):
   np.save(tmp_path / "t.npy", np.arange(16).reshape(4, 4) == 5)
   fake = Fake()
   changed = dataclasses.replace(config, selection="MT", target=str(tmp_path / "t.npy"))
-  nes_solve.run(changed, solve=fake)
+  run(changed, solve=fake)
   target = fake.calls[0][1]["selection"].target
   assert target.dtype == np.float64 and target[1, 1] == 1 and target.sum() == 1
 
 
 def test_unwritable_and_full_disks(config, tmp_path, capfd, monkeypatch):
-  # A file where a directory is needed: root may write everywhere else.
+  # A file stands where a directory is needed. Root may write everywhere else.
   assert nes_solve.main(argv(config, out=f"{config.games}/out.npz")) == 2
   assert "cannot write in" in capfd.readouterr().err
   assert nes_solve.main(argv(config, out=config.games, overwrite=True)) == 2
   assert "the same file" in capfd.readouterr().err
   usage = shutil.disk_usage(tmp_path)._replace(free=100)
-  monkeypatch.setattr(nes_solve.shutil, "disk_usage", lambda _: usage)
+  monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
   assert nes_solve.main(argv(config)) == 2
   assert "make room" in capfd.readouterr().err
   monkeypatch.undo()
@@ -661,7 +667,7 @@ def test_unwritable_and_full_disks(config, tmp_path, capfd, monkeypatch):
   assert nes_solve.main(argv(config)) == 1
   error = capfd.readouterr().err
   assert "No space left" in error and "continues" in error
-  assert not list(tmp_path.glob("out.npz.parts/*"))  # nothing half-written
+  assert not list(tmp_path.glob("out.npz.parts/*"))  # no incomplete file
 
 
 def test_sigterm_stops_where_it_continues(config):
@@ -680,10 +686,10 @@ def test_sigterm_stops_where_it_continues(config):
   done = len(list(marker.parent.glob("part-*")))
   assert 1 <= done < 100 and not list(marker.parent.glob(".*.tmp"))
   counting = Counting()
-  nes_solve.run(config, solve=counting)
+  run(config, solve=counting)
   assert counting.calls == 100 - done
   resumed = load(config.out)
-  nes_solve.run(dataclasses.replace(config, overwrite=True))
+  run(dataclasses.replace(config, overwrite=True))
   assert_same(resumed, load(config.out))
 
 
@@ -691,29 +697,29 @@ def test_sigterm_stops_where_it_continues(config):
 @pytest.mark.parametrize("concept", ["cce", "ce"])
 def test_default_parts_fit(shape, concept, tmp_path):
   source = files.Source(1_000_003, shape)
-  config = nes_solve.Config(games="", out="", concept=concept)
-  size = nes_solve._part_size(config, source, tmp_path)
-  schema = nes_solve.answer_schema(shape, config)
+  config = Config(games="", out="", concept=concept)
+  size = part_size(config, source, tmp_path)
+  schema = answer_schema(shape, config)
   assert 1 <= size <= 65536
   assert size * (8 * np.prod(shape) + store.row_bytes(schema)) <= 2**28
-  # Parts of almost equal size: filling up the last one costs next to nothing.
+  # Parts have almost equal sizes, so that filling up the last one costs next to nothing.
   parts = -(-1_000_003 // size)
   assert parts * size - 1_000_003 < parts
 
 
 @pytest.mark.parametrize("games, parts", [(100_000, 8), (3000, 3), (10, 1)])
 def test_every_device_has_a_part_that_is_worth_it(monkeypatch, tmp_path, games, parts):
-  monkeypatch.setattr(nes_solve.jax, "device_count", lambda: 8)
+  monkeypatch.setattr("jax.device_count", lambda: 8)
   source = files.Source(games, (2, 2, 2))
-  size = nes_solve._part_size(nes_solve.Config(games="", out=""), source, tmp_path)
+  size = part_size(Config(games="", out=""), source, tmp_path)
   assert -(-games // size) == parts
 
 
 def test_the_rate_counts_what_was_not_compiled():
-  report = nes_solve.Report(10, (2, 4, 4), solved_here=10, seconds=5.0)
-  assert "games a second       2 in all\n" in nes_solve.summary(report) + "\n"
+  report = Report(10, (2, 4, 4), solved_here=10, seconds=5.0)
+  assert "games a second       2 in all\n" in summary(report) + "\n"
   report = dataclasses.replace(report, steady_games=4, steady_seconds=0.5)
-  assert "2 in all, 8 where nothing was compiled" in nes_solve.summary(report)
+  assert "2 in all, 8 where nothing was compiled" in summary(report)
 
 
 def test_compile_clock_counts_overlapping_spans_once():

@@ -81,9 +81,9 @@ def test_first_actions_are_about_the_middle_of_the_box():
   net = make(initial_scale=0.25)
   agent = agent_of(net)
   observation = jax.random.normal(jax.random.key(2), (50, 4))
-  mean = policy.decide(net, agent, None, observation).action
+  mean = policy.act(net, agent, None, observation).action
   np.testing.assert_allclose(mean, np.broadcast_to([1.0, 0.5], (50, 2)), atol=0.1)
-  many = policy.decide(net, agent, jax.random.key(0), jnp.broadcast_to(observation[0], (4000, 4)))
+  many = policy.act(net, agent, jax.random.key(0), jnp.broadcast_to(observation[0], (4000, 4)))
   # Half-widths 2 and 0.5; the standard error of a standard deviation is 1.1%.
   np.testing.assert_allclose(many.action.std(0), [0.5, 0.125], rtol=0.05)
 
@@ -91,7 +91,7 @@ def test_first_actions_are_about_the_middle_of_the_box():
 def test_decision_is_consistent():
   net, observation = make(), jnp.ones((3, 4))
   agent = agent_of(net, mean=1.0, variance=4.0)
-  decision = policy.decide(net, agent, jax.random.key(0), observation)
+  decision = policy.act(net, agent, jax.random.key(0), observation)
   parameters, value = net.apply(agent.params, jnp.zeros((3, 4)))  # at the mean
   np.testing.assert_allclose(decision.parameters, parameters)
   np.testing.assert_allclose(decision.value, 2 + 3 * value, rtol=1e-5)

@@ -1,4 +1,4 @@
-"""calsheq_jax.ppo: advantages by hand, loss and gradient, minibatches, devices, learning."""
+"""calsheq_jax.ppo: advantages by hand, loss and gradient, devices, learning."""
 
 import dataclasses
 import math
@@ -15,7 +15,6 @@ import pytest
 import toys
 
 from calsheq_jax import calibrator, policy, ppo, rollout, self_play
-from calsheq_jax.types import Moments
 
 ROOT = pathlib.Path(__file__).parent.parent
 ENV = toys.Countdown()
@@ -91,33 +90,6 @@ def test_an_end_cuts_the_sequence_in_two():
       reward[:4], value[:4], value[4], jnp.zeros(4, bool), jnp.zeros(4, bool), 0.9, 0.8
   )
   np.testing.assert_allclose(cut, open_end, rtol=1e-6)
-
-
-# Normalisers.
-
-
-def test_moments_of_parts_are_those_of_the_whole():
-  rng = np.random.default_rng(0)
-  x = (rng.normal(size=(50, 3)) * [1, 5, 0.1] + [0, 100, -3]).astype(np.float32)
-  weight = (rng.random(50) < 0.7).astype(np.float32)
-  nothing = Moments(jnp.zeros(()), jnp.zeros(3), jnp.ones(3))
-  parts = nothing
-  for rows in (slice(0, 5), slice(5, 30), slice(30, 50)):
-    parts = ppo.merged(parts, ppo.moments(jnp.asarray(x[rows]), jnp.asarray(weight[rows])))
-  kept = np.float64(x[weight > 0])
-  assert float(parts.count) == len(kept)
-  np.testing.assert_allclose(parts.mean, kept.mean(0), rtol=1e-5, atol=1e-6)
-  np.testing.assert_allclose(parts.variance, kept.var(0), rtol=1e-3)
-
-
-def test_moments_forget():
-  """After a million steps that were 0, the next million that are 1 count half, not less."""
-  million = jnp.float32(1e6)
-  old = Moments(jnp.float32(1e9), jnp.zeros(()), jnp.zeros(()))
-  for _ in range(2):
-    old = ppo.merged(old, Moments(million, jnp.zeros(()), jnp.zeros(())))
-  new = ppo.merged(old, Moments(million, jnp.ones(()), jnp.zeros(())))
-  np.testing.assert_allclose([new.mean, new.variance], [0.5, 0.25])
 
 
 # The loss.
@@ -260,59 +232,10 @@ def test_values_are_clipped_about_what_the_network_put_out(fresh, played):
 def test_kl_weight_adapts():
   weights = jnp.full(4, 0.2)
   kl = jnp.array([0.001, 0.008, 0.014, 0.02])
-  np.testing.assert_allclose(ppo.adapted(weights, kl, 0.01), [0.1, 0.2, 0.2, 0.4])
-  np.testing.assert_array_equal(ppo.adapted(jnp.zeros(2), jnp.array([1.0, 0.0]), 0.01), 0)
-  assert 0 < float(ppo.adapted(jnp.float32(1e-4), jnp.float32(0), 0.01))
-
-
-# Minibatches.
-
-
-@pytest.mark.parametrize(
-    "steps, minibatches, size", [(300, 8, 2), (1, 8, 8), (16, 8, 1), (18, 4, 2)]
-)
-def test_group_size(steps, minibatches, size):
-  assert ppo.group_size(steps, minibatches) == size
-
-
-def numbered(episodes, steps=6, agents=3):
-  """Samples whose action tells which step it is."""
-  number = jnp.arange(steps * episodes * agents, dtype=jnp.float32)
-  number = number.reshape(steps, episodes, agents)
-  fields = dict.fromkeys(ppo.Samples._fields, number)
-  return ppo.Samples(**{**fields, "action": number[..., None]})
-
-
-def dealt(samples, minibatches, axis_name=None):
-  groups = ppo._grouped(samples, minibatches)
-  return ppo._dealt(jax.random.key(0), groups, minibatches, axis_name).action[..., 0]
-
-
-def test_minibatches_are_a_partition_with_a_share_of_every_group():
-  result = np.asarray(dealt(numbered(8), 4))
-  assert result.shape == (4, 36)
-  np.testing.assert_array_equal(np.sort(result.ravel()), np.arange(144))
-  group = (result // 3 % 8) // 2  # of two episodes
-  for row in group:
-    np.testing.assert_array_equal(np.bincount(row.astype(int)), [9] * 4)
-  other = ppo._dealt(jax.random.key(1), ppo._grouped(numbered(8), 4), 4, None).action[..., 0]
-  assert (np.asarray(other) != result).mean() > 0.5
-
-
-def test_minibatches_are_the_same_on_any_number_of_devices():
-  whole = np.sort(dealt(numbered(8), 4), -1)
-  for count in (2, 4):
-    split = jax.tree.map(
-        lambda x, c=count: jnp.moveaxis(x.reshape(6, c, 8 // c, *x.shape[2:]), 1, 0), numbered(8)
-    )
-    parts = jax.vmap(lambda s: dealt(s, 4, "d"), axis_name="d")(split)  # [D, M, N / M / D]
-    parts = np.sort(np.moveaxis(parts, 0, 1).reshape(4, -1), -1)
-    np.testing.assert_array_equal(parts, whole)
-
-
-def test_episodes_that_do_not_deal_out_are_refused():
-  with pytest.raises(ValueError, match="7 episodes of 18 steps.*4 minibatches.*multiple of 2"):
-    ppo._grouped(numbered(7), 4)
+  np.testing.assert_allclose(ppo.adapt_kl_coefficient(weights, kl, 0.01), [0.1, 0.2, 0.2, 0.4])
+  off = ppo.adapt_kl_coefficient(jnp.zeros(2), jnp.array([1.0, 0.0]), 0.01)
+  np.testing.assert_array_equal(off, 0)
+  assert 0 < float(ppo.adapt_kl_coefficient(jnp.float32(1e-4), jnp.float32(0), 0.01))
 
 
 # Updates.
@@ -444,7 +367,7 @@ def test_learner_alone_with_a_problem_of_one_step():
   def update(state, key):
     see_key, act_key, learn_key = jax.random.split(jax.random.fold_in(key, state.step), 3)
     seen = jax.random.uniform(see_key, (64, 2), minval=-1, maxval=1)
-    decision = policy.decide(net, state.agent, act_key, seen)
+    decision = policy.act(net, state.agent, act_key, seen)
     reward = -jnp.sum((decision.action - best(seen)) ** 2, -1)
     trajectory = calibrator.one_step(decision, seen, reward)
     return ppo.update(state, learn_key, trajectory, net, config)
@@ -456,7 +379,7 @@ def test_learner_alone_with_a_problem_of_one_step():
 
   state, _ = train(jax.random.key(0))
   seen = jax.random.uniform(jax.random.key(9), (200, 2), minval=-1, maxval=1)
-  error = policy.decide(net, state.agent, None, seen).action - best(seen)
+  error = policy.act(net, state.agent, None, seen).action - best(seen)
   # Before: 0.57 and 0.29, the spread of what is best. Seen: 0.04.
   assert float(jnp.abs(error).mean()) < 0.1
 

@@ -56,7 +56,7 @@ def test_steps_follow_the_environments_dynamics():
 
 def test_log_prob_and_value_are_the_policys():
   t = PLAYED.trajectory
-  again = policy.decide(POLICY, AGENT, None, t.observation)
+  again = policy.act(POLICY, AGENT, None, t.observation)
   np.testing.assert_allclose(again.value, t.value, rtol=1e-4, atol=1e-5)
   log_prob = POLICY.distribution(again.parameters).log_prob(t.action)
   np.testing.assert_allclose(log_prob, t.log_prob, rtol=1e-4, atol=1e-4)

@@ -1,4 +1,4 @@
-"""nes_jax.games.spheres: on the sphere, and uniform there."""
+"""nes_jax.games.spheres: points lie on the sphere, and are uniform there."""
 
 import functools
 import math
@@ -20,18 +20,19 @@ LENGTHS = {
 
 @functools.lru_cache
 def draw(n, norm):
-  """[20000, n] points of the sphere in dimension n, divided by its radius: 10,000 games."""
+  """Points of the sphere in dimension n, divided by its radius, from 10,000 games: [20000, n]."""
   games = spheres.sample(jax.random.key(2), 10_000, (n, 1), norm)
   flat = np.asarray(games, np.float64).reshape(20_000, n)
   return flat / invariance.radius(n, norm)
 
 
-def shell(seed, count, n, norm, thickness):
-  """Oracle by rejection: [about count, n] points of the sphere, by the cone measure.
+def rejection_sample(seed, count, n, norm, thickness):
+  """Points of the sphere by rejection, [about count, n], and their weights, [about count].
 
-  Points uniform in the unit ball of the norm within the zero-mean hyperplane, kept if close to
-  the surface and scaled onto it. The surface measure of a polytope differs from the cone
-  measure by the distance of each face to the origin; `weights` [count] puts that right.
+  Points uniform in the unit ball of the norm, within the zero-mean hyperplane, are kept if they are
+  close to the surface, and scaled onto it. They have the cone measure, which differs from the
+  surface measure of a polytope by the distance of each face from the origin. The weights correct
+  that.
   """
   rng = np.random.default_rng(seed)
   basis = np.linalg.svd(np.ones((1, n)))[2][1:]  # [n - 1, n] orthonormal, zero sum
@@ -45,7 +46,8 @@ def shell(seed, count, n, norm, thickness):
   x = np.concatenate(kept)
   if norm == "l2":
     return x, np.ones(len(x))
-  # Distance of the face {g.x = 1} from the origin is 1 / |projection of g|; area = volume / it.
+  # The distance of the face {g.x = 1} from the origin is 1 / |projection of g|, and the area of the
+  # face is proportional to the volume of its cone divided by that distance.
   if norm == "l1":
     gradient = np.sign(x)
   else:
@@ -61,11 +63,12 @@ def test_on_the_sphere(norm, shape):
   assert games.dtype == jnp.result_type(float)
   flat = np.asarray(games, np.float64).reshape(500, len(shape), -1)
   z = invariance.radius(math.prod(shape), norm)
-  # Float32: a few 1e-7 relative; the sum of the cube's coordinates drifts by about 1e-6.
+  # In float32 the relative error is a few 1e-7, and the sum of the cube's coordinates drifts by
+  # about 1e-6.
   np.testing.assert_allclose(LENGTHS[norm](flat), z, rtol=2e-6)
   np.testing.assert_allclose(flat.mean(-1), 0, atol=3e-6)
   if math.prod(shape) == 2:
-    # Two games are left, equally likely; 1000 fair coins have standard deviation 16.
+    # There are two possible games, equally likely. 1000 fair coins have a standard deviation of 16.
     np.testing.assert_allclose(np.abs(flat), z / LENGTHS[norm](np.ones(2)), rtol=2e-6)
     assert abs((flat[..., 0] > 0).sum() - 500) < 80
 
@@ -74,7 +77,7 @@ def test_on_the_sphere(norm, shape):
 def test_players_and_games_are_independent(norm):
   x = draw(5, norm).reshape(10_000, 2, 5)
   own = x / np.linalg.norm(x, axis=-1, keepdims=True)
-  # Cosines of independent isotropic vectors in 4 dimensions: mean 0, standard deviation 1/2.
+  # Cosines of independent isotropic vectors in 4 dimensions have mean 0 and standard deviation 1/2.
   assert abs((own[:, 0] * own[:, 1]).sum(-1).mean()) < 5 * 0.5 / math.sqrt(10_000)
   assert abs((own[1:, 0] * own[:-1, 0]).sum(-1).mean()) < 5 * 0.5 / math.sqrt(10_000)
 
@@ -82,13 +85,13 @@ def test_players_and_games_are_independent(norm):
 @pytest.mark.parametrize("norm", invariance.NORMS)
 @pytest.mark.parametrize("n", [4, 5])
 def test_uniform_against_rejection(norm, n):
-  """Moments and marginal quantiles, 20,000 points against at least 30,000 by rejection."""
+  """Moments and marginal quantiles of 20,000 points agree with those of 30,000 by rejection."""
   x = draw(n, norm)
-  y, weights = shell(3, 30_000, n, norm, 0.25)
+  y, weights = rejection_sample(3, 30_000, n, norm, 0.25)
   weights = weights / weights.sum()
   effective = 1 / (weights**2).sum()
   spread = math.sqrt(1 / len(x) + 1 / effective)
-  # No threshold at a value that has positive probability: 1/2 has, on the L1 sphere.
+  # No threshold may be a value of positive probability, such as 1/2 on the L1 sphere.
   features = {
       "second moment": lambda v: v[:, 0] ** 2,
       "fourth moment": lambda v: v[:, 0] ** 4,
@@ -101,7 +104,7 @@ def test_uniform_against_rejection(norm, n):
   }
   for name, feature in features.items():
     a, b = feature(x).astype(float), feature(y).astype(float)
-    # Lands within 2.5 standard errors as a rule.
+    # The difference is usually within 2.5 standard errors.
     error = abs(a.mean() - weights @ b) / (spread * max(a.std(), b.std()) + 1e-6)
     assert error < 5, (name, a.mean(), weights @ b, error)
 
@@ -112,7 +115,7 @@ def test_coordinates_are_exchangeable(norm):
   second = (x**2).mean(0)
   assert np.all(np.abs(x.mean(0)) < 5 * x.std() / math.sqrt(len(x)))
   assert np.all(np.abs(second - second.mean()) < 5 * (x**2).std() / math.sqrt(len(x)))
-  # Zero sum and exchangeability fix every correlation at -1 / (n - 1).
+  # Zero sum and exchangeability together imply that every correlation is -1 / (n - 1).
   correlations = np.corrcoef(x.T)[~np.eye(5, dtype=bool)]
   np.testing.assert_allclose(correlations, -1 / 4, atol=5 / math.sqrt(len(x)))
 
@@ -120,15 +123,17 @@ def test_coordinates_are_exchangeable(norm):
 def test_l2_marginal_is_a_beta():
   """x_1^2 n / (n - 1) of the unit sphere in n - 1 dimensions is Beta(1/2, (n - 2) / 2)."""
   stats = pytest.importorskip("scipy.stats")
-  x = draw(5, "l2")[::2, 0]  # one player, so that the points are independent
-  # Uniform p-value; 1e-4 is a false alarm once in ten thousand seeds.
+  # Points of one player are independent.
+  x = draw(5, "l2")[::2, 0]
+  # The p-value is uniform, so that 1e-4 is a false alarm once in ten thousand seeds.
   assert stats.kstest(x**2 * 5 / 4, stats.beta(0.5, 1.5).cdf).pvalue > 1e-4
 
 
 def test_l1_faces_against_their_areas():
-  """n = 3 is a hexagon with equal sides; n = 4 a cuboctahedron of 8 triangles and 6 squares."""
+  """The sphere is a hexagon with equal sides at n = 3, and a cuboctahedron at n = 4."""
   np.testing.assert_allclose(spheres._face_probabilities(2), [1])
   np.testing.assert_allclose(spheres._face_probabilities(3), [0.5, 0.5])
+  # Areas of the 8 triangles and of the 6 squares of a cuboctahedron with edges of length 1.
   triangles, squares = 8 * math.sqrt(3) / 4, 6
   expected = np.array([triangles / 2, squares, triangles / 2]) / (triangles + squares)
   np.testing.assert_allclose(spheres._face_probabilities(4), expected)
@@ -138,7 +143,7 @@ def test_l1_faces_against_their_areas():
 
 @pytest.mark.parametrize("n", [4, 33])
 def test_gibbs_sweep_count(n, monkeypatch):
-  """Half the number of sweeps gives the same moments: the chain has long mixed."""
+  """Half the number of sweeps gives the same moments, so that the chain has mixed."""
 
   def moments(sweeps):
     monkeypatch.setattr(spheres, "_num_sweeps", lambda _: sweeps)
@@ -154,7 +159,7 @@ def test_gibbs_sweep_count(n, monkeypatch):
 
 @pytest.mark.parametrize("m", [2, 3, 4, 7, 8])
 def test_a_sweep_halves_the_distance_from_the_mean(m):
-  """The claim that `_num_sweeps` rests on: E[x' - mean] = (x - mean) / 2, by enumeration of c."""
+  """E[x' - mean] = (x - mean) / 2, by enumeration of c; `_num_sweeps` relies on it."""
   x = np.random.default_rng(0).normal(size=m)
   x -= x.mean()
   j = np.arange(m)

@@ -1,4 +1,4 @@
-"""nes_jax.games.structured: each kind against its definition, by small loops."""
+"""nes_jax.games.structured: comparison of each kind with its definition, by small loops."""
 
 from fractions import Fraction
 import itertools
@@ -16,7 +16,8 @@ ANY_PLAYERS = (
     *("all_pay_auction", "beauty_contest", "binary", "congestion", "dominated", "duplicated"),
     *("extensive", "first_price_auction", "integers", "ranking", "team", "traveller"),
 )
-SHAPES = {"blotto": (6, 6), "few_levels": (4, 4), "poker": (9, 16)}  # with num_strategies = 8
+# Numbers of strategies of two players for num_strategies = 8, where they are not 8.
+SHAPES = {"blotto": (6, 6), "few_levels": (4, 4), "poker": (9, 16)}
 CASES = [(name, 8, 2) for name in TWO_PLAYERS + ANY_PLAYERS]
 CASES += [(name, 4, 3) for name in ANY_PLAYERS]
 
@@ -68,7 +69,8 @@ def test_shape_type_and_seed(name, num_strategies, num_players):
 def test_fewest_strategies(name):
   games = draw(name, 3, 2)
   assert np.isfinite(games).all() and min(games.shape[2:]) >= 2
-  games[:] = 0  # writable
+  # The array can be written to.
+  games[:] = 0
 
 
 def test_unknown_name():
@@ -147,7 +149,8 @@ def test_duplicated(a, n, most):
   assert set(np.unique(games)) <= set(range(10))
   for game in games:
     for p in range(n):
-      strategies = np.moveaxis(game, 1 + p, 0).reshape(a, -1)  # with the payoffs of all players
+      # Payoffs of all players by the strategy of player p.
+      strategies = np.moveaxis(game, 1 + p, 0).reshape(a, -1)
       assert len(np.unique(strategies, axis=0)) <= most
 
 
@@ -266,7 +269,7 @@ def test_blotto(num_strategies, fields, soldiers, count):
 
 
 def values_of(game):
-  """Values in an auction: a player who alone bids 1 gets the value less 1."""
+  """Values of the players in an auction, found from bids of 1 by one player and 0 by the others."""
   n = len(game)
   return [cell(game, np.eye(n, dtype=int)[p])[p] + 1 for p in range(n)]
 
@@ -294,7 +297,7 @@ def test_auctions(name, a, n):
 
 
 def test_auctions_by_hand():
-  """Bids 2, 2, 1: the first two share."""
+  """With the bids 2, 2 and 1, the first two players share the prize."""
   for game in draw("first_price_auction", 5, 4, 3):
     x, y, _ = values_of(game)
     assert list(cell(game, (2, 2, 1))) == [(x - 2) / 2, (y - 2) / 2, 0]
@@ -328,13 +331,17 @@ def test_beauty_contest(a, n):
 
 def test_beauty_contest_by_hand():
   half, three_quarters = Fraction(1, 2), Fraction(3, 4)
-  assert contest(half, 0, (0, 1, 3)) == [0, 1, 0]  # 2/3 is nearest to 1
-  assert contest(three_quarters, 0, (0, 2, 2)) == [1 / 3] * 3  # 1 is as far from 0 as from 2
-  assert contest(half, 2, (1, 2, 3)) == [0, 1, 0]  # 2 is a guess
-  # The lower of two players wins if nothing is added; the higher wins if the target is high.
+  # The target is 2/3, to which 1 is nearest.
+  assert contest(half, 0, (0, 1, 3)) == [0, 1, 0]
+  # The target is 1, which is as far from 0 as from 2.
+  assert contest(three_quarters, 0, (0, 2, 2)) == [1 / 3] * 3
+  # The target is 2, which is a guess.
+  assert contest(half, 2, (1, 2, 3)) == [0, 1, 0]
+  # With two players, the lower guess wins if nothing is added.
   assert contest(three_quarters, 0, (3, 5)) == [1, 0]
-  assert contest(three_quarters, 3, (3, 5)) == [0, 1]  # 21/4 is nearest to 5
-  # All guesses 0 share, whatever the factor.
+  # The target is 21/4, to which 5 is nearest.
+  assert contest(three_quarters, 3, (3, 5)) == [0, 1]
+  # If all guesses are 0, all players share, for every factor.
   games = draw("beauty_contest", 5, 4, 3)
   assert (games[:, :, 0, 0, 0] == 1 / 3).all()
 
@@ -347,7 +354,8 @@ def test_congestion(a, n):
       for p, resource in enumerate(profile):
         costs.setdefault((resource, profile.count(resource)), set()).add(-cell(game, profile)[p])
     assert len(costs) == a * n
-    assert all(len(cost) == 1 for cost in costs.values())  # a cost depends on nothing else
+    # A cost depends on the resource and the number of its players only.
+    assert all(len(cost) == 1 for cost in costs.values())
     for resource in range(a):
       steps = np.diff([0, *(min(costs[resource, load]) for load in range(1, n + 1))])
       assert set(steps) <= {0, 1, 2, 3}
@@ -379,97 +387,3 @@ def test_few_levels():
     second = [[99, 0, 0, 99], [99, v, 98.01, 99], [99, 0, 0, 97.01], [99, 0, 98.01, 99]]
     base = np.array([first, second])
     assert any((base[:, r][:, :, c] == game).all() for r in orders for c in orders)
-
-
-# Strategic forms of extensive games.
-
-
-def showdown(mine, other, own, reply, ante, bet):
-  """Winnings of player 0 with one deal, by the actions for the cards that were dealt."""
-  stake = ante + bet
-  if own == "bet":
-    if reply in ("fold, check", "fold, bet"):
-      return ante
-  elif reply in ("fold, check", "call, check"):
-    stake = ante
-  elif own == "check, fold":
-    return -ante
-  return stake if mine > other else -stake
-
-
-def poker_by_loops(cards, ante, bet):
-  """Player 0's payoffs as a list of lists."""
-  owns = list(itertools.product(("bet", "check, fold", "check, call"), repeat=cards))
-  replies = ("fold, check", "call, check", "fold, bet", "call, bet")
-  replies = list(itertools.product(replies, repeat=cards))
-  deals = list(itertools.permutations(range(cards), 2))
-
-  def mean(own, reply):
-    wins = [showdown(i, j, own[i], reply[j], ante, bet) for i, j in deals]
-    return sum(wins) / len(deals)
-
-  return [[mean(own, reply) for reply in replies] for own in owns]
-
-
-@pytest.mark.parametrize("cards, ante, bet", [(2, 1, 1), (2, 3, 2), (3, 1, 4)])
-def test_poker_by_loops(cards, ante, bet):
-  payoffs = structured.poker_payoffs(cards, ante, bet)
-  np.testing.assert_allclose(payoffs[0], poker_by_loops(cards, ante, bet), atol=1e-12)
-  np.testing.assert_array_equal(payoffs[0], -payoffs[1])
-
-
-def test_value_of_kuhn_poker():
-  optimize = pytest.importorskip("scipy.optimize")
-  payoffs = structured.poker_payoffs(3, 1, 1)[0]
-  rows, columns = payoffs.shape
-  assert (rows, columns) == (27, 64)
-  # Variables are a mixture of the rows and v; maximise v such that no column pays less than v.
-  result = optimize.linprog(
-      np.append(np.zeros(rows), -1),
-      A_ub=np.column_stack([-payoffs.T, np.ones(columns)]),
-      b_ub=np.zeros(columns),
-      A_eq=[np.append(np.ones(rows), 0)],
-      b_eq=[1],
-      bounds=[(0, None)] * rows + [(None, None)],
-  )
-  assert result.x[-1] == pytest.approx(-1 / 18, abs=1e-9)
-
-
-@pytest.mark.parametrize("num_strategies, cards", [(2, 2), (63, 2), (64, 3)])
-def test_poker_draws_ante_and_bet(num_strategies, cards):
-  games = draw("poker", 20, num_strategies)
-  sizes = list(itertools.product(range(1, 6), repeat=2))
-  table = [structured.poker_payoffs(cards, *size) for size in sizes]
-  for game in games:
-    assert game.shape == (2, 3**cards, 4**cards)
-    assert sum((game == other).all() for other in table) == 1
-
-
-def is_pure_equilibrium(game, profile):
-  for p in range(len(game)):
-    replies = list(profile)
-    replies[p] = slice(None)
-    if game[p][tuple(replies)].max() > game[p][profile]:
-      return False
-  return True
-
-
-@pytest.mark.parametrize("a, n", [(8, 2), (2, 2), (5, 3), (2, 5), (24, 2)])
-def test_extensive(a, n):
-  for seed in range(5):
-    games = draw("extensive", 60, a, n, seed=seed)
-    shape = games.shape[2:]
-    for count in shape:  # a product of twos and threes
-      assert 2 <= count <= a and 6**10 % count == 0
-    assert set(np.unique(games)) <= set(range(10))
-    leaves = {}
-    for profile in itertools.product(*map(range, shape)):
-      payoffs = tuple(games[(slice(None), slice(None), *profile)].flat)
-      leaves.setdefault(payoffs, []).append(profile)
-    assert len(leaves) > n
-    # Every player must choose the actions on the path to a leaf, so that the set is a product.
-    for members in leaves.values():
-      assert len(members) == np.prod([len(set(own)) for own in zip(*members)])
-    # Backward induction gives a pure equilibrium.
-    for game in games[:10]:
-      assert any(is_pure_equilibrium(game, profile) for profile in profiles(game))

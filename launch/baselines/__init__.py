@@ -1,1 +1,1 @@
-"""Solvers, loops and older versions that results and speeds are compared with."""
+"""Solvers and versions that results and speeds are compared with."""

@@ -1,20 +1,21 @@
-"""Reference convex solvers: problem (6) of Marris et al. (2022) handed to CVXPY, one game a call.
+"""Convex reference solvers: problem (6) of Marris et al. (2022) in CVXPY, one game per call.
 
-Oracle of the tests and opponent in the benchmark. Shares no code with the engines of nes_jax: the
-deviation matrix is built densely, row by row, and the problem is solved in the units given, in
-float64. To compare with nes_jax, normalise payoffs and welfare first (`nes_jax.invariance`).
+Tests take them as an oracle, and the benchmark compares times with them. They share no code with
+the engines of nes_jax: the deviation matrix A is built densely, row by row, and problems are solved
+in float64 in the units given. For a comparison with nes_jax, normalise payoffs and welfare first
+(see `nes_jax.invariance`).
 
   maximise over sigma, epsilon    mu W . sigma - KL(sigma || target) - rho sum_p phi(epsilon_p)
   subject to                      A_p sigma <= epsilon_p for every player p
 
-A finite-rho problem is posed in w_p = (epsilon_p - epsilon-hat_p) / r_p, where
-r_p = epsilon-plus_p - epsilon-hat_p. Then phi, up to a constant, is r_p ((1 - w) log(1 - w) + w):
-zero at the target, so that large rho leaves digits for the entropy.
+A problem with finite rho is stated in w_p = (epsilon_p - epsilon-hat_p) / r_p, where r_p =
+epsilon-plus_p - epsilon-hat_p. Then phi is r_p ((1 - w) log(1 - w) + w) up to a constant. It is
+zero at the target, so that a large rho leaves enough digits for the entropy.
 
-CVXPY compiles parameters through a table of (entries of A) x (variables): a CCE of 32x32 takes
-2.4 GB, one of 64x64 would take 32 GiB.
+CVXPY compiles parameters through a table of (entries of A) x (variables). A CCE of 32x32 takes
+2.4 GB, and one of 64x64 would take 32 GiB.
 
-Glossary: N players, |A| joint strategies, D deviations (rows of A).
+Glossary: N players, A1, ..., AN strategies, |A| joint strategies, D deviations (rows of A).
 """
 
 from collections.abc import Sequence
@@ -28,32 +29,48 @@ import numpy as np
 Objective = Literal["entropy", "linear", "strength"]
 OBJECTIVES: tuple[str, ...] = ("entropy", "linear", "strength")
 SOLVERS: tuple[str, ...] = ("CLARABEL", "ECOS", "HIGHS")
-# The strictest that HiGHS takes.
+# The smallest tolerance that HiGHS accepts.
 _HIGHS_TOLERANCE = 1e-10
 
 
 class Answer(NamedTuple):
-  """One solved game, in the units given."""
+  """The solution of one game, in the units given."""
 
-  joint: np.ndarray  # [A1, ..., AN] as the solver left it: entries may be -1e-12; NaN if it failed
+  joint: np.ndarray  # [A1, ..., AN] from the solver: entries may be -1e-12; NaN if it failed
   epsilon: np.ndarray  # [N]
-  status: str  # "optimal"; "optimal_inaccurate" and all else are failures
-  seconds: float  # wall time of the call: data update and solve; A is built before it starts
+  status: str  # "optimal"; "optimal_inaccurate" and all other texts mean a failure
+  seconds: float  # wall time to update the data and to solve, without the time to build A
 
 
-def deviation_rows(shape: Sequence[int], concept: str) -> list[tuple[int, int | None, int]]:
-  """(player, recommended or None, deviation) for each of the D rows of A, in order."""
+class Deviation(NamedTuple):
+  """A row of A."""
+
+  player: int
+  recommended: int | None  # strategy that the player is recommended; None for CCE
+  strategy: int  # strategy that the player plays
+
+
+def deviation_rows(shape: Sequence[int], concept: str) -> list[Deviation]:
+  """The deviations of the D rows of A, in their order."""
   rows = []
   for p, count in enumerate(shape):
     if concept == "cce":
-      rows += [(p, None, d) for d in range(count)]
+      rows += [Deviation(p, None, d) for d in range(count)]
     else:
-      rows += [(p, r, d) for r in range(count) for d in range(count) if d != r]
+      rows += [Deviation(p, r, d) for r in range(count) for d in range(count) if d != r]
   return rows
 
 
 def deviation_matrix(payoffs: np.ndarray, concept: str) -> np.ndarray:
-  """A of eqs. (1) (CE) and (3) (CCE): payoffs [N, A1, ..., AN] -> [D, |A|] float64."""
+  """The matrix A of eq. (1) (CE) or eq. (3) (CCE).
+
+  Args:
+    payoffs: [N, A1, ..., AN].
+    concept: "cce" or "ce".
+
+  Returns:
+    [D, |A|] float64: the gain of each deviation at each joint strategy.
+  """
   payoffs = np.asarray(payoffs, np.float64)
   shape = payoffs.shape[1:]
   matrix = []
@@ -66,9 +83,16 @@ def deviation_matrix(payoffs: np.ndarray, concept: str) -> np.ndarray:
 
 
 def nonzero_blocks(shape: Sequence[int], concept: str) -> list[tuple[np.ndarray, np.ndarray]]:
-  """Rows and columns of A between which it is not zero for every game.
+  """The blocks of A outside of which it is zero for every game.
 
   There is one block for each player (CCE), or for each recommended strategy (CE).
+
+  Args:
+    shape: (A1, ..., AN).
+    concept: "cce" or "ce".
+
+  Returns:
+    Row and column indices of each block.
   """
   deviations = deviation_rows(shape, concept)
   played = np.indices(tuple(shape)).reshape(len(shape), -1)
@@ -82,21 +106,7 @@ def nonzero_blocks(shape: Sequence[int], concept: str) -> list[tuple[np.ndarray,
 
 
 class Reference:
-  """Problem (6) for every game of one shape, compiled once and solved game by game.
-
-  Args:
-    shape: (A1, ..., AN).
-    concept: "cce" or "ce".
-    objective: "entropy", all of eq. (6); "linear", W . sigma alone (infinite mu); "strength", the
-      smallest sum of epsilons above -epsilon-plus.
-    rho: of "entropy"; infinity gives hard constraints.
-    solver: "CLARABEL" or "ECOS", through CVXPY; "HIGHS", SciPy's, for "linear" and "strength".
-    tolerance: of gaps and feasibility; None: the solver's own. 1e-12 makes Clarabel an oracle.
-
-  Raises:
-    ImportError: CVXPY or the solver is not installed.
-    ValueError: an unknown name, or a combination that does not exist.
-  """
+  """Problem (6) for games of one shape: it is compiled once, and then solved game by game."""
 
   def __init__(
       self,
@@ -108,6 +118,22 @@ class Reference:
       solver: str = "CLARABEL",
       tolerance: float | None = None,
   ):
+    """Compiles the problem.
+
+    Args:
+      shape: (A1, ..., AN).
+      concept: "cce" or "ce".
+      objective: "entropy" for all of eq. (6); "linear" for W . sigma alone, which is infinite mu;
+        "strength" for the smallest sum of epsilons above -epsilon-plus.
+      rho: weight of the approximation term of "entropy"; infinity gives hard constraints.
+      solver: "CLARABEL" or "ECOS", through CVXPY; "HIGHS", SciPy's, for "linear" and "strength".
+      tolerance: tolerance of gaps and feasibility; None for the solver's own. With 1e-12 Clarabel
+        is an oracle.
+
+    Raises:
+      ImportError: CVXPY or the solver is not installed.
+      ValueError: a name is unknown, or objective, rho and solver do not fit together.
+    """
     for name, value, known in (
         ("concept", concept, ("cce", "ce")),
         ("objective", objective, OBJECTIVES),
@@ -128,13 +154,14 @@ class Reference:
       self._compile()
 
   def _compile(self) -> None:
+    """States the problem in CVXPY, with parameters for the numbers of a game."""
     cp = _import("cvxpy")
     if self.solver not in cp.installed_solvers():
       raise ImportError(f"CVXPY does not find {self.solver}: pip install -e .[baselines]")
     size, players = math.prod(self.shape), len(self.shape)
     joint = cp.Variable(size, nonneg=True)
     self._joint = joint
-    # A without its zeros.
+    # The matrix A without its zeros.
     self._blocks = [
         (block, cp.Parameter((len(block[0]), len(block[1]))))
         for block in nonzero_blocks(self.shape, self.concept)
@@ -154,9 +181,9 @@ class Reference:
       epsilon = self._target
       if not math.isinf(self._rho):
         w, phi = cp.Variable(players), cp.Variable(players)
-        # phi >= (1 - w) log(1 - w) + w
+        # The cone says that phi >= (1 - w) log(1 - w) + w.
         constraints.append(cp.ExpCone(w - phi, 1 - w, np.ones(players)))
-        # In units of rho: Clarabel breaks down on rho = 1e4 at 16x16 otherwise.
+        # The goal is divided by rho, since Clarabel fails on 16x16 games with rho = 1e4 otherwise.
         goal = goal / self._rho - self._room @ phi
         epsilon = self._target + cp.multiply(self._room, w)
       goal = cp.Maximize(goal)
@@ -178,18 +205,21 @@ class Reference:
       welfare: np.ndarray | None = None,
       welfare_weight: float = 1.0,
   ) -> Answer:
-    """Solves one game. The first call also compiles, outside the time that is reported.
+    """Solves one game. The first call also compiles, which the time reported leaves out.
 
     Args:
       payoffs: [N, A1, ..., AN].
-      target: [A1, ..., AN] positive, sums to one; None: uniform.
-      epsilon: [] or [N] epsilon-hat; ignored by "strength".
-      epsilon_max: epsilon-plus; None: sqrt(|A|), the radius of the L2 sphere.
-      welfare: [A1, ..., AN], as it is to be used; None: zero.
-      welfare_weight: mu, finite; 1 for the objective "linear".
+      target: [A1, ..., AN] positive, with sum one; None for uniform.
+      epsilon: [] or [N] epsilon-hat; "strength" ignores it.
+      epsilon_max: epsilon-plus; None for sqrt(|A|), the radius of the L2 sphere.
+      welfare: [A1, ..., AN] W; None for zero.
+      welfare_weight: mu, finite; must be 1 for the objective "linear".
 
     Returns:
-      `Answer`; one that failed is NaN and says why in its status.
+      The answer. If the solver failed, the status says why, and the arrays are NaN.
+
+    Raises:
+      ValueError: the payoffs have another shape.
     """
     payoffs = np.asarray(payoffs, np.float64)
     players, size = len(self.shape), math.prod(self.shape)
@@ -212,7 +242,17 @@ class Reference:
       self._warm = True
     return self._run(matrix, utility, epsilon, radius)
 
-  def _run(self, matrix, utility, epsilon, radius) -> Answer:
+  def _run(
+      self, matrix: np.ndarray, utility: np.ndarray, epsilon: np.ndarray, radius: float
+  ) -> Answer:
+    """Solves one game by CVXPY.
+
+    Args:
+      matrix: [D, |A|] the matrix A.
+      utility: [|A|] mu W + log target.
+      epsilon: [N] epsilon-hat.
+      radius: epsilon-plus.
+    """
     cp = _import("cvxpy")
     options: dict[str, Any] = {"max_threads": 1} if self.solver == "CLARABEL" else {}
     if self._tolerance is not None:
@@ -241,13 +281,17 @@ class Reference:
         seconds=seconds,
     )
 
-  def _linear_program(self, matrix, utility, epsilon) -> Answer:
+  def _linear_program(
+      self, matrix: np.ndarray, utility: np.ndarray, epsilon: np.ndarray
+  ) -> Answer:
+    """Solves one game by HiGHS; arguments as for `_run`."""
     optimize = _import("scipy.optimize")
     size, players = len(utility), len(self.shape)
     tolerance = max(_HIGHS_TOLERANCE, self._tolerance or _HIGHS_TOLERANCE)
     start = time.perf_counter()
     cost, bounds, limits = -utility, [(0, None)] * size, epsilon[self._players]
-    if self.objective == "strength":  # variables (sigma, epsilon)
+    if self.objective == "strength":
+      # The variables are sigma and epsilon.
       cost = np.concatenate([np.zeros(size), np.ones(players)])
       bounds = bounds + [(e, None) for e in epsilon]
       matrix = np.hstack([matrix, -np.eye(players)[self._players]])
@@ -277,7 +321,7 @@ class Reference:
 
 
 def _import(name: str) -> Any:
-  """Imports an optional dependency, or says how to get it."""
+  """Imports an optional package, or raises an ImportError that says how to install it."""
   try:
     return importlib.import_module(name)
   except ImportError as error:

@@ -1,9 +1,10 @@
-"""The market of `envs.market` as a plain NumPy loop: oracle of its tests, and a baseline for speed.
+"""The market of `envs.market` as a plain NumPy loop: oracle of its tests, and a baseline of speed.
 
-Written from the description and not from the code: one merchant after the other, every customer's
-best quote so far. Random numbers come from outside, so that it can follow an episode of the other.
+The loop is written from the description of the market and not from its code. It goes through the
+merchants one after the other, and keeps every customer's best quote so far. Random numbers are
+arguments, so that it can follow an episode of `envs.market`.
 
-Glossary: n merchants, C clusters, m customers in each.
+Glossary: n merchants, C clusters, m customers in each cluster.
 """
 
 import numpy as np
@@ -14,10 +15,16 @@ Array = np.ndarray
 
 
 class MarketLoop:
-  """One episode. Fields as `market.State`, in float64."""
+  """One episode of one market. Its fields are those of `market.State`, in float64."""
 
   def __init__(self, config: market.Config, linked: Array, tolerance: Array):
-    """Begins an episode: linked bool [n, C, m], tolerance [n]."""
+    """Begins an episode.
+
+    Args:
+      config: the market.
+      linked: [n, C, m] bool, whether a merchant is connected to a customer.
+      tolerance: [n] risk tolerances of the merchants.
+    """
     self.config = config
     self.linked = linked
     self.tolerance = tolerance
@@ -29,20 +36,23 @@ class MarketLoop:
     self.facility = np.zeros(clusters, int)
 
   def step(self, action: Array, buys: Array, lots: Array, noise: float) -> Array:
-    """All act.
+    """Plays one step, in which all merchants act.
 
     Args:
-      action: [n, 3], within the bounds.
-      buys: [C, m] bool, the other customers sell.
-      lots: [n, C, m] uniform in [0, 1): a merchant takes over a tied customer, as the k-th that it
-        could choose, when its lot is below 1 / k.
-      noise: standard normal, for the price.
+      action: [n, 3] within the bounds.
+      buys: [C, m] bool, whether a customer buys; the other customers sell.
+      lots: [n, C, m] uniform in [0, 1). The k-th merchant with a customer's best quote takes the
+        customer over from the ones before if its lot is below 1 / k, so that all of them are
+        equally likely.
+      noise: a standard normal number, which moves the price.
 
     Returns:
       [n] rewards.
     """
     config, h = self.config, self.config.half_spread
-    best = np.zeros(buys.shape)  # the facility's price, from which any merchant takes it over
+    # The best quote so far of each customer, which begins as the facility's. A merchant with an
+    # equal quote is preferred to the facility.
+    best = np.zeros(buys.shape)
     seller = np.full(buys.shape, -1)
     tied = np.zeros(buys.shape, int)
     for i, (e_buy, e_sell, _) in enumerate(action):
@@ -75,6 +85,7 @@ class MarketLoop:
     return reward
 
   def _next(self, noise: float) -> float:
+    """The price of the next step."""
     config = self.config
     if config.process == "arithmetic":
       return self.price + config.volatility * noise

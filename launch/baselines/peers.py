@@ -1,57 +1,54 @@
-"""Solvers of other people on the games of `launch.benchmark`: each one is measured if it is there.
+"""Solvers of others on the games of `launch.benchmark`. Those that are not installed are left out.
 
 All of them solve for maximum-entropy equilibria with hard constraints, in the units given, with
-their own default tolerances. Times leave out what is done once for a shape.
+their own default tolerances. Times leave out the work that is done once for a shape.
 
-  ecos, clarabel  one game a call through a parametrised CVXPY problem, on one core (`reference`)
-  direct          Clarabel through its own interface: the cones are stated by hand, and one solver
-                  object is given a new matrix for each game; one core
-  moreau          a conic solver for batches: one call on all games, on all cores; where it finds
-                  several kinds of device, on the one that takes least
-  polarix         gradient steps on the duals of a CE; a call includes compilation, since
-                  polarix compiles again for each game
+  ecos, clarabel  one game per call through a CVXPY problem with parameters, on one core
+                  (`launch.baselines.convex`)
+  direct          Clarabel through its own interface, on one core: the cones are stated by hand, and
+                  one solver object gets a new matrix for each game
+  moreau          a conic solver for batches: one call on all games, on all cores; if it finds
+                  several kinds of devices, on the fastest
+  polarix         gradient steps on the duals of a CE; a call includes compilation, since polarix
+                  compiles for each game
 
-Layers that give gradients are in `LAYERS`.
-
-Glossary: B games, N players, |A| joint strategies, D deviations (rows of A).
+Glossary: B games, N players, A1, ..., AN strategies, |A| joint strategies, D deviations (rows of
+the deviation matrix A).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-import importlib.util
 import math
 import statistics
 import time
 from typing import Any, NamedTuple
 
-import jax
-from jax import experimental
 import jax.numpy as jnp
 import numpy as np
 
 from launch.baselines import convex
-from launch.runtime.timing import seconds
 
-# Moreau is called at most four times, and no more after so many seconds.
+# Largest number of calls of moreau, and seconds after which it is not called again.
+_MOREAU_CALLS = 4
 _MOREAU_SECONDS = 10
-# Distributions whose versions are noted.
+# Packages whose versions belong to results of peers and layers.
 PACKAGES = ("cvxpy", "ecos", "clarabel", "moreau", "polarix", "cvxpylayers", "diffcp")
 
 
 class Outcome(NamedTuple):
-  """How a peer did on some games of one shape."""
+  """Results of a peer on some games of one shape."""
 
-  us: float  # microseconds a game: the median, or of a call on all games its time over their number
-  failed: int  # games that it does not call solved
-  joints: np.ndarray  # [B, A1, ..., AN] as it left them; NaN for those that it gave no answer to
+  us: float  # microseconds per game: the median; for a call on all games its time over their number
+  failed: int  # games whose status is not solved
+  joints: np.ndarray  # [B, A1, ..., AN]; NaN for games without an answer
 
   @property
   def failures(self) -> str:
-    """For a table, such as 1/20."""
+    """The number of failed games as text, such as 1/20."""
     return f"{self.failed}/{len(self.joints)}"
 
 
 def measure(name: str, concept: str, payoffs: np.ndarray) -> Outcome | None:
-  """Gives games to the peer of this name.
+  """Solves games by a peer.
 
   Args:
     name: one of `PEERS`.
@@ -59,26 +56,31 @@ def measure(name: str, concept: str, payoffs: np.ndarray) -> Outcome | None:
     payoffs: [B, N, A1, ..., AN] of normalised games.
 
   Returns:
-    The outcome. None if there is no game, or the peer is not installed, knows no such games or
-    fails, which is printed.
+    The outcome. None if there is no game, if the peer is not installed, if it does not solve such
+    games, or if it fails; a failure is printed.
   """
   if not len(payoffs):
     return None
-  return _survived(name, lambda: PEERS[name](concept, np.asarray(payoffs, np.float64)))
+  return attempt(name, lambda: PEERS[name](concept, np.asarray(payoffs, np.float64)))
 
 
-def _survived(name: str, function: Callable[[], Any]) -> Any:
-  """The value of a function, or None if it fails: that is no reason to lose the other columns."""
+def attempt(name: str, function: Callable[[], Any]) -> Any:
+  """The value of a function of a peer; None if the peer is not installed, or fails.
+
+  A failure is printed, so that it does not keep other peers from being measured.
+  """
   try:
     return function()
   except ImportError:
     return None
-  except Exception as error:  # whatever a solver of other people may raise
+  except Exception as error:  # Solvers of others may raise any error.
     print(f"  {name} failed: {type(error).__name__}: {' '.join(str(error).split())}", flush=True)
     return None
 
 
 def _through_cvxpy(solver: str) -> Callable[[str, np.ndarray], Outcome]:
+  """The peer that is CVXPY with this solver."""
+
   def solve(concept, payoffs):
     problem = convex.Reference(payoffs.shape[2:], concept, solver=solver)
     answers = [problem.solve(game) for game in payoffs]
@@ -92,10 +94,10 @@ def _through_cvxpy(solver: str) -> Callable[[str, np.ndarray], Outcome]:
 
 
 class _Conic:
-  """The games of one shape as conic problems: minimise q.x, A x + s = b, s in a product of cones.
+  """Games of one shape as conic problems: minimise q.x subject to A x + s = b, s in cones.
 
-  Variables are sigma [|A|] and t [|A|]. The cones are {0} for the sum of sigma, D numbers that are
-  not negative for the gains, and |A| exponential cones that hold (t, sigma, 1), which means that
+  The variables x are sigma [|A|] and t [|A|]. The cones are {0} for the sum of sigma, D nonnegative
+  numbers for the gains, and |A| exponential cones that hold (t, sigma, 1), which means that
   t <= -sigma log sigma.
   """
 
@@ -109,12 +111,12 @@ class _Conic:
     self._rows = np.concatenate([np.repeat(rows, len(columns)) for rows, columns in blocks])
     self._columns = np.concatenate([np.tile(columns, len(rows)) for rows, columns in blocks])
     joint = np.arange(size)
-    first = 1 + gains + 3 * joint  # row of each exponential cone
+    first = 1 + gains + 3 * joint  # first row of each exponential cone
     rows = np.concatenate([np.zeros(size, int), first, first + 1, 1 + self._rows])
     columns = np.concatenate([joint, size + joint, joint, self._columns])
     self._constant = np.concatenate([np.ones(size), -np.ones(2 * size)])
     self.shape = (1 + gains + 3 * size, 2 * size)
-    # Each entry holds its own number, from 1 on, so that a sparse format tells how it orders them.
+    # Each entry holds its own number, from 1 on, which shows how a sparse format orders entries.
     self._pattern = sparse.coo_array((np.arange(1, len(rows) + 1), (rows, columns)), self.shape)
     self.q = np.concatenate([np.zeros(size), -np.ones(size)])
     self.b = np.zeros(self.shape[0])
@@ -122,7 +124,15 @@ class _Conic:
     self.b[1 + gains + 2 :: 3] = 1
 
   def matrices(self, payoffs: np.ndarray, kind: str) -> tuple[Any, np.ndarray]:
-    """Payoffs [B, N, A1, ..., AN] -> a matrix in "csc" or "csr", values [B, nonzeros] for it."""
+    """The matrices A of games in a sparse format.
+
+    Args:
+      payoffs: [B, N, A1, ..., AN].
+      kind: "csc" or "csr".
+
+    Returns:
+      The matrix of the first game, and the values [B, nonzeros] of all games.
+    """
     matrix = self._pattern.asformat(kind)
     order = matrix.data - 1
     values = []
@@ -134,6 +144,7 @@ class _Conic:
 
 
 def _clarabel(concept: str, payoffs: np.ndarray) -> Outcome:
+  """The peer direct."""
   import clarabel
   from scipy import sparse
 
@@ -142,12 +153,12 @@ def _clarabel(concept: str, payoffs: np.ndarray) -> Outcome:
   matrix, values = conic.matrices(payoffs, "csc")
   settings = clarabel.DefaultSettings()
   settings.verbose, settings.max_threads = False, 1
-  settings.presolve_enable = False  # it cannot be given new numbers otherwise
+  settings.presolve_enable = False  # A presolved problem cannot be given new numbers.
   cones = [clarabel.ZeroConeT(1), clarabel.NonnegativeConeT(conic.gains)]
   cones += [clarabel.ExponentialConeT()] * conic.size
-  no_square = sparse.csc_matrix((2 * conic.size,) * 2)
+  quadratic = sparse.csc_matrix((2 * conic.size,) * 2)  # no quadratic term
   solver = clarabel.DefaultSolver(
-      no_square, conic.q, sparse.csc_matrix(matrix), conic.b, cones, settings
+      quadratic, conic.q, sparse.csc_matrix(matrix), conic.b, cones, settings
   )
   times, joints, failed = [], [], 0
   for value in values:
@@ -161,6 +172,7 @@ def _clarabel(concept: str, payoffs: np.ndarray) -> Outcome:
 
 
 def _moreau(concept: str, payoffs: np.ndarray) -> Outcome:
+  """The peer moreau."""
   import moreau
 
   conic = _Conic(payoffs.shape[2:], concept)
@@ -182,9 +194,8 @@ def _moreau(concept: str, payoffs: np.ndarray) -> Outcome:
         ),
         settings=moreau.Settings(device=device, batch_size=batch),
     )
-
     times = []
-    while not times or len(times) < 4 and sum(times) < _MOREAU_SECONDS:
+    while not times or len(times) < _MOREAU_CALLS and sum(times) < _MOREAU_SECONDS:
       start = time.perf_counter()
       solver.setup(*given)
       joints = np.asarray(solver.solve(q, b).x)[:, : conic.size]
@@ -196,6 +207,7 @@ def _moreau(concept: str, payoffs: np.ndarray) -> Outcome:
 
 
 def _polarix(concept: str, payoffs: np.ndarray) -> Outcome | None:
+  """The peer polarix, which solves for CEs only."""
   if concept != "ce":
     return None
   import polarix
@@ -214,7 +226,8 @@ def _polarix(concept: str, payoffs: np.ndarray) -> Outcome | None:
   return Outcome(1e6 * statistics.median(times), failed, np.stack(joints))
 
 
-# name -> (concept, payoffs [B, N, A1, ..., AN] in float64) -> outcome; raises ImportError.
+# Functions (concept, payoffs [B, N, A1, ..., AN] in float64) -> outcome, which raise ImportError
+# where a peer is not installed.
 PEERS: Mapping[str, Callable[[str, np.ndarray], Outcome | None]] = {
     "ecos": _through_cvxpy("ECOS"),
     "clarabel": _through_cvxpy("CLARABEL"),
@@ -222,66 +235,3 @@ PEERS: Mapping[str, Callable[[str, np.ndarray], Outcome | None]] = {
     "moreau": _moreau,
     "polarix": _polarix,
 }
-
-# Layers of cvxpylayers by the backend that solves and differentiates: name -> its solver there.
-LAYERS: Mapping[str, str | None] = {"diffcp": None, "moreau": "MOREAU"}
-
-
-class Gradients(NamedTuple):
-  """Gradients by a layer of cvxpylayers, and what they took: forward and backward together."""
-
-  one_us: float  # microseconds for one game
-  us: float  # microseconds a game of a batch
-  values: np.ndarray  # [B, N, A1, ..., AN] of sum(joint * weights), with respect to the payoffs
-
-
-def differentiate(
-    name: str, payoffs: np.ndarray, weights: np.ndarray, calls: int
-) -> Gradients | None:
-  """Gradients of sum(joint * weights), where joint is the maximum-entropy CCE, by a layer.
-
-  Args:
-    name: one of `LAYERS`.
-    payoffs: [B, N, A1, ..., AN].
-    weights: [A1, ..., AN].
-    calls: to take the median of.
-
-  Returns:
-    The gradients, or None if the layer is not installed or fails, which is printed.
-  """
-  needed = ("cvxpy", "cvxpylayers", name)
-  if not all(importlib.util.find_spec(module) for module in needed):
-    return None
-  return _survived(name, lambda: _differentiate(name, payoffs, weights, calls))
-
-
-def _differentiate(name: str, payoffs: np.ndarray, weights: np.ndarray, calls: int) -> Gradients:
-  import cvxpy as cp
-  from cvxpylayers.jax import CvxpyLayer
-
-  shape = weights.shape
-  rows = convex.deviation_rows(shape, "cce")
-  joint, matrix = cp.Variable(weights.size), cp.Parameter((len(rows), weights.size))
-  goal = cp.Maximize(cp.sum(cp.entr(joint)))
-  problem = cp.Problem(goal, [cp.sum(joint) == 1, matrix @ joint <= 0])
-  layer = CvxpyLayer(problem, [matrix], [joint], solver=LAYERS[name])
-
-  def gains(payoffs):  # [N, A1, ..., AN] -> [D, |A|]
-    gain = lambda p, d: jnp.take(payoffs[p], jnp.array([d]), p) - payoffs[p]
-    return jnp.stack([gain(p, d).ravel() for p, _, d in rows])
-
-  def loss(payoffs):
-    many = payoffs.ndim > len(shape) + 1
-    (answer,) = layer((jax.vmap(gains) if many else gains)(payoffs))
-    return (answer.reshape(answer.shape[:-1] + shape) * weights).sum()
-
-  # The layers compute in float64, and JAX versions before 0.8 only have the experimental switch.
-  enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else experimental.enable_x64
-  with enable_x64(True):
-    # The backend diffcp cannot be compiled.
-    gradient = jax.grad(loss) if name == "diffcp" else jax.jit(jax.grad(loss))
-    many = jnp.asarray(payoffs, jnp.float64)
-    one = statistics.median(seconds(lambda: gradient(many[0]), calls)[1:])
-    all_of_them = statistics.median(seconds(lambda: gradient(many), calls)[1:])
-    values = np.asarray(gradient(many))
-  return Gradients(1e6 * one, 1e6 * all_of_them / len(payoffs), values)

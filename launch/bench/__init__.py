@@ -1,1 +1,1 @@
-"""The suites of `launch.benchmark`."""
+"""The suites of `launch.benchmark`, each in a module of its name, and their frame."""

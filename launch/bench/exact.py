@@ -2,41 +2,44 @@
 
   python -m launch.benchmark --suite=exact --out=out/benchmark
 
-Maximum-entropy equilibria of uniform games on the L2 sphere, by `nes_jax.solve` in float32 with its
-default tolerance. Beside it stand the solvers of `launch.baselines.peers` that are installed, on
-the first games of the same batch. Batches are larger on accelerators. Columns:
+Problems are maximum-entropy equilibria of uniform games on the L2 sphere. `nes_jax.solve` solves
+them in float32 with its default tolerance. The solvers of `launch.baselines.peers` that are
+installed solve the first games of the same batch. Batches are larger on accelerators. Columns:
 
-  size, concept, batch        what was solved
-  engine                      of `nes_jax.engines()`, which one solves such games here
-  us_game, compile_s          ours: median call / batch; first call less a median one
-  jit_us                      the same inside `jax.jit`, on an array that is on the device
-  first_ms                    a first call on one game, in a fresh process that has imported nes_jax
-  iterations, iterations_max  Newton steps a game: mean, largest
-  converged_pct               games with residual within the tolerance, %
-  repeated                    games of the batch that float32 left and float64 took over
+  size, concept, batch        shape of the games, solution concept, number of games
+  engine                      the engine of `nes_jax.engines()` that solves such games here
+  us_game                     our time: a median call, in microseconds per game
+  compile_s                   seconds of the first call less a median one
+  jit_us                      our time inside `jax.jit`, on an array that is on the device
+  first_ms                    milliseconds of a first call on one game, in a fresh process that has
+                              imported nes_jax
+  iterations, iterations_max  Newton steps per game: mean, largest
+  converged_pct               percentage of games with a residual within the tolerance
+  repeated                    games that float32 did not solve, and float64 took over
   residual                    worst KKT residual
-  before_us, before_ratio     with --before=PATH: the same call with the older version that lies at
-                              PATH, in another process, in turns with ours; its time / ours
+  before_us, before_ratio     with --before=PATH: the time of the older version at PATH, which makes
+                              the same calls in another process, in turns with ours; its time / ours
   PEER_us, PEER_failed, PEER_ratio
-                              of ecos, clarabel, direct, moreau and polarix: microseconds a game,
-                              how many of its games it did not solve, and its time / ours
+                              for the peers ecos, clarabel, direct, moreau and polarix: microseconds
+                              per game, games not solved of those given, its time / ours
   distance                    worst half L1 distance between our joint and Clarabel's
-  floor_us, over_floor        flops of the Newton steps / measured rate; our time / floor
+  floor_us, over_floor        floating-point operations of the Newton steps over measured rate; our
+                              time / floor
 
-It ends with smaller tables, which are entries as well:
+Two smaller tables follow, which are entries of --only as well:
 
-  gradient    of the joints of 4x4 games with respect to their payoffs, forward and backward: ours
-              inside `jax.jit` for one game and a game of a batch, beside layers of cvxpylayers
-  shapes      one hundred games of one hundred shapes from 2x2 to 16x16, in a call each and in a
-              fresh process: seconds, all together. Where something is compiled for each shape it
-              takes many minutes, so that by default it runs only where the native engine serves
+  gradient    gradients of the joints of 4x4 games with respect to their payoffs, forward and
+              backward: ours inside `jax.jit`, for one game and for a game of a batch, beside layers
+              of cvxpylayers
+  shapes      one hundred games of one hundred shapes from 2x2 to 16x16, each in a call of its own,
+              in a fresh process: seconds of all calls. If an engine compiles for each shape this
+              takes many minutes, so that by default it runs only with the native engine
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import itertools
 import math
-import pathlib
 import statistics
 import time
 from typing import Any
@@ -45,43 +48,50 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from launch.baselines import checkout, peers
-from launch.runtime.timing import seconds
+from launch.baselines import checkout, layers, peers
+from launch.bench.record import Row
+from launch.bench.suite import Extra, Suite
+from launch.runtime.machine import ROOT
+from launch.runtime.timing import median_seconds, seconds
 import nes_jax
-from nes_jax import training as learner
 from nes_jax.games import spheres
 from nes_jax.solving import engines
+from nes_jax.training import shape_name
 
-Row = dict[str, Any]
-
-# The directory that holds this checkout's nes_jax.
-ROOT = pathlib.Path(nes_jax.__file__).resolve().parents[1]
-_CALLS, _QUICK_GAMES = 7, 16
-_PAUSE = 0.05  # seconds
-# The games of `shapes` that an engine is least likely to serve.
+_CALLS = 7
+# Number of games of a batch with --quick.
+_QUICK_GAMES = 16
+# Seconds before a timed call.
+_PAUSE = 0.05
+# The games of `shapes` that a compiled engine is least likely to support.
 _HARDEST = (16, 16), "ce"
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-  """A line of the suite `exact`."""
+  """An entry of the suite.
+
+  Numbers of games for peers are 0 where the peer is too slow, or CVXPY needs 32 GiB (see
+  `launch.baselines.convex`).
+  """
 
   concept: str
   shape: tuple[int, ...]
-  batch: int  # chosen so that the entry takes seconds on a CPU
-  accelerator: int  # in its place on other devices
-  # Games given to each peer; 0: too slow, or CVXPY wants 32 GiB (`launch.baselines.convex`).
-  cvxpy: int  # ECOS and Clarabel
-  direct: int  # Clarabel's own interface
-  moreau: int  # in one batch
-  polarix: int = 0
+  batch: int  # games on a CPU, which take seconds
+  accelerator: int  # games on other devices
+  cvxpy: int  # games for ECOS and Clarabel
+  direct: int  # games for Clarabel's own interface
+  moreau: int  # games for moreau, in one batch
+  polarix: int = 0  # games for polarix
 
   @property
   def size(self) -> str:
-    return learner.shape_name(self.shape)
+    """The shape as text, such as 8x8."""
+    return shape_name(self.shape)
 
   @property
   def name(self) -> str:
+    """The name for --only."""
     return f"{self.concept}:{self.size}"
 
 
@@ -104,14 +114,15 @@ ENTRIES = (
 def newton_flops(shape: Sequence[int], concept: str) -> float:
   """Least floating-point operations of one interior-point step on one game.
 
-  Forming the Newton matrix, its Cholesky factor, and what a predictor and a corrector take: two
-  solves, and three products each with A and A' (one for the residual). Elementwise work is left
-  out, and the symmetric half of a product counted once: this is a floor. With a = |A|, counts A_p,
-  R_p = a / A_p:
+  A step forms the Newton matrix and its Cholesky factor. Its predictor and its corrector need two
+  solves, and three products each with A and A', one of them for the residual. This is a floor:
+  elementwise work is left out, and the symmetric half of a product counts once. With a = |A|,
+  counts A_p, R_p = a / A_p, and D duals, forming the matrix takes
 
-    CCE, D x D    a A_p a player, 4 a min(A_p, A_q) a pair; two players n x n: 6 n^3 + (2n)^3 / 3
-    CE,  D x D    a (A_p - 1)^2 a player, 2 a (A_p - 1) (A_q - 1) a pair
-    CE,  a x a    a (A_p - 1) R_p a player; taken where it is the cheaper of the two
+    CCE, D x D    a A_p for each player, 4 a min(A_p, A_q) for each pair of players; for two players
+                  with n strategies that is 6 n^3, and the factor takes (2n)^3 / 3
+    CE,  D x D    a (A_p - 1)^2 for each player, 2 a (A_p - 1) (A_q - 1) for each pair
+    CE,  a x a    a (A_p - 1) R_p for each player; the cheaper of the two matrices counts
   """
   size, pairs = math.prod(shape), list(itertools.combinations(shape, 2))
 
@@ -138,7 +149,14 @@ def engine(shape: Sequence[int], concept: str) -> str:
 def row(
     entry: Entry, rate: float, *, quick: bool = False, before: checkout.Process | None = None
 ) -> Row:
-  """Measures one entry; `rate` is `machine_rate()`, and `before` solves with an older version."""
+  """Measures an entry.
+
+  Args:
+    entry: the entry.
+    rate: `suite.machine_rate()`.
+    quick: whether to measure a small batch once.
+    before: a process that solves with an older version.
+  """
   batch = entry.batch if jax.default_backend() == "cpu" else entry.accelerator
   batch, calls = (min(batch, _QUICK_GAMES), 1) if quick else (batch, _CALLS)
   payoffs = spheres.sample(jax.random.key(1), batch, entry.shape, dtype=jnp.float32)
@@ -147,18 +165,21 @@ def row(
   def solve(payoffs):
     return nes_jax.solve(payoffs, concept=entry.concept, precision="float32", batched=True)
 
-  def call():
-    # A fresh copy: an array keeps what was read of it, and a second call would read nothing.
+  def our_seconds():
+    # Each call gets a fresh array, since an array keeps the copy that a first call reads on the
+    # host.
     copy = jax.block_until_ready(jnp.array(payoffs, copy=True))
-    return _quietly(lambda: solve(copy))
+    return _seconds_after_pause(lambda: solve(copy))
 
-  earlier = lambda: before.solve(games, entry.concept, True)["seconds"] if before else None
-  (first, _), *turns = [(call(), earlier()) for _ in range(1 + calls)]
+  def their_seconds():
+    return before.solve(games, entry.concept, True)["seconds"] if before else None
+
+  (first, _), *turns = [(our_seconds(), their_seconds()) for _ in range(1 + calls)]
   solution, median = solve(payoffs), statistics.median(ours for ours, _ in turns)
   us = median / batch * 1e6
   before_us = before and statistics.median(theirs for _, theirs in turns) / batch * 1e6
   jitted = jax.jit(solve)
-  _, *jitted_times = [_quietly(lambda: jitted(payoffs)) for _ in range(1 + calls)]
+  _, *jitted_times = [_seconds_after_pause(lambda: jitted(payoffs)) for _ in range(1 + calls)]
   iterations = np.asarray(solution.iterations)
   floor = newton_flops(entry.shape, entry.concept) * float(iterations.mean()) / rate * 1e6
   with checkout.Process(ROOT) as fresh:
@@ -185,8 +206,8 @@ def row(
   }
 
 
-def _quietly(function: Callable[[], Any]) -> float:
-  """Seconds of a call, after a pause: threads of what ran before spin for a while."""
+def _seconds_after_pause(function: Callable[[], Any]) -> float:
+  """Seconds of a call after a pause, in which threads of earlier work stop spinning."""
   time.sleep(_PAUSE)
   return seconds(function, 0)[0]
 
@@ -194,7 +215,15 @@ def _quietly(function: Callable[[], Any]) -> float:
 def _peer_columns(
     entry: Entry, games: np.ndarray, joints: np.ndarray, us: float, quick: bool
 ) -> Row:
-  """Columns of the peers for games [B, N, A1, ..., AN], our joints and microseconds a game."""
+  """Measures the peers, and returns their columns.
+
+  Args:
+    entry: the entry, with the number of games for each peer.
+    games: [B, N, A1, ..., AN] payoffs.
+    joints: [B, A1, ..., AN] our joints.
+    us: our microseconds per game.
+    quick: whether to measure two games only.
+  """
   counts = {
       "ecos": entry.cvxpy,
       "clarabel": entry.cvxpy,
@@ -212,17 +241,18 @@ def _peer_columns(
   compared = outcomes["clarabel"] or outcomes["direct"]
   distances = []
   if compared:
-    apart = np.abs(joints[: len(compared.joints)] - compared.joints)
-    distances = 0.5 * apart.reshape(len(apart), -1).sum(1)
-  return row | {"distance": max((float(d) for d in distances if d == d), default=None)}
+    differences = np.abs(joints[: len(compared.joints)] - compared.joints)
+    distances = 0.5 * differences.reshape(len(differences), -1).sum(1)
+  known = [float(distance) for distance in distances if not math.isnan(distance)]
+  return row | {"distance": max(known, default=None)}
 
 
 def gradient_row(quick: bool) -> Row:
-  """Gradients of a weighted sum of the joints of 4x4 CCEs, by us and by layers of others.
+  """Measures gradients of a weighted sum of the joints of 4x4 CCEs, ours and those of layers.
 
   Columns: one_us, microseconds for one game; us_game, for a game of a batch; the same for each
-  layer of `peers.LAYERS`; largest, of our derivatives; difference, the largest between ours and a
-  layer's, whose payoffs are the same.
+  layer of `layers.LAYERS`; largest, our largest derivative; difference, the largest difference
+  between our derivatives and a layer's for the same payoffs.
   """
   shape, (batch, compared, calls) = (4, 4), (16, 2, 1) if quick else (1024, 16, _CALLS)
   payoffs = spheres.sample(jax.random.key(1), batch, shape, dtype=jnp.float32)
@@ -234,18 +264,17 @@ def gradient_row(quick: bool) -> Row:
     solution = nes_jax.solve(payoffs, concept="cce", batched=payoffs.ndim == 4)
     return (solution.joint * weights).sum()
 
-  median = lambda payoffs: statistics.median(seconds(lambda: gradient(payoffs), calls)[1:])
   row = {
-      "size": learner.shape_name(shape),
+      "size": shape_name(shape),
       "concept": "cce",
       "batch": batch,
-      "one_us": median(payoffs[0]) * 1e6,
-      "us_game": median(payoffs) / batch * 1e6,
+      "one_us": median_seconds(lambda: gradient(payoffs[0]), calls) * 1e6,
+      "us_game": median_seconds(lambda: gradient(payoffs), calls) / batch * 1e6,
   }
   values = np.asarray(gradient(payoffs))[:compared]
   differences = []
-  for name in peers.LAYERS:
-    theirs = peers.differentiate(name, np.asarray(payoffs[:compared]), np.asarray(weights), calls)
+  for name in layers.LAYERS:
+    theirs = layers.differentiate(name, np.asarray(payoffs[:compared]), np.asarray(weights), calls)
     row[f"{name}_one_us"] = theirs and theirs.one_us
     row[f"{name}_us"] = theirs and theirs.us
     if theirs:
@@ -255,10 +284,10 @@ def gradient_row(quick: bool) -> Row:
 
 
 def shapes_row(quick: bool) -> Row:
-  """Solves games of many shapes, one by one, in a fresh process.
+  """Solves games of many shapes one after another, in a fresh process.
 
-  Columns: shapes, how many; cce_s, ce_s and both_s, seconds of all calls without imports;
-  converged, how many of the games.
+  Columns: shapes, the number of shapes; cce_s, ce_s and both_s, seconds of all calls without
+  imports; converged, the number of games that converged.
   """
   rng = np.random.default_rng(0)
   shapes = list(itertools.product(range(2, 4 if quick else 17), repeat=2))
@@ -273,8 +302,12 @@ def shapes_row(quick: bool) -> Row:
   return row | {"both_s": row["cce_s"] + row["ce_s"], "converged": f"{converged}/{2 * len(games)}"}
 
 
-# name -> what measures a smaller table's one row, and whether it runs when nothing is chosen.
-EXTRAS: Mapping[str, tuple[Callable[[bool], Row], Callable[[], bool]]] = {
-    "gradient": (gradient_row, lambda: True),
-    "shapes": (shapes_row, lambda: engine(*_HARDEST) == "native"),
-}
+SUITE = Suite(
+    ENTRIES,
+    row,
+    extras={
+        "gradient": Extra(gradient_row),
+        "shapes": Extra(shapes_row, by_default=lambda: engine(*_HARDEST) == "native"),
+    },
+    measures_before=True,
+)

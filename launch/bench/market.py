@@ -1,31 +1,32 @@
-"""Suite `market` of `launch.benchmark`: env steps and updates a second of the n-merchant market.
+"""Suite `market` of `launch.benchmark`: the speed of the n-merchant market and of its training.
 
   python -m launch.benchmark --suite=market --out=out/benchmark
 
-Whole episodes at the constants of `market.Config`, everybody connected with probability 0.3,
-drawing of types, connections and actions included; one call plays `batch` of them. An env step is
-one step of one market with all its merchants. Columns:
+A call plays `batch` whole episodes with the constants of `market.Config`, in which a merchant is
+connected to a customer with probability 0.3. It draws types, connections and actions, too. An
+environment step is one step of one market with all its merchants. Columns:
 
-  merchants, batch          n; episodes at once
-  random_s                  env steps a second, uniform actions
+  merchants, batch          number of merchants n, and of episodes of a call
+  random_s                  environment steps per second with uniform actions
   dense_s                   the same with `matching="dense"`
-  numpy_s                   of `launch.baselines.market_loop`, one episode at a time, one core
-  cpu_us                    CPU time of a step with uniform actions, on all cores together, least of
-                            several calls: on a machine that does other work as well, which the
-                            rest of the table suffers from, what tells the cost
-  over_dense, over_numpy    random_s over each
-  word_gops                 rate of operations on 32-bit words, measured (`word_rate`)
-  floor_us, over_floor      operations that a step needs at least (`step_work`) / that rate;
-                            microseconds taken / floor
-  state_kb                  state, observations and rewards that a step reads and writes, at least
-  policy_s                  env steps a second of `rollout.collect` with a fresh default policy
-  updates_s                 PPO updates a second, each on the episodes that it plays
+  numpy_s                   the same by `launch.baselines.market_loop`, one episode at a time, on
+                            one core
+  cpu_us                    microseconds of CPU time per step with uniform actions, on all cores
+                            together, the least of several calls; other work on the machine changes
+                            it less than it changes the other columns
+  over_dense, over_numpy    random_s / dense_s, random_s / numpy_s
+  word_gops                 measured rate of operations on 32-bit words, in 10^9 (`word_rate`)
+  floor_us, over_floor      least operations of a step (`step_work`) over that rate; measured time /
+                            floor
+  state_kb                  kilobytes of state, observations and rewards that a step reads and
+                            writes, at least
+  policy_s                  environment steps per second of `rollout.collect` with a fresh policy
+  updates_s                 PPO updates per second, each on the episodes that it plays
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 import dataclasses
 import functools
-import statistics
 import time
 from typing import Any
 
@@ -36,26 +37,32 @@ import numpy as np
 from calsheq_jax import policy, ppo, rollout, self_play
 from envs import market, matching
 from launch.baselines import market_loop
-from launch.runtime.timing import seconds
+from launch.bench.record import Row
+from launch.bench.suite import Suite
+from launch.runtime.timing import median_seconds, seconds
 
 _CALLS = 5
-# Words of the array on which the machine's rate is measured (in cache), operations in a chain on
-# each, and how often the chain is gone through.
-_WORDS, _CHAIN, _PASSES = 1 << 16, 60, 50
-# Of Threefry-2x32 with 20 rounds: add, rotate (two shifts, or) and xor in each, five times two keys
-# and a counter are added, and JAX makes one word of the two.
+# The rate of the machine is measured on an array of so many words, which fits into the cache.
+_WORDS = 1 << 16
+# Each pass applies a chain of so many operations to every word.
+_CHAIN = 60
+_PASSES = 50
+# Operations per random word. Threefry-2x32 has 20 rounds of an addition, a rotation (two shifts and
+# an or) and an exclusive or, and adds two keys and a counter five times. JAX combines its two words
+# into one by an exclusive or.
 _THREEFRY = 20 * 5 + 5 * 3 + 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-  """A line of the suite."""
+  """An entry of the suite."""
 
   merchants: int
-  batch: int
+  batch: int  # number of episodes of a call
 
   @property
   def name(self) -> str:
+    """The name for --only."""
     return f"n{self.merchants}:{self.batch}"
 
 
@@ -63,19 +70,18 @@ ENTRIES = tuple(Entry(n, batch) for n in (5, 10) for batch in (32, 256, 2048))
 
 
 def step_work(config: market.Config) -> float:
-  """Least operations on 32-bit words of an env step with random actions, an episode's reset shared
-  out over its steps.
+  """Least operations on 32-bit words of an environment step with random actions.
 
-  With n merchants and w = C W words of customers:
+  The operations of an episode's reset are divided among its steps. Arithmetic on the few numbers of
+  a merchant and on observations is left out, so that this is a floor. With n merchants, C clusters
+  of m customers, T steps, and w = C W words of customers:
 
     random words      w for the customers' sides, 3 n for actions, 1 for the price, 6 for keys, and
                       n C m / T for connections, each of which is also compared, shifted and added
-    better prices     2 n (n - 1) w times and, or: both sides, every other merchant
-    who is left       n w times 7: and-not, and, and for each side, or
-    ties              n w times 3: and, or, or
-    counting          n w times 6: and, count bits, add for each side
-
-  Arithmetic on single numbers of a merchant, and observations, are left out: this is a floor.
+    better prices     2 n (n - 1) w times two operations, for both sides and every other merchant
+    free customers    n w times seven operations, for both sides
+    ties              n w times three operations
+    counting          n w times six operations, for both sides
   """
   n = config.num_merchants
   w = config.clusters * matching.words(config.customers)
@@ -85,17 +91,22 @@ def step_work(config: market.Config) -> float:
 
 
 def state_bytes(env: market.Market) -> int:
-  """Bytes that a step reads and writes at least: the state once each, but for what never changes,
-  and observations and rewards."""
+  """Least number of bytes that a step reads and writes.
+
+  It reads the state, and writes observations, rewards and the part of the state that can change.
+  """
   obs, state = jax.eval_shape(env.reset, jax.random.key(0), env.profile())
-  size = lambda tree: sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+  def size(tree):
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
   constant = size((state.links, state.connection, state.tolerance))
   return 2 * size(state) - constant + size(obs) + size(state.rewards)
 
 
 @functools.cache
 def word_rate() -> float:
-  """Operations a second on 32-bit words, chained and in cache, of the whole device."""
+  """Operations per second of the whole device on 32-bit words in cache, each after the other."""
 
   def chain(_, x):
     for i in range(_CHAIN // 3):
@@ -108,15 +119,19 @@ def word_rate() -> float:
 
 
 def cpu_seconds(function: Callable[[], Any]) -> float:
-  """Of all threads of this process, in one call."""
+  """CPU seconds of all threads of this process during a call."""
   start = time.process_time()
   jax.block_until_ready(function())
   return time.process_time() - start
 
 
 def random_episodes(env: market.Market, batch: int) -> Callable[[jax.Array], Any]:
-  """key -> rewards [batch, n] of episodes with uniform actions; shares and a sum of observations,
-  so that nothing is left out of them."""
+  """A compiled function that plays `batch` episodes with uniform actions.
+
+  Returns:
+    A function key -> (rewards [batch, n], market shares [batch, n], sums of observations [batch]).
+    The latter two only keep the compiler from leaving out their computation.
+  """
   low, high = env.action_space
   profile = env.profile()
 
@@ -140,7 +155,7 @@ def random_episodes(env: market.Market, batch: int) -> Callable[[jax.Array], Any
 
 
 def numpy_episode(config: market.Config, rng: np.random.Generator) -> np.ndarray:
-  """Plays an episode with uniform actions by the plain loop -> rewards [n]."""
+  """Plays an episode with uniform actions by the NumPy loop, and returns rewards [n]."""
   n, clusters, customers = config.num_merchants, config.clusters, config.customers
   linked = rng.random((n, clusters, customers)) < 0.3
   loop = market_loop.MarketLoop(config, linked, np.full(n, 0.5))
@@ -154,8 +169,8 @@ def numpy_episode(config: market.Config, rng: np.random.Generator) -> np.ndarray
   return total
 
 
-def row(entry: Entry, rate: float, *, quick: bool = False) -> Mapping[str, Any]:
-  """Measures one entry; the matrix product's rate is not used."""
+def row(entry: Entry, rate: float, *, quick: bool = False) -> Row:
+  """Measures an entry. The rate of matrix products is not used."""
   del rate
   batch = min(entry.batch, 8) if quick else entry.batch
   calls = 1 if quick else _CALLS
@@ -163,24 +178,28 @@ def row(entry: Entry, rate: float, *, quick: bool = False) -> Mapping[str, Any]:
   env, dense = (
       market.Market(dataclasses.replace(config, matching=kind)) for kind in ("packed", "dense")
   )
-  median = lambda function: statistics.median(seconds(function, calls)[1:])
+
+  def rate_of(function: Callable[[], Any], count: float) -> float:
+    """How often per second something happens that happens `count` times in a call."""
+    return count / median_seconds(function, calls)
+
   steps = batch * config.horizon
   key = jax.random.key(0)
   play, play_dense = (
       functools.partial(random_episodes(each, batch), key) for each in (env, dense)
   )
-  random_s, dense_s = steps / median(play), steps / median(play_dense)
+  random_s, dense_s = rate_of(play, steps), rate_of(play_dense, steps)
   rng = np.random.default_rng(0)
-  numpy_s = config.horizon / median(lambda: numpy_episode(config, rng))
+  numpy_s = rate_of(lambda: numpy_episode(config, rng), config.horizon)
   floor = step_work(config) / word_rate() * 1e6
 
   net, learning = policy.for_environment(env), ppo.Config()
   learner = jax.jit(lambda key: ppo.init(key, net, learning))(key)
   profiles = rollout.repeated(env.profile(), batch)
   collect = jax.jit(lambda key: rollout.collect(env, net, learner.agent, key, profiles))
-  policy_s = steps / median(lambda: collect(key))
+  policy_s = rate_of(lambda: collect(key), steps)
   update = jax.jit(lambda state: self_play.update(state, key, env, net, learning, profiles))
-  updates_s = 1 / median(lambda: update(learner))
+  updates_s = rate_of(lambda: update(learner), 1)
   return {
       "merchants": entry.merchants,
       "batch": batch,
@@ -197,3 +216,6 @@ def row(entry: Entry, rate: float, *, quick: bool = False) -> Mapping[str, Any]:
       "policy_s": policy_s,
       "updates_s": updates_s,
   }
+
+
+SUITE = Suite(ENTRIES, row)

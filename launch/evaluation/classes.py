@@ -1,84 +1,96 @@
-"""Figure 4: games of 25 classes, two players, 8x8."""
+"""Figure 4: two-player games of 25 classes, 8x8.
+
+Glossary: B games of a class.
+"""
 
 from collections.abc import Mapping, Sequence
 import concurrent.futures
 import os
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from launch import demo
-from launch.evaluation import measure, parts
+from launch.evaluation import fingerprints, measure
+from launch.evaluation.cache import Arrays, Cache
+from launch.evaluation.games import normalised
+from launch.evaluation.measure import Games
 from launch.evaluation.settings import STRATEGIES, Settings
 from nes_jax.games import gamut, spheres
 from nes_jax.types import CONCEPTS
 
-# The paper's Table 4: three spheres, by their norm, and 22 classes of GAMUT.
+# The classes of the paper's Table 4: three spheres with their norms, and 22 classes of GAMUT.
 SPHERES: Mapping[str, str] = {"L1 invariant": "l1", "L2 invariant": "l2", "Linf invariant": "linf"}
 CLASSES: tuple[str, ...] = (*SPHERES, *gamut.NAMES)
 METHODS: tuple[str, ...] = ("uniform", "neural", "refined", "exact", "ecos")
 
 
 class Row(NamedTuple):
-  """A class, a concept and a method."""
+  """Results of one method on one class with one concept."""
 
   concept: str
-  name: str
+  name: str  # name of the class
   method: str
   games: int
   gap: measure.Spread
   solver_gap: measure.Spread
-  failed: int | None  # games that the method itself reports as not solved; None: it does not judge
-  iterations: float  # mean; NaN where there are none to count
-  us_game: float  # a game, without compilation; of ECOS the median
+  failed: int | None  # games that the method reports as not solved; None if it reports nothing
+  iterations: float  # mean; NaN for methods without iterations
+  us_game: float  # microseconds per game without compilation; for ECOS the median
 
 
 class Failures(NamedTuple):
-  """Games that the exact engine did not solve, of all classes."""
+  """Numbers of games of all classes that the exact engine did not solve."""
 
   concept: str
-  games: int
-  float64: int  # residual above 1e-8
+  games: int  # all games
+  float64: int  # residual above 1e-8 in float64
   worst_residual: float  # in float64
-  float32: int  # residual above 1e-4 after float32's iterations
-  left: int  # of those, not solved in float64 either, as `nes_jax.solve` repeats them
+  float32: int  # residual above 1e-4 after the iterations in float32
+  left: int  # residual above 1e-4 also after `nes_jax.solve` repeated the game in float64
 
 
-def draw(store: parts.Parts, name: str, settings: Settings) -> tuple[np.ndarray, dict[str, Any]]:
-  """-> normalised games [B, 2, 8, 8] float64 of a class, and what determines them."""
-  key = {"class": name, "games": settings.games, "seed": settings.seed, "sources": parts.sources()}
+def draw(cache: Cache, name: str, settings: Settings) -> Games:
+  """The normalised 8x8 games of a class, in float64."""
+  key = {"class": name, "games": settings.games, "seed": settings.seed}
+  key |= {"sources": fingerprints.sources()}
 
   def compute():
     random = jax.random.fold_in(jax.random.key(settings.seed), CLASSES.index(name))
     if name in SPHERES:
       shape = (STRATEGIES, STRATEGIES)
-      games = spheres.sample(random, settings.games, shape, SPHERES[name])
+      payoffs = spheres.sample(random, settings.games, shape, SPHERES[name])
     else:
-      games = gamut.sample(random, name, settings.games, STRATEGIES)
-    return {"payoffs": demo.normalised(np.asarray(games))}
+      payoffs = gamut.sample(random, name, settings.games, STRATEGIES)
+    return {"payoffs": normalised(np.asarray(payoffs))}
 
-  return store.get(f"games-{name.replace(' ', '-')}", key, compute)["payoffs"], key
+  label = name.replace(" ", "-")
+  return Games(label, cache.get(f"games-{label}", key, compute)["payoffs"], key)
 
 
-def evaluate(store: parts.Parts, name: str, settings: Settings) -> None:
-  """Stores all that is wanted of a class."""
+def draw_all(cache: Cache, names: Sequence[str], settings: Settings) -> None:
+  """Draws the games of several classes in threads, since most of the time is compilation."""
+  with concurrent.futures.ThreadPoolExecutor(min(os.cpu_count() or 1, 4)) as pool:
+    list(pool.map(lambda name: draw(cache, name, settings), names))
+
+
+def evaluate(cache: Cache, name: str, settings: Settings) -> None:
+  """Puts all results of a class into the cache."""
   for concept in CONCEPTS:
-    measured(store, name, concept, settings)
+    measured(cache, name, concept, settings)
 
 
 def measured(
-    store: parts.Parts, name: str, concept: str, settings: Settings
-) -> tuple[list[Row], np.ndarray, parts.Arrays]:
-  """One class and concept.
+    cache: Cache, name: str, concept: str, settings: Settings
+) -> tuple[list[Row], np.ndarray, Arrays]:
+  """Results of one class with one concept.
 
   Returns:
-    A row for each method that can be had, the ground truth's residuals [B], and the float32
-    engine's answers.
+    A row for each method that is available, the residuals of the ground truth [B], and the answers
+    of the exact engine in float32.
   """
-  payoffs, key = draw(store, name, settings)
-  label = name.replace(" ", "-")
-  truth = measure.truth(store, label, payoffs, concept, key)
+  games = draw(cache, name, settings)
+  truth = measure.truth(cache, games, concept)
   joint = truth["joint"]
   rows = []
 
@@ -89,37 +101,31 @@ def measured(
         Row(concept, name, method, len(found["gap"]), *spreads, failed, iterations, us_game)
     )
 
-  add("uniform", measure.uniform(payoffs, concept, joint))
-  trained = measure.network_for(concept, payoffs.shape[2:])
+  add("uniform", measure.uniform(games.payoffs, concept, joint))
+  trained = measure.network_for(concept, games.payoffs.shape[2:])
   for method in ("neural", "refined", "exact") if trained else ("exact",):
     network = None if method == "exact" else trained
-    found = measure.answers(store, label, payoffs, concept, method, joint, key, network)
+    found = measure.answers(cache, games, concept, method, joint, network)
     if method == "neural":
       add(method, found, us_game=float(found["us_game"]))
     else:
       steps = float(found["iterations"].mean())
       add(method, found, ~found["converged"], steps, float(found["us_game"]))
   exact = found
-  few = slice(0, settings.reference_games)
-  found = measure.ecos(store, label, payoffs[few], concept, joint[few], key)
+  few = games.first(settings.reference_games)
+  found = measure.ecos(cache, few, concept, joint[: len(few.payoffs)])
   if found is not None:
     add("ecos", found, found["failed"], us_game=float(np.median(found["us"])))
   return rows, truth["residual"], exact
 
 
-def draw_all(store: parts.Parts, names: Sequence[str], settings: Settings) -> None:
-  """Draws the games of several classes at once: most of the time that takes is compilation."""
-  with concurrent.futures.ThreadPoolExecutor(min(os.cpu_count() or 1, 4)) as pool:
-    list(pool.map(lambda name: draw(store, name, settings), names))
-
-
-def summary(store: parts.Parts, settings: Settings) -> tuple[list[Row], list[Failures]]:
-  """Of all classes and concepts."""
+def summary(cache: Cache, settings: Settings) -> tuple[list[Row], list[Failures]]:
+  """The rows of all classes and concepts, and for each concept the failures of the exact engine."""
   rows, failures = [], []
   for concept in CONCEPTS:
     residuals, repeated, converged = [], [], []
     for name in CLASSES:
-      more, residual, exact = measured(store, name, concept, settings)
+      more, residual, exact = measured(cache, name, concept, settings)
       rows += more
       residuals.append(residual)
       repeated.append(exact["repeated"])

@@ -1,4 +1,4 @@
-"""What Marris et al. (2022) report."""
+"""Results that Marris et al. (2022) report."""
 
 from typing import NamedTuple
 
@@ -10,10 +10,10 @@ class Scaling(NamedTuple):
   network_gap: float
   uniform_solver_gap: float | None
   network_solver_gap: float | None
-  ecos_solved: float  # fraction
+  ecos_solved: float  # fraction of the games
 
 
-# Five networks, one a size.
+# Table 1: one network for each size.
 TABLE_1 = {
     "4x4": Scaling(1.1006, 0.0274, 0.3552, 0.0120, 1.00),
     "8x8": Scaling(1.0043, 0.0163, 0.2513, 0.0054, 0.99),
@@ -21,7 +21,7 @@ TABLE_1 = {
     "32x32": Scaling(0.7376, 0.0215, None, None, 0.0),
     "64x64": Scaling(0.5864, 0.0288, None, None, 0.0),
 }
-# One network, trained on 8x8.
+# Table 2: one network for all sizes, trained on 8x8.
 TABLE_2 = {
     "4x4": Scaling(1.1006, 4.4445, 0.3552, 0.1500, 1.00),
     "8x8": Scaling(1.0043, 0.0163, 0.2513, 0.0054, 0.99),
@@ -30,7 +30,11 @@ TABLE_2 = {
     "64x64": Scaling(0.5864, 0.0000, None, None, 0.0),
 }
 
-# Of section 5 and appendix D.5, on 8x8; microseconds a game.
-ECOS_US = 50_000.0  # "about 0.05s to solve a single game"
-NETWORK_US = 0.0025 / 4096 * 1e6  # "a batch of 4096 games in 0.0025s", 8-core TPU v2
-SOLVER_GAP = 1e-2  # "for most classes ... around 10^-2"
+# Results of section 5 and appendix D.5 on 8x8 games.
+
+# Microseconds per game: ECOS takes "about 0.05s to solve a single game".
+ECOS_US = 50_000.0
+# Microseconds per game: "a batch of 4096 games in 0.0025s", on a TPU v2 with 8 cores.
+NETWORK_US = 0.0025 / 4096 * 1e6
+# Solver gap of the network: "for most classes ... around 10^-2".
+SOLVER_GAP = 1e-2

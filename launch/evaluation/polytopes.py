@@ -1,13 +1,13 @@
-"""Figure 1: equilibria of 2x2 games, by the network where one ships that fits."""
+"""Figure 1: equilibria of 2x2 games, by a network where one fits."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from launch import demo
 from launch.evaluation import measure
-from launch.figures import games as figures
+from launch.evaluation.games import GAMES_2X2, normalised, select_2x2
+from launch.figures.polytopes import Game, Selected
 import nes_jax
 from nes_jax import pretrained
 
@@ -15,7 +15,7 @@ _PURE = np.eye(4).reshape(4, 2, 2)
 
 
 class Networks(NamedTuple):
-  """What solves for each mark; None: the exact engine."""
+  """The network that solves for each mark; None stands for the exact engine."""
 
   max_entropy: pretrained.Pretrained | None
   max_welfare: pretrained.Pretrained | None
@@ -28,14 +28,25 @@ class Point(NamedTuple):
   game: str
   selection: str
   network: str | None
-  distance: float  # solver gap to the exact engine's; NaN where that is what is drawn
-  gap: float  # CE gap, which is the CCE gap of 2x2 games; payoffs of unit variance
+  distance: float  # solver gap to the exact equilibrium; NaN if the exact engine made the mark
+  gap: float  # CE gap in units of normalised payoffs; the CCE gap of 2x2 games is the same
+
+
+class Figure(NamedTuple):
+  """The contents of Figure 1."""
+
+  points: list[Point]
+  selected: list[Selected]  # the marks of each game
+  exact: list[Selected]  # the exact equilibria of each game
+  networks: Networks
 
 
 def networks() -> Networks:
-  """As in the paper: one that sees targets for ME and MRE, one that sees welfare for MWME.
+  """The networks of the picture, as in the paper.
 
-  Where no network sees targets, maximum entropy is left to one for that alone.
+  One network that reads targets solves for maximum entropy and for the joints nearest to pure ones;
+  one that reads welfare solves for maximum welfare. If no network reads targets, one that was
+  trained for maximum entropy alone takes its place there.
   """
   targets = measure.network_for("cce", (2, 2), frozenset({"target"}))
   return Networks(
@@ -46,9 +57,15 @@ def networks() -> Networks:
 
 
 def by_network(
-    games: Sequence[figures.Game], exact: Sequence[figures.Selected], chosen: Networks
-) -> list[figures.Selected]:
-  """The networks' answers; where there is none, the exact ones."""
+    games: Sequence[Game], exact: Sequence[Selected], chosen: Networks
+) -> list[Selected]:
+  """The networks' answers, and the exact ones for marks that no network solves for.
+
+  Args:
+    games: 2x2 games.
+    exact: their exact equilibria.
+    chosen: the networks.
+  """
   answers = {}
   for field, trained in chosen._asdict().items():
     if trained is None:
@@ -57,42 +74,41 @@ def by_network(
     pure, welfare = field == "nearest_pure", field == "max_welfare"
     payoffs = np.stack([game.payoffs for game in games])
     payoffs = np.repeat(payoffs, 4, axis=0) if pure else payoffs
-    asked = nes_jax.Selection(
+    selection = nes_jax.Selection(
         target=np.tile(_PURE, (len(games), 1, 1)) if pure else None,
         welfare=payoffs.sum(1) if welfare else None,
         welfare_weight=nes_jax.selection.LARGE_WELFARE_WEIGHT if welfare else 1.0,
     )
     solution = nes_jax.solve(
-        payoffs, selection=asked, method="neural", trained=trained, batched=True
+        payoffs, selection=selection, method="neural", trained=trained, batched=True
     )
     joints = np.asarray(solution.joint, np.float64)
     answers[field] = list(joints.reshape(-1, 4, 2, 2) if pure else joints)
-  fields = figures.Selected._fields
-  return [figures.Selected(*parts) for parts in zip(*(answers[field] for field in fields))]
+  return [Selected(*fields) for fields in zip(*(answers[field] for field in Selected._fields))]
 
 
-def run() -> tuple[list[Point], list[figures.Selected], list[figures.Selected], Networks]:
-  """-> the table, the networks' answers, the exact ones, and the networks."""
-  games, chosen = demo.GAMES_2X2, networks()
-  exact = demo.select_2x2(games)
-  found = by_network(games, exact, chosen)
+def figure() -> Figure:
+  """Solves the games of the picture."""
+  chosen = networks()
+  exact = select_2x2(GAMES_2X2)
+  selected = by_network(GAMES_2X2, exact, chosen)
   points = []
-  for game, one, known in zip(games, found, exact):
-    payoffs = demo.normalised(game.payoffs[None])
+  for game, marks, known in zip(GAMES_2X2, selected, exact):
+    payoffs = normalised(game.payoffs[None])[0]
     for field, trained in zip(Networks._fields, chosen):
-      joints, wanted = (np.reshape(getattr(x, field), (-1, 2, 2)) for x in (one, known))
+      joints, wanted = (np.reshape(getattr(x, field), (-1, 2, 2)) for x in (marks, known))
       for index, joint in enumerate(joints):
-        label = field if len(joints) == 1 else f"{field} {index // 2 + 1}{index % 2 + 1}"
         distance = np.nan
         if trained is not None:
           distance = float(measure.solver_gap(joint[None], wanted[index : index + 1])[0])
         points.append(
             Point(
                 game=game.name,
-                selection=label,
+                # The four pure joints are numbered by the strategies of the two players.
+                selection=field if len(joints) == 1 else f"{field} {index // 2 + 1}{index % 2 + 1}",
                 network=None if trained is None else trained.name,
                 distance=distance,
-                gap=measure.gap(payoffs[0], joint, "cce"),
+                gap=measure.gap(payoffs, joint, "cce"),
             )
         )
-  return points, found, exact, chosen
+  return Figure(points, selected, exact, chosen)

@@ -1,34 +1,43 @@
-"""How much is evaluated."""
+"""The amount of work of an evaluation."""
 
 import dataclasses
+from typing import Any
 
-# Those of the paper's Figure 4.
+from launch.runtime import flags
+
+# Strategies of each player in the paper's Figure 4.
 STRATEGIES = 8
+
+
+def _field(default: Any, text: str) -> Any:
+  return dataclasses.field(default=default, metadata={"help": text})
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """Defaults are the paper's, but for the length of the training in Figure 3."""
+  """The defaults are the paper's, except for the length of the trainings in Figure 3."""
 
-  seed: int = 7
-  games: int = 512  # of each class, Figure 4
-  reference_games: int = 128  # of each class, to ECOS
-  table_games: int = 128  # of each size, Tables 1 and 2
-  table_reference_games: int = 32  # of each size, to ECOS
-  sizes: tuple[int, ...] = (4, 8, 16, 32, 64, 128)  # strategies of two players
-  largest_reference: int = 16  # strategies: CVXPY takes 2.4 GB to compile 32x32, 32 GiB 64x64
-  updates: int = 1500  # of each training, Figure 3
-  seeds: int = 3
-  curve_games: int = 512  # held out
-  points: int = 15  # of a curve
-  small: bool = False  # a few curves only, of small networks on small games
+  seed: int = _field(7, "Seed of the games.")
+  games: int = _field(512, "Number of games of each class in Figure 4.")
+  reference_games: int = _field(128, "Number of games of each class in Figure 4 for ECOS.")
+  table_games: int = _field(128, "Number of games of each size in Tables 1 and 2.")
+  table_reference_games: int = _field(32, "Number of games of each size for ECOS.")
+  sizes: tuple[int, ...] = _field(
+      (4, 8, 16, 32, 64, 128), "Numbers of strategies of the two players in Tables 1 and 2."
+  )
+  # CVXPY takes 2.4 GB to compile the problem of a 32x32 game, and 32 GiB for 64x64.
+  largest_reference: int = _field(16, "Largest number of strategies for ECOS.")
+  updates: int = _field(1500, "Number of updates of each training in Figure 3.")
+  seeds: int = _field(3, "Number of trainings of each curve in Figure 3.")
+  curve_games: int = _field(512, "Number of held-out games in Figure 3.")
+  points: int = _field(15, "Number of points of each curve in Figure 3.")
+  small: bool = _field(False, "Whether Figure 3 has few curves, of small networks on small games.")
 
   def __post_init__(self):
-    for field in dataclasses.fields(self):
-      if field.name not in ("seed", "sizes", "small") and getattr(self, field.name) < 1:
-        raise ValueError(f"{field.name} is {getattr(self, field.name)}: it must be at least 1")
+    counts = [f.name for f in dataclasses.fields(self) if f.name not in ("seed", "sizes", "small")]
+    flags.at_least_one(self, *counts)
     if not self.sizes or min(self.sizes) < 2:
-      raise ValueError(f"sizes are {self.sizes}: give one or more numbers of strategies, from 2")
+      raise ValueError(f"sizes={self.sizes}: give one or more numbers of strategies, from 2")
 
 
 QUICK = Settings(
@@ -36,7 +45,7 @@ QUICK = Settings(
     reference_games=2,
     table_games=16,
     table_reference_games=2,
-    sizes=(8, 16),  # 8x8 is compiled for Figure 4
+    sizes=(8, 16),  # Programs for 8x8 are compiled for Figure 4 already.
     largest_reference=8,
     updates=120,
     seeds=1,

@@ -1,1 +1,1 @@
-"""What the programs share: devices, checkpoints, metric writers."""
+"""Parts that all programs share: flags, training loop, devices, checkpoints, metrics."""

@@ -6,12 +6,16 @@ A checkpoint is one file, `checkpoint-000000001200.npz` for step 1200, that hold
   schema           JSON, one entry a leaf: its path in the tree, its kind, and what the kind needs
   leaf-000000 ...  the arrays, in the order of the schema
 
-The kinds: `array` (types that NumPy's format does not know, such as bfloat16, as integers of the
-same width), `key` (a typed PRNG key, as its data and the name of its implementation), and Python's
-`float` (an array, for its bits), `int`, `bool` and `str` (within the schema).
+The kinds of leaves are
 
-A file appears under its name when complete. All processes of a run share the directory; process 0
-alone writes to it.
+  array            an array; types that NumPy's format does not know, such as bfloat16, are stored
+                   as integers of the same width
+  key              a typed PRNG key, stored as its data and the name of its implementation
+  float            a Python float, stored as an array, which keeps its bits
+  int, bool, str   Python values, stored in the schema
+
+A file appears under its name when it is complete. All processes of a run share the directory;
+process 0 alone writes to it.
 """
 
 from collections.abc import Mapping
@@ -33,17 +37,20 @@ import numpy as np
 from launch.runtime import parallel
 from nes_jax.games.files import replacing
 
+# Version of the file format.
 FORMAT = 1
 
 Path = str | os.PathLike
 Tree = Any
 
+# Name of a checkpoint's file.
 _NAME = re.compile(r"checkpoint-(\d{12,})\.npz")
-_IN_SCHEMA = (bool, int, str)  # kinds that need no array
+# Types of leaves that are stored in the schema.
+_IN_SCHEMA = (bool, int, str)
 
 
 class CheckpointError(ValueError):
-  """A checkpoint that cannot be used: which, what was wrong, and what to do."""
+  """A checkpoint cannot be used; the message says which, why, and what to do."""
 
   def __init__(self, path: Path, problem: str, advice: str):
     super().__init__(f"{os.fspath(path)}: {problem}; {advice}")
@@ -63,24 +70,26 @@ def save(
 ) -> pathlib.Path:
   """Writes a checkpoint, then deletes those that are neither the best nor among the last.
 
-  All processes call it, and what they hold parts of is put together; process 0 writes. Files that
-  are no readable checkpoints are let be.
+  All processes must call this together: arrays that are spread over them are gathered, and process
+  0 writes. Files that are no readable checkpoints are left alone.
 
   Args:
-    directory: made if need be.
-    state: leaves are arrays of JAX or NumPy, typed PRNG keys, Python numbers or text.
-    step: of the state; a checkpoint of the same step is replaced.
-    config: goes into the metadata; has to be JSON.
-    metric: how good the state is, lower is better (negate a reward). None or NaN: never the best.
-    keep: how many of the highest steps stay. The best stays besides, and so does this one.
+    directory: the directory of the run; it is made if it does not exist.
+    state: a pytree of arrays of JAX or NumPy, typed PRNG keys, Python numbers and text.
+    step: number of steps of the state. A checkpoint of the same step is replaced.
+    config: further metadata, which must be JSON.
+    metric: quality of the state; lower is better, so a reward is negated. A checkpoint whose metric
+      is None or NaN is never the best.
+    keep: number of checkpoints of the highest steps that stay. The best one stays besides, and so
+      does the new one.
 
   Returns:
-    The file.
+    The path of the file.
 
   Raises:
-    TypeError: a leaf that is none of these, or a config that is not JSON.
-    ValueError: step or keep out of range.
-    OSError: the disk.
+    TypeError: a leaf has another type, or the config is not JSON.
+    ValueError: step or keep is out of range.
+    OSError: the disk failed.
   """
   if step < 0 or keep < 1:
     raise ValueError(f"step = {step} and keep = {keep}: at least 0 and at least 1 are expected")
@@ -98,7 +107,7 @@ def save(
   if not parallel.is_main():
     return path
   directory.mkdir(parents=True, exist_ok=True)
-  for left in directory.glob(".checkpoint-*.tmp"):  # of a killed run
+  for left in directory.glob(".checkpoint-*.tmp"):  # left by a run that was killed
     left.unlink(missing_ok=True)
   arrays = {
       _member(i): _to_array(entry, leaf)
@@ -112,7 +121,7 @@ def save(
 
 
 def _flatten(tree: Tree) -> list[tuple[str, Any]]:
-  """(path, leaf) in the order of the tree."""
+  """The leaves with their paths, (path, leaf), in the order of the tree."""
   items = [
       (jax.tree_util.keystr(path), leaf)
       for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
@@ -123,7 +132,7 @@ def _flatten(tree: Tree) -> list[tuple[str, Any]]:
 
 
 def _entry(path: str, leaf: Any) -> dict[str, Any]:
-  """A leaf, or the ShapeDtypeStruct of one, as the schema has it; its values are not touched."""
+  """The schema's entry of a leaf, or of a ShapeDtypeStruct. It does not read an array's values."""
   name = f"leaf {path!r}" if path else "the state"
   for kind in _IN_SCHEMA:
     if type(leaf) is kind:
@@ -137,7 +146,7 @@ def _entry(path: str, leaf: Any) -> dict[str, Any]:
     )
   entry = {"path": path, "kind": "array", "dtype": str(leaf.dtype), "shape": list(leaf.shape)}
   if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-    # The implementation of an abstract key shows in its dtype alone.
+    # `jax.random.key_impl` needs a concrete key.
     known = {} if isinstance(leaf, jax.ShapeDtypeStruct) else {"impl": jax.random.key_impl(leaf)}
     return entry | {"kind": "key"} | {key: str(value) for key, value in known.items()}
   dtype = np.dtype(leaf.dtype)
@@ -147,7 +156,7 @@ def _entry(path: str, leaf: Any) -> dict[str, Any]:
 
 
 def _to_array(entry: Mapping[str, Any], leaf: Any) -> np.ndarray:
-  """What is stored of a leaf."""
+  """The array that stores a leaf."""
   if entry["kind"] == "key":
     return np.asarray(jax.random.key_data(leaf))
   array = np.asarray(leaf, np.dtype(entry["dtype"]))
@@ -155,7 +164,7 @@ def _to_array(entry: Mapping[str, Any], leaf: Any) -> np.ndarray:
 
 
 def _is_extension(dtype: np.dtype) -> bool:
-  """bfloat16 and its kin, which NumPy's file format would store as mere bytes."""
+  """Whether NumPy's file format would store the type as mere bytes, as it does bfloat16."""
   return dtype.isbuiltin == 2
 
 
@@ -164,7 +173,7 @@ def _member(index: int) -> str:
 
 
 def _delete_old(directory: pathlib.Path, written: pathlib.Path, keep: int) -> None:
-  """Leaves the `keep` highest steps, the best and the one just written."""
+  """Deletes all checkpoints but the `keep` highest steps, the best and the one just written."""
   known = _readable(directory)
   paths = [path for path, _ in known]
   kept = {written, _best(known), *paths[-keep:]}
@@ -177,9 +186,9 @@ def _delete_old(directory: pathlib.Path, written: pathlib.Path, keep: int) -> No
 
 
 def latest(directory: Path) -> pathlib.Path | None:
-  """The checkpoint of the highest step that is whole, checksums compared; None if there is none.
+  """The undamaged checkpoint of the highest step; None if there is none.
 
-  Warns (UserWarning) of every damaged one that it passes over.
+  It compares checksums. Every damaged checkpoint that it passes over gives a UserWarning.
   """
   for path in reversed(_paths(pathlib.Path(directory))):
     try:
@@ -195,11 +204,12 @@ def latest(directory: Path) -> pathlib.Path | None:
 
 
 def best(directory: Path) -> pathlib.Path | None:
-  """The checkpoint with the lowest metric, the earliest of equals; None if none has a metric."""
+  """The checkpoint with the lowest metric, the first of equals; None if none has a metric."""
   return _best(_readable(pathlib.Path(directory)))
 
 
 def _best(known: list[tuple[pathlib.Path, dict[str, Any]]]) -> pathlib.Path | None:
+  """`best` of checkpoints with their metadata."""
   measured = [
       (metadata["metric"], path)
       for path, metadata in known
@@ -209,7 +219,7 @@ def _best(known: list[tuple[pathlib.Path, dict[str, Any]]]) -> pathlib.Path | No
 
 
 def _paths(directory: pathlib.Path) -> list[pathlib.Path]:
-  """Files with the name of a checkpoint, by step."""
+  """The files that have the name of a checkpoint, sorted by step."""
   if not directory.is_dir():
     return []
   named = [(_NAME.fullmatch(path.name), path) for path in directory.iterdir()]
@@ -217,7 +227,7 @@ def _paths(directory: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _readable(directory: pathlib.Path) -> list[tuple[pathlib.Path, dict[str, Any]]]:
-  """Checkpoints whose metadata can be read, by step, with it."""
+  """The checkpoints whose metadata can be read, with these metadata, sorted by step."""
   known = []
   for path in _paths(directory):
     with contextlib.suppress(CheckpointError, OSError):
@@ -229,10 +239,10 @@ def _readable(directory: pathlib.Path) -> list[tuple[pathlib.Path, dict[str, Any
 
 
 def load_metadata(path: Path) -> dict[str, Any]:
-  """What was saved beside the state: `format`, `step`, `config`, `metric`.
+  """Reads the metadata of a checkpoint: `format`, `step`, `config` and `metric`.
 
   Raises:
-    CheckpointError: not a checkpoint, or a damaged one.
+    CheckpointError: the file is no checkpoint, or a damaged one.
     OSError: the file cannot be read.
   """
   with _opened(path) as archive:
@@ -243,17 +253,18 @@ def restore(path: Path, like: Tree) -> Tree:
   """Reads a state.
 
   Args:
-    path: of the checkpoint.
-    like: a tree of the structure, shapes and dtypes that the state has; its values do not matter,
-      and a ShapeDtypeStruct does for an array.
+    path: the file of the checkpoint.
+    like: a tree with the structure, shapes and dtypes of the state. Its values do not matter, and
+      an array may be a ShapeDtypeStruct.
 
   Returns:
-    A tree of the structure of `like`: NumPy arrays, for the caller to place on devices, keys on
-    the default device, and Python numbers and text. A weak type of JAX becomes a proper one.
+    A tree with the structure of `like`. Its leaves are NumPy arrays, which the caller places on
+    devices, keys on the default device, and Python numbers and text. Weakly typed arrays of JAX
+    become arrays of the same dtype that are not weakly typed.
 
   Raises:
-    CheckpointError: damaged, no checkpoint, or of another structure, shape or dtype than `like`;
-      the first leaf that differs is named.
+    CheckpointError: the file is damaged or no checkpoint, or differs from `like` in structure,
+      shape or dtype; the message names the first leaf that differs.
     OSError: the file cannot be read.
   """
   wanted = [_entry(*item) for item in _flatten(like)]
@@ -271,7 +282,7 @@ def restore(path: Path, like: Tree) -> Tree:
 def _difference(
     found: Mapping[str, tuple[int, dict[str, Any]]], wanted: list[dict[str, Any]]
 ) -> str | None:
-  """The first leaf in which the file is not what was asked for."""
+  """The first difference between the leaves of a file and the wanted ones; None if none."""
   for entry in wanted:
     name = f"leaf {entry['path']!r}"
     if entry["path"] not in found:
@@ -286,6 +297,7 @@ def _difference(
 
 
 def _load(archive: zipfile.ZipFile, index: int, entry: dict[str, Any]) -> Any:
+  """The leaf of an entry, which is number `index` of the schema."""
   if entry["kind"] in [kind.__name__ for kind in _IN_SCHEMA]:
     return entry["value"]
   array = _array(archive, _member(index))
@@ -300,18 +312,19 @@ def _load(archive: zipfile.ZipFile, index: int, entry: dict[str, Any]) -> Any:
 
 @contextlib.contextmanager
 def _opened(path: Path):
-  """The open archive; whatever damage shows while it is read is a CheckpointError."""
+  """Opens an archive; damage that shows while it is read becomes a CheckpointError."""
   try:
     with zipfile.ZipFile(path) as archive:
       yield archive
   except CheckpointError:
     raise
   except OSError as error:
-    # Of the disk; but an offset that a damaged directory gives is not the disk's fault.
+    # An error of the disk names the file. One without a name comes from a wrong offset in the
+    # directory of a damaged archive.
     if error.filename is not None:
       raise
     raise _damaged(path, error) from error
-  except Exception as error:  # NumPy, zipfile, zlib, tokenize and json raise what damage makes them
+  except Exception as error:  # damage makes NumPy, zipfile, zlib and json raise many types
     raise _damaged(path, error) from error
 
 
@@ -323,6 +336,7 @@ def _damaged(path: Path, error: Exception) -> CheckpointError:
 
 
 def _metadata(archive: zipfile.ZipFile) -> dict[str, Any]:
+  """The metadata of an open checkpoint, whose format is checked."""
   metadata = json.loads(_text(archive, "metadata"))
   if metadata["format"] != FORMAT:
     raise CheckpointError(
@@ -340,6 +354,6 @@ def _text(archive: zipfile.ZipFile, name: str) -> str:
 
 
 def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
-  # As a whole, so that the checksum is compared before the header is believed.
+  # Reading the whole member compares its checksum before the header is trusted.
   data = archive.read(f"{name}.npy")
   return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)

@@ -1,8 +1,9 @@
-"""Work spread over devices and hosts: the one place that knows of meshes.
+"""Work spread over devices and hosts. Only this module knows of meshes.
 
-The view is that of one device: a function sees its own rows of what is sharded and the whole of
-what is replicated, and meets the other devices in `lax.pmean(x, AXIS)`. A learner takes `axis_name`
-and is the same function without devices when that is None:
+Functions are written from the view of one device: a function sees its own rows of a sharded array
+and the whole of a replicated one, and exchanges values with the other devices by
+`lax.pmean(x, AXIS)`. A learner has an argument `axis_name`; where that is None, the same function
+runs on one device:
 
   mesh = parallel.mesh()
   step = parallel.spmd(
@@ -17,7 +18,8 @@ and is the same function without devices when that is None:
 Random numbers belong to examples, not to devices. `example_keys` gives each device the keys of its
 own part of one global batch, so that the same seed draws the same batch on any number of devices.
 
-Glossary: D devices of all hosts, B examples of the global batch, b = B / D those of one device.
+Glossary: D is the number of devices of all hosts, B the number of examples of the global batch, and
+b = B / D the number of examples of one device.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -34,18 +36,21 @@ from launch.runtime import progress
 from nes_jax.keys import example_keys, example_slice
 
 __all__ = (
-    "AXIS", "REPLICATED", "SHARDED", "by_main", "describe", "example_keys", "example_slice",
-    "gather", "initialize", "is_main", "meet", "mesh", "most", "own", "per_device_batch",
-    "replicate", "shard", "spmd",
+    "AXIS", "REPLICATED", "SHARDED", "describe", "example_keys", "example_slice", "gather",
+    "initialize", "is_main", "local_items", "max_over_processes", "mesh", "on_main_process",
+    "per_device_batch", "replicate", "shard", "spmd", "sync_processes",
 )
 
 Tree = Any
 
+# Name of the mesh's axis, for collectives.
 AXIS = "devices"
-# What `spmd` is told of an argument or a result: the same on all devices, or rows split over them.
+# Placement of an argument or a result of `spmd` that is the same on all devices.
 REPLICATED = PartitionSpec()
+# Placement of an argument or a result of `spmd` whose rows are split over the devices.
 SHARDED = PartitionSpec(AXIS)
 
+# Environment variables that stand for the arguments of `initialize` that are not given.
 _VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
@@ -61,18 +66,18 @@ def initialize(
 ) -> None:
   """Joins the processes of several hosts; with nothing given, this process is alone.
 
-  Comes before anything else that starts JAX's backend, `jax.devices` and arrays included.
+  It must be called before anything that starts JAX's backend, such as `jax.devices` or an array.
 
   Args:
-    coordinator: "HOST:PORT" of process 0, or "auto" where JAX finds the others by itself (TPU
-      pods, Slurm, Open MPI, Kubernetes). None: JAX_COORDINATOR_ADDRESS.
-    num_processes: of all hosts. None: JAX_NUM_PROCESSES.
-    process_id: of this one, 0 to num_processes - 1. None: JAX_PROCESS_ID.
-    environ: where the variables are looked up.
+    coordinator: "HOST:PORT" of process 0, or "auto" where JAX finds the other processes by itself
+      (TPU pods, Slurm, Open MPI, Kubernetes). None stands for JAX_COORDINATOR_ADDRESS.
+    num_processes: number of processes on all hosts. None stands for JAX_NUM_PROCESSES.
+    process_id: number of this process, 0 to num_processes - 1. None stands for JAX_PROCESS_ID.
+    environ: the environment in which the variables are looked up.
 
   Raises:
-    ValueError: some are given and others not, or they don't fit together.
-    RuntimeError: the backend has started already, or the others don't answer.
+    ValueError: only some of the arguments are given, or they do not fit together.
+    RuntimeError: the backend has started already, or the other processes do not answer.
   """
   given = [coordinator, num_processes, process_id]
   for i, name in enumerate(_VARIABLES):
@@ -115,38 +120,39 @@ def _integer(name: str, text: str) -> int:
 
 
 def is_main() -> bool:
-  """Whether this is process 0, the one that writes files and to the console."""
+  """Whether this is process 0, which writes files and to the console."""
   return jax.process_index() == 0
 
 
-def most(value: int) -> int:
-  """The largest of the processes' values; all call it together."""
+def max_over_processes(value: int) -> int:
+  """The largest of the values of all processes, which must call this together."""
   if jax.process_count() == 1:
     return value
   return int(multihost_utils.process_allgather(np.array(value)).max())
 
 
-def meet() -> None:
-  """Waits until all processes are here."""
+def sync_processes() -> None:
+  """Waits until all processes have called this."""
   if jax.process_count() > 1:
-    multihost_utils.sync_global_devices("meet")
+    multihost_utils.sync_global_devices("sync_processes")
 
 
-def own(items: Sequence[Any]) -> list[Any]:
-  """Every so-manieth of the items, those that are for this process to work on.
+def local_items(items: Sequence[Any]) -> list[Any]:
+  """The items that this process works on: one in every `jax.process_count()`.
 
-  All processes get lists of one length, so that they can meet at every item: None fills them up.
+  All processes get lists of the same length, so that they can wait for one another after every
+  item. None stands for an item where there are too few.
   """
   count = jax.process_count()
   padded = [*items, *[None] * (-len(items) % count)]
   return padded[jax.process_index() :: count]
 
 
-def by_main(work: Callable[[], None], failure: Exception) -> None:
-  """Process 0 does `work` while the others wait.
+def on_main_process(work: Callable[[], None], failure: Exception) -> None:
+  """Calls `work` on process 0 while the other processes wait.
 
   Raises:
-    What `work` raises, on process 0; then `failure` on all others.
+    Exception: on process 0 the error of `work`; on all others then `failure`.
   """
   error = None
   if is_main():
@@ -154,7 +160,7 @@ def by_main(work: Callable[[], None], failure: Exception) -> None:
       work()
     except Exception as caught:
       error = caught
-  if most(error is not None):
+  if max_over_processes(error is not None):
     raise error or failure
 
 
@@ -167,10 +173,10 @@ def describe() -> str:
 
 
 def mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-  """One axis, `AXIS`, over `devices`; None: those of all hosts.
+  """A mesh of one axis, `AXIS`, over `devices`; None stands for the devices of all hosts.
 
-  Devices of one process stand side by side, so that the rows of a sharded array that a process
-  holds are consecutive, and in the order of the processes.
+  Devices of one process stand side by side. The rows of a sharded array that a process holds are
+  therefore consecutive, and in the order of the processes.
   """
   devices = jax.devices() if devices is None else devices
   ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
@@ -178,10 +184,10 @@ def mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
 
 
 def per_device_batch(global_batch: int, mesh: Mesh) -> int:
-  """b = B / D.
+  """The number of examples of one device, b = B / D.
 
   Raises:
-    ValueError: D does not divide B.
+    ValueError: the number of devices D does not divide `global_batch`, B.
   """
   count = mesh.size
   if global_batch < 1 or global_batch % count:
@@ -204,20 +210,23 @@ def spmd(
   """Jits `function` to run once on each device, with `AXIS` as the name for collectives.
 
   Args:
-    function: sees b rows of a sharded argument, and all of a replicated one. What it returns as
-      replicated must be equal on all devices, which nothing checks: take means over `AXIS`.
-    inputs: REPLICATED or SHARDED for each positional argument; a tuple or dict of them, by the
-      argument's structure, where it is part this and part that. Place arguments with `replicate`
+    function: a function that sees b rows of a sharded argument, and all of a replicated one. A
+      result that it returns as replicated must be equal on all devices, which nothing checks: take
+      means over `AXIS`.
+    mesh: the devices.
+    inputs: REPLICATED or SHARDED for each positional argument. For an argument with parts of both
+      kinds, a tuple or dict of them in the argument's structure. Place arguments with `replicate`
       and `shard` at every call or at none: a change between the two compiles again.
     outputs: the same for the result.
-    donate: positions of arguments whose memory the result may take over; they must not be used
-      again. `replicate` and `shard` give arrays that share memory with nothing else.
+    donate: positions of arguments whose memory the result may take over. Such an argument must not
+      be used again. `replicate` and `shard` give arrays that share memory with nothing else.
 
   Returns:
-    The function on global arrays: [B, ...] for what is sharded. Positional arguments only.
+    The function on global arrays, [B, ...] where they are sharded. It takes positional arguments
+    only.
   """
-  # With check_vma=True the gradient of a replicated argument is already summed over devices, and
-  # a pmean of it comes out D times too large.
+  # With check_vma=True JAX sums the gradient of a replicated argument over devices already, and a
+  # pmean of it would be D times too large.
   mapped = jax.shard_map(
       function, mesh=mesh, in_specs=tuple(inputs), out_specs=outputs, check_vma=False
   )
@@ -225,7 +234,7 @@ def spmd(
 
 
 def replicate(tree: Tree, mesh: Mesh) -> Tree:
-  """A copy of every leaf on every device. With several hosts all give the same values."""
+  """Puts a copy of every leaf on every device. All processes must give the same values."""
   return jax.tree.map(lambda leaf: _place(leaf, NamedSharding(mesh, REPLICATED), True), tree)
 
 
@@ -233,16 +242,16 @@ def shard(tree: Tree, mesh: Mesh, *, whole: bool = True) -> Tree:
   """Splits the leading axis of every leaf over the devices.
 
   Args:
-    tree: leaves [B, ...]; with `whole` False, the [B / processes, ...] of this process.
-    mesh: where they go.
-    whole: whether every process gives the whole array, or each its own rows, in the order of the
-      processes. The same thing for one process.
+    tree: leaves [B, ...]; where `whole` is False, the rows [B / processes, ...] of this process.
+    mesh: the devices.
+    whole: whether every process gives the whole array. Where it is False, each process gives its
+      own rows, in the order of the processes. Both are the same for a single process.
 
   Returns:
-    Global arrays [B, ...], b rows of them on each device.
+    Global arrays [B, ...], with b rows on each device.
 
   Raises:
-    ValueError: a leaf that does not divide over the devices.
+    ValueError: a leaf does not divide over the devices.
   """
   sharding = NamedSharding(mesh, SHARDED)
   count = mesh.size if whole else len(sharding.addressable_devices)
@@ -260,13 +269,13 @@ def shard(tree: Tree, mesh: Mesh, *, whole: bool = True) -> Tree:
 
 
 def _place(leaf: Any, sharding: NamedSharding, whole: bool) -> jax.Array:
-  """A new array; `leaf` is not aliased, so that donating the one leaves the other."""
+  """A new array that shares no memory with `leaf`, so that it can be donated."""
   if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
     data = _place(jax.random.key_data(leaf), sharding, whole)
     return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
   dtype = jnp.result_type(leaf)
   if jax.process_count() == 1:
-    # device_put alone shares memory with its source, whatever its may_alias.
+    # Without the copy device_put shares memory with its source, even with may_alias=False.
     return jax.device_put(jnp.array(leaf, dtype, copy=True), sharding)
   leaf = np.array(leaf, dtype)
   if whole:
@@ -276,9 +285,10 @@ def _place(leaf: Any, sharding: NamedSharding, whole: bool) -> jax.Array:
 
 
 def gather(tree: Tree) -> Tree:
-  """Every array as NumPy, whole, on every process; typed keys and what is no array stay.
+  """Brings every array to the host, whole, as a NumPy array on every process.
 
-  All processes call it together where something is sharded over hosts.
+  Typed keys stay JAX arrays, and leaves that are no arrays stay as they are. If an array is sharded
+  over hosts, all processes must call this together.
   """
 
   def to_host(leaf):

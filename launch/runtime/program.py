@@ -1,54 +1,79 @@
-"""What programs have in common: flags, exit codes, several hosts, stops.
+"""The frame of all programs: command line, exit codes, several hosts, stop signals.
 
-A program has its own flags and a piece of work:
+A program has sections of flags, a function that makes the task from them, and one that does it:
 
   def main(argv):
     return program.main(
-        argv, name="nes_train", doc=__doc__, define=_define_flags, prepare=_run, work=train
+        argv, name="nes_train", doc=__doc__, define=SECTIONS, prepare=_run, work=network.train
     )
 """
 
 from collections.abc import Callable, Mapping, Sequence
+import dataclasses
 import sys
 import time
 from typing import Any
 
-from absl import flags
+from absl import flags as absl_flags
 
-from launch.runtime import checkpoint, parallel, stopping
+from launch.runtime import checkpoint, flags, parallel, stopping
+from launch.runtime.flags import UsageError as UsageError
 
 AGAIN = "the same command, given again, continues"
 
-
-class UsageError(ValueError):
-  """A flag is wrong; the message says which, and what to do."""
+Define = Sequence[flags.Section] | Callable[[flags.Values], None]
 
 
 class Failed(RuntimeError):
-  """What a program is there to show is not so; the message says where."""
+  """A program checks something that does not hold; the message says where."""
 
 
-def parse(argv: Sequence[str], define: Callable[[flags.FlagValues], None]) -> flags.FlagValues:
+@dataclasses.dataclass(frozen=True)
+class Hosts:
+  """Place of this process among the processes of a run on several hosts."""
+
+  coordinator: str | None = dataclasses.field(
+      default=None,
+      metadata={
+          "metavar": "HOST:PORT",
+          "help": "Address of process 0; auto lets JAX find the processes by itself, as it can on"
+                  " TPU pods and under Slurm.",
+      },
+  )
+  num_processes: int | None = dataclasses.field(
+      default=None, metadata={"help": "Number of processes on all hosts together."}
+  )
+  process_id: int | None = dataclasses.field(
+      default=None, metadata={"help": "Number of this process, counted from 0."}
+  )
+
+
+HOSTS = flags.Section("Several hosts", Hosts)
+
+
+def parse(argv: Sequence[str], define: Define) -> flags.Values:
   """Reads a command line.
 
   Args:
-    argv: the program's name first.
-    define: adds the program's own flags to what it is given; --help and those of several hosts
-      are there already.
+    argv: the command line; the program's name comes first.
+    define: the program's sections of flags, or a function that adds them to the values. The flags
+      --help and those of several hosts are added here.
 
   Raises:
-    UsageError: a flag is unknown or malformed, or there is something else than flags.
+    UsageError: a flag is unknown or malformed, or an argument is no flag.
   """
-  values = flags.FlagValues()
-  own: dict[str, Any] = {"flag_values": values}
-  flags.DEFINE_bool("help", False, "show this", short_name="h", **own)
-  flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, or auto", **own)
-  flags.DEFINE_integer("num_processes", None, "of all hosts", **own)
-  flags.DEFINE_integer("process_id", None, "of this one", **own)
-  define(values)
+  values = flags.Values()
+  if callable(define):
+    define(values)
+  else:
+    flags.define(values, define)
+  flags.define(values, [HOSTS])
+  absl_flags.DEFINE_bool(
+      "help", False, "Show this text.", short_name="h", flag_values=values, module_name="Help"
+  )
   try:
     rest = values(argv)[1:]
-  except flags.Error as error:
+  except absl_flags.Error as error:
     raise UsageError(f"{error}: see --help") from None
   if rest:
     raise UsageError(f"unexpected argument {rest[0]!r}: flags are given as --name=value")
@@ -63,7 +88,7 @@ def integers(name: str, texts: Sequence[str]) -> tuple[int, ...]:
     raise UsageError(f"--{name}={','.join(texts)}: integers are expected") from None
 
 
-def at_least_one(values: flags.FlagValues, *names: str) -> None:
+def at_least_one(values: flags.Values, *names: str) -> None:
   """Raises UsageError if one of these flags is below 1."""
   for name in names:
     if getattr(values, name) < 1:
@@ -75,22 +100,27 @@ def main(
     *,
     name: str,
     doc: str,
-    define: Callable[[flags.FlagValues], None],
-    prepare: Callable[[flags.FlagValues], Any],
+    define: Define,
+    prepare: Callable[[flags.Values], Any],
     work: Callable[..., Mapping[str, float]],
     faults: tuple[type[Exception], ...] = (),
 ) -> int:
-  """Runs a program; returns its exit code: 2 where the user can do something about it, 1 for the
-  disk and for `Failed`. Other errors are the program's and keep their traceback.
+  """Runs a program.
 
   Args:
-    argv: the program's name first.
-    name: for the lines on stderr.
-    doc: shown by --help, above the flags.
-    define: as in `parse`.
-    prepare: flags -> what to do; before JAX starts.
-    work: (what to do, check_stop=, say=) -> what to print at the end, a line each.
-    faults: errors of `work`, beside those of every program, about which the user can do something.
+    argv: the command line; the program's name comes first.
+    name: the program's name, which begins its lines on stderr.
+    doc: the text that --help shows above the flags.
+    define: the program's flags, as in `parse`.
+    prepare: makes the task from the flags, before JAX starts.
+    work: does the task. It is called as work(task, check_stop=, say=) and returns numbers, which
+      are printed at the end, one a line.
+    faults: types of errors of `work` that the user can correct, beside those of every program.
+
+  Returns:
+    The exit code: 0 for success, 2 for an error that the user can correct, 1 for an error of the
+    disk and for `Failed`, 130 or 143 for a stop. Other errors are faults of the program and keep
+    their traceback.
   """
 
   def say(line: str) -> None:
@@ -103,7 +133,7 @@ def main(
   try:
     values = parse(argv, define)
     if values.help:
-      print(f"{doc}\n{values.get_help(include_special_flags=False)}")
+      print(f"{doc}\n{flags.help_text(values)}")
       return 0
     run = prepare(values)
     parallel.initialize(values.coordinator, values.num_processes, values.process_id)

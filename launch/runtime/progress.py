@@ -1,4 +1,4 @@
-"""What a program says while it runs: the start line, a progress bar, and its compile time."""
+"""Messages of a running program: start line, progress bar, and compile time."""
 
 import platform
 import sys
@@ -14,7 +14,7 @@ _COMPILE_EVENTS = "/jax/core/compile/"
 
 
 def versions() -> str:
-  """Versions of what computes, in one line."""
+  """Versions of Python and of the packages that compute, in one line."""
   return (
       f"Python {platform.python_version()}, jax {jax.__version__}, jaxlib {jaxlib.__version__},"
       f" NumPy {np.__version__}"
@@ -22,7 +22,7 @@ def versions() -> str:
 
 
 def start_line(program: str) -> str:
-  """Versions, platform, devices and hosts, in one line. Starts JAX's backend."""
+  """Versions, platform, devices and hosts of a program, in one line. Starts JAX's backend."""
   devices = jax.devices()
   kinds = ", ".join(sorted({device.device_kind for device in devices}))
   return (
@@ -32,7 +32,7 @@ def start_line(program: str) -> str:
 
 
 class _Quiet:
-  """Stands in for a bar where tqdm, of the `programs` extra, is not installed."""
+  """A bar that shows nothing, for an environment without tqdm (of the `programs` extra)."""
 
   def __enter__(self) -> "_Quiet":
     return self
@@ -45,12 +45,12 @@ class _Quiet:
 
 
 def bar(total: int, *, initial: int = 0, unit: str = "it") -> Any:
-  """A progress bar on stderr with rate and time left; quiet when stderr is not a terminal.
+  """A progress bar on stderr with rate and time left; it is quiet where stderr is no terminal.
 
   Args:
-    total: steps of the whole work.
-    initial: steps done by an earlier run; they do not count for the rate.
-    unit: what a step is called.
+    total: number of steps of the whole work.
+    initial: number of steps that an earlier run has done; they do not count for the rate.
+    unit: the name of a step.
 
   Returns:
     A context manager with `update(n)`.
@@ -67,7 +67,8 @@ def bar(total: int, *, initial: int = 0, unit: str = "it") -> Any:
 class CompileClock:
   """A context manager that measures the time in which JAX traces, lowers or compiles.
 
-  Spans may nest (a jitted function within another) and overlap (threads): their union counts.
+  Spans may nest (a jitted function within another) and overlap (in threads). The length of their
+  union counts.
   """
 
   def __init__(self):
@@ -90,7 +91,7 @@ class CompileClock:
         self._spans.append((end - duration, end))
 
   def seconds(self) -> float:
-    """Seconds until now."""
+    """The seconds of compilation up to now."""
     with self._lock:
       spans = sorted(self._spans)
     total, reached = 0.0, -float("inf")

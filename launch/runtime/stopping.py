@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: the program stops where it can be continued."""
+"""Stops by SIGTERM and SIGINT, at a point from which the program can be continued."""
 
 from collections.abc import Callable
 import os
@@ -10,7 +10,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(Exception):
-  """The program was asked to stop, and did so where it can continue."""
+  """The program was asked to stop, and stopped where it can be continued."""
 
   def __init__(self, signum: int):
     super().__init__(signal.Signals(signum).name)
@@ -18,19 +18,19 @@ class Stopped(Exception):
 
   @property
   def exit_code(self) -> int:
-    """As a shell reports it: 130 for SIGINT, 143 for SIGTERM."""
+    """The exit code that a shell reports: 130 for SIGINT, 143 for SIGTERM."""
     return 128 + self.signum
 
 
 class StopSignals:
   """A context manager that notes the first signal, for `check`; a second one ends the process.
 
-  Ending without clean-up is safe where every write is a rename, as in `store`. To be used in the
-  main thread.
+  The second signal ends it without clean-up, which is safe where files appear by a rename, as in
+  `store`. Python allows signal handlers in the main thread only.
   """
 
   def __init__(self, say: str, say_again: str):
-    """say, say_again: a line for stderr at the first and at the second signal."""
+    """Takes the lines for stderr at the first and at the second signal."""
     self._say, self._say_again = say, say_again
     self._signum: int | None = None
     self._before = {}
@@ -44,7 +44,7 @@ class StopSignals:
       signal.signal(signum, handler)
 
   def _handle(self, signum: int, _) -> None:
-    # Not print: the signal may have come in the middle of one.
+    # The signal may have come in the middle of a print, so this writes past Python's buffers.
     again = self._signum is not None
     line = self._say_again if again else self._say
     os.write(2, f"\n{signal.Signals(signum).name}: {line}\n".encode())
@@ -59,12 +59,15 @@ class StopSignals:
 
 
 def check_together(check_stop: Callable[[], None]) -> None:
-  """All processes of a run call it: raises `Stopped` on all if `check_stop` does on one."""
+  """Raises `Stopped` on all processes if `check_stop` does so on one of them.
+
+  All processes of a run must call this together.
+  """
   try:
     check_stop()
     mine = 0
   except Stopped as stopped:
     mine = stopped.signum
-  signum = parallel.most(mine)
+  signum = parallel.max_over_processes(mine)
   if signum:
     raise Stopped(signum)

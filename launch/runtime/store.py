@@ -1,9 +1,10 @@
-"""Answers on disk in parts, so that a stopped run continues where it was, and their merge.
+"""Answers on disk in parts, from which a stopped run continues, and the merge of all parts.
 
-A store is a directory with `manifest.json` (what is being computed) and `part-000000.npz`, ...; a
-part appears under its name only when complete. Arrays have one row an item, in the order of parts.
+A store is a directory with `manifest.json`, which says what is computed, and `part-000000.npz`,
+`part-000001.npz`, ... A part appears under its name only when it is complete. Arrays have one row
+for each item, in the order of the parts.
 
-  B  rows of the whole          b  rows of a part
+Glossary: B is the number of rows of all parts together, b the number of rows of one part.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -21,19 +22,22 @@ import numpy as np
 
 from nes_jax.games.files import replacing
 
+# Version of the format of a store.
 FORMAT = 1
 
 _MANIFEST = "manifest.json"
+# Number of bytes that are copied at a time into the merged file.
 _COPY_BYTES = 1 << 24
+# Number of bytes at the beginning and at the end of a file that its fingerprint reads.
 _END_BYTES = 1 << 20
 
 
 class StoreError(ValueError):
-  """A store that cannot be used: where, what was wrong, and what to do."""
+  """A store cannot be used; the message says where, why, and what to do."""
 
 
 class Field(NamedTuple):
-  """A row of one array."""
+  """Shape and type of one row of an array."""
 
   shape: tuple[int, ...]
   dtype: np.dtype
@@ -43,11 +47,15 @@ Schema = Mapping[str, Field]
 
 
 def row_bytes(schema: Schema) -> int:
+  """The number of bytes of one row of all arrays."""
   return sum(math.prod(field.shape) * field.dtype.itemsize for field in schema.values())
 
 
 def fingerprint(files: Iterable[pathlib.Path]) -> str:
-  """Of names, sizes, and the first and last MiB; an .npz has the checksums of all arrays there."""
+  """A fingerprint of the names and sizes of files, and of their first and last MiB.
+
+  The last MiB of a .npz holds the checksums of its arrays.
+  """
   digest = hashlib.sha256()
   for path in files:
     size = path.stat().st_size
@@ -60,16 +68,16 @@ def fingerprint(files: Iterable[pathlib.Path]) -> str:
 
 
 class Parts:
-  """The parts of one computation. Hold it as a context manager: it locks the directory."""
+  """The parts of one computation. As a context manager it unlocks the directory at its end."""
 
   def __init__(self, directory: pathlib.Path, schema: Schema, rows: int, part_size: int):
-    """Changes nothing on disk.
+    """Describes the parts, and changes nothing on disk.
 
     Args:
-      directory: of the store; its parent exists.
-      schema: the arrays of a part, [b, *shape] each.
-      rows: B.
-      part_size: b of all parts but the last.
+      directory: directory of the store, whose parent exists.
+      schema: arrays of a part, [b, *shape] each.
+      rows: number of rows of all parts, B.
+      part_size: number of rows, b, of all parts but the last.
     """
     self.directory, self.schema = directory, schema
     self.bounds = [(k, min(k + part_size, rows)) for k in range(0, rows, part_size)]
@@ -77,10 +85,11 @@ class Parts:
     self._lock: IO[bytes] | None = None
 
   def path(self, index: int) -> pathlib.Path:
+    """The file of a part."""
     return self.directory / f"part-{index:06d}.npz"
 
   def difference(self, task: Mapping[str, str]) -> list[str]:
-    """What keeps a run of `task` from continuing with the parts that are there; [] if nothing."""
+    """The reasons why a run of `task` cannot continue with the parts on disk; [] if it can."""
     manifest = read_manifest(self.directory)
     if not any(self.directory.glob("part-*.npz")):
       return []
@@ -96,14 +105,15 @@ class Parts:
     ]
 
   def open(self, task: Mapping[str, str], versions: str) -> None:
-    """Makes the directory if need be, locks it, and writes the manifest.
+    """Makes the directory if it does not exist, locks it, and writes the manifest.
 
     Args:
-      task: what is computed, as text; a later run continues only if it is the same.
-      versions: of this run; the manifest lists those of all runs.
+      task: description of the computation, as text. A later run continues only if its task is the
+        same.
+      versions: versions of the packages of this run. The manifest lists those of all runs.
 
     Raises:
-      StoreError: parts of another task are there, or another run is at work.
+      StoreError: the directory holds parts of another task, or another run works in it.
       OSError: the directory cannot be written.
     """
     different = self.difference(task)
@@ -114,7 +124,7 @@ class Parts:
       )
     self.directory.mkdir(exist_ok=True)
     self._take_lock()
-    for left in self.directory.glob(".*.tmp"):  # of a killed run
+    for left in self.directory.glob(".*.tmp"):  # left by a run that was killed
       left.unlink()
     manifest = read_manifest(self.directory)
     known = manifest["versions"] if manifest and manifest["task"] == dict(task) else []
@@ -124,6 +134,7 @@ class Parts:
       file.write(text.encode())
 
   def _take_lock(self) -> None:
+    """Locks the directory. Raises StoreError if another run has locked it."""
     self._lock = open(self.directory / "lock", "ab")
     try:
       fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -134,7 +145,7 @@ class Parts:
           f"another run is at work in {self.directory}: wait for it, or choose another --out"
       ) from None
     except OSError:
-      pass  # a file system without locks
+      pass  # the file system has no locks
 
   def __enter__(self) -> "Parts":
     return self
@@ -143,7 +154,7 @@ class Parts:
     self.close()
 
   def close(self) -> None:
-    """Unlocks; a store without parts, as after an early error, is removed."""
+    """Unlocks the directory, and removes it if it holds no parts, as after an early error."""
     if self._lock is None:
       return
     if not any(self.directory.glob("part-*.npz")):
@@ -152,7 +163,16 @@ class Parts:
     self._lock = None
 
   def write(self, index: int, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes a part, complete or not at all. arrays: [b, *shape] each, as the schema says."""
+    """Writes a part, complete or not at all.
+
+    Args:
+      index: number of the part.
+      arrays: arrays of the schema, [b, *shape] each.
+
+    Raises:
+      ValueError: an array does not fit the schema.
+      OSError: the disk failed.
+    """
     rows = self.bounds[index][1] - self.bounds[index][0]
     for key, field in self.schema.items():
       given = arrays[key].shape, arrays[key].dtype
@@ -162,7 +182,7 @@ class Parts:
       np.savez(file, **{key: arrays[key] for key in self.schema})
 
   def read(self, index: int) -> dict[str, np.ndarray] | None:
-    """A part, or None if it is missing or damaged (checksums are compared)."""
+    """Reads a part; None if it is missing, or damaged by its checksums."""
     rows = self.bounds[index][1] - self.bounds[index][0]
     try:
       with np.load(self.path(index), allow_pickle=False) as file:
@@ -180,15 +200,16 @@ class Parts:
       extras: Mapping[str, np.ndarray],
       between: Callable[[], None] = lambda: None,
   ) -> None:
-    """Writes all parts into one .npz, holding one array of one part at a time.
+    """Writes all parts into one .npz, with one array of one part in memory at a time.
 
     Args:
-      out: replaced in one step.
+      out: path of the .npz, which appears, or is replaced, when it is complete.
       extras: further arrays, of any shape.
-      between: called after each array of each part; may raise to give up.
+      between: function that is called after each array of each part; an error of it ends the merge.
 
     Raises:
       StoreError: a part is damaged.
+      OSError: the disk failed.
     """
     with replacing(out) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
       for key, field in self.schema.items():
@@ -206,6 +227,7 @@ class Parts:
           _write_data(member, array)
 
   def _read_one(self, index: int, key: str) -> np.ndarray:
+    """Reads one array of a part. Raises StoreError if the part is damaged."""
     try:
       with np.load(self.path(index), allow_pickle=False) as file:
         return file[key]
@@ -216,7 +238,7 @@ class Parts:
     return StoreError(f"{self.path(index)} is damaged: run again, and it is solved again")
 
   def remove(self) -> None:
-    """Deletes the parts."""
+    """Deletes the parts and the directory."""
     for path in self.directory.glob("part-*.npz"):
       path.unlink()
     self.close()
@@ -224,7 +246,7 @@ class Parts:
   def _delete(self) -> None:
     for name in (_MANIFEST, "lock"):
       (self.directory / name).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # whatever else is there is not ours
+    with contextlib.suppress(OSError):  # other files belong to somebody else
       self.directory.rmdir()
 
 
@@ -238,7 +260,7 @@ def read_manifest(directory: pathlib.Path) -> dict | None:
 
 
 def _member(archive: zipfile.ZipFile, key: str) -> IO[bytes]:
-  # A fixed date, so that equal answers are equal files.
+  # The date is fixed, so that equal answers make equal files.
   info = zipfile.ZipInfo(f"{key}.npy", (1980, 1, 1, 0, 0, 0))
   return archive.open(info, "w", force_zip64=True)
 

@@ -1,13 +1,18 @@
-"""Rows of numbers as tables that both Markdown and a terminal show well."""
+"""Rows of numbers as Markdown tables and as CSV files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+import csv
+import io
+import pathlib
 from typing import Any
+
+from nes_jax.games.files import replacing
 
 Row = Mapping[str, Any]
 
 
 def text(value: Any) -> str:
-  """A cell: three significant digits, "-" for what was not measured."""
+  """The text of a cell: three significant digits of a float, "-" for None."""
   if value is None:
     return "-"
   if isinstance(value, float):
@@ -16,7 +21,7 @@ def text(value: Any) -> str:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-  """Rows with the same keys -> a Markdown table whose columns also line up in a terminal."""
+  """A Markdown table whose columns line up in a terminal, too. All rows have the same keys."""
   table = [list(rows[0])] + [[text(value) for value in row.values()] for row in rows]
   widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
   lines = ["| " + " | ".join(c.rjust(w) for c, w in zip(line, widths)) + " |" for line in table]
@@ -25,6 +30,16 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def filled(rows: Sequence[Row]) -> list[Row]:
-  """The same rows without columns in which no row has a value."""
+  """The rows without the columns in which every row has None."""
   kept = [name for name in rows[0] if any(row[name] is not None for row in rows)]
   return [{name: row[name] for name in kept} for row in rows]
+
+
+def write_csv(path: pathlib.Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
+  """Writes a CSV file in place of one of the same name, which stays if writing fails."""
+  content = io.StringIO()
+  writer = csv.DictWriter(content, columns, lineterminator="\n")
+  writer.writeheader()
+  writer.writerows(rows)
+  with replacing(path) as file:
+    file.write(content.getvalue().encode())

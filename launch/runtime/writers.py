@@ -1,13 +1,13 @@
-"""Metrics of a run: a console line, metrics.csv, metrics.jsonl, and TensorBoard if asked for.
+"""Metrics of a run: a line on the console, metrics.csv, metrics.jsonl, and TensorBoard's events.
 
 A row is a step and its metrics, by names such as `train/loss`, together with
 
-  time/seconds           since the run began; a run that continues another adds to its seconds
-  time/steps_per_second  since the row before, in the same process
+  time/seconds           seconds since the run began; a run that continues another adds to them
+  time/steps_per_second  rate since the row before, in the same process
 
-Rows are appended whole, each before `write` returns; TensorBoard's events follow within seconds. A
-kill loses at most the last row, and whoever opens the files next removes what is left of it. A
-metric that appears late adds a column, for which the .csv is written anew.
+A row is on disk, whole, before `write` returns; TensorBoard's events follow within seconds. A kill
+loses at most the last row, and the next `Writer` removes an incomplete one. A metric that appears
+late adds a column, for which the .csv is written anew.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -31,17 +31,20 @@ STEP = "step"
 SECONDS = "time/seconds"
 RATE = "time/steps_per_second"
 
-Row = dict[str, float]  # STEP, an int, SECONDS, and the metrics that this row has
+# A row: STEP, which is an int, SECONDS, and metrics. Rows may have different metrics.
+Row = dict[str, float]
 
 _CSV, _JSONL = "metrics.csv", "metrics.jsonl"
+# Seconds between two writes of TensorBoard's events.
 _EVENT_SECONDS = 10
+# Columns that the writer itself fills.
 _OWN = (STEP, SECONDS, RATE)
 
 
 class Writer:
-  """Writes the metrics of one run into a directory. A context manager.
+  """Writes the metrics of one run into a directory; a context manager.
 
-  On processes other than the main one it does nothing.
+  It does nothing on processes other than process 0.
   """
 
   def __init__(
@@ -57,16 +60,16 @@ class Writer:
     """Opens the files, and continues those of an earlier run.
 
     Args:
-      directory: made if need be.
-      first_step: the lowest that this run will write. Rows of an earlier run at or beyond it are
-        removed, all of them when it is 0; rows before it stay.
-      console_every: seconds that lie at least between two lines on stderr; None: no lines.
-      shown: the metrics of the console's line; None: all.
-      tensorboard: whether to write events for TensorBoard too.
-      clock: seconds, from any origin.
+      directory: the directory of the run; it is made if it does not exist.
+      first_step: the lowest step that this run will write. Rows of an earlier run at this step or
+        beyond it are removed; with 0 these are all of them.
+      console_every: least number of seconds between two lines on stderr; None stands for no lines.
+      shown: metrics of the console's line; None stands for all.
+      tensorboard: whether to write events for TensorBoard, too.
+      clock: function that gives the time in seconds, from any origin.
 
     Raises:
-      ImportError: TensorBoard was asked for and tensorboardX is missing.
+      ImportError: TensorBoard was asked for, and tensorboardX is not installed.
       OSError: the directory cannot be written.
     """
     self._active = parallel.is_main()
@@ -92,20 +95,21 @@ class Writer:
     self._last_step = rows[-1][STEP] if rows else None
     self._began = clock() - (rows[-1].get(SECONDS, 0.0) if rows else 0.0)
     self._last: tuple[int, float] | None = None  # step and time of this process's last row
-    self._unsaid: tuple[Row, list[str]] | None = None  # a row that the console has not had
+    self._unsaid: tuple[Row, list[str]] | None = None  # the last row, if the console has not had it
     self._said = -math.inf
 
   def write(self, step: int, metrics: Mapping[str, Any]) -> None:
     """Appends a row.
 
     Args:
-      step: beyond that of the row before: what belongs to one step is written at once.
-      metrics: numbers, or arrays of one element; NaN and infinity are written as such.
+      step: number of the step, which is larger than that of the row before. All metrics of one
+        step are written at once.
+      metrics: numbers, or arrays of one element. NaN and infinity are allowed.
 
     Raises:
-      ValueError: a step that is not beyond the last, a name that is reserved or not printable, a
-        value that is not one number, or a closed writer.
-      OSError: the disk.
+      ValueError: the step is not larger, a name is reserved or not printable, a value is not one
+        number, or the writer is closed.
+      OSError: the disk failed.
     """
     if not self._active:
       return
@@ -137,7 +141,7 @@ class Writer:
       self._say(now)
 
   def close(self) -> None:
-    """Shows the last row and closes the files; to be called any number of times."""
+    """Shows the last row and closes the files; a second call does nothing."""
     if not self._active or self._jsonl.closed:
       return
     if self._unsaid is not None and self._console_every is not None:
@@ -154,7 +158,7 @@ class Writer:
     self.close()
 
   def _write_csv(self, rows: Iterable[Row]) -> None:
-    """Replaces the .csv by these rows under today's columns."""
+    """Writes the .csv anew, with these rows under all columns that are known by now."""
     if self._csv is not None:
       self._csv.close()
     path = self._directory / _CSV
@@ -179,9 +183,9 @@ class Writer:
 
 
 def read(directory: str | os.PathLike) -> list[Row]:
-  """The rows of a run by step, from whichever of its two files has them; [] if there are none.
+  """Reads the rows of a run from both of its files, sorted by step; [] if there are none.
 
-  Lines that are not whole are left out. A metric that a row does not have is not in its dict.
+  Incomplete lines are left out. The dict of a row has only the metrics of this row.
   """
   directory = pathlib.Path(directory)
   rows: dict[int, Row] = {}
@@ -191,7 +195,7 @@ def read(directory: str | os.PathLike) -> list[Row]:
 
 
 def _whole_lines(path: pathlib.Path) -> list[str]:
-  """Without what comes after the last line's end."""
+  """The lines of a file without the last one if that has no end; [] if there is no file."""
   if not path.exists():
     return []
   return path.read_bytes().decode("utf-8", "replace").split("\n")[:-1]
@@ -223,7 +227,7 @@ def _typed(name: str, value: Any) -> float:
 
 
 def _columns(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-  """Names in the order of their first appearance, the writer's own before all others."""
+  """Names of columns: first the writer's own, then all others in the order of appearance."""
   return list(dict.fromkeys([*_OWN, *(name for row in rows for name in row)]))
 
 
@@ -268,13 +272,13 @@ def _summary_writer() -> Callable[..., Any]:
 
 
 def over_seeds(name: str, values: np.ndarray) -> dict[str, float]:
-  """Mean and, of more than one, standard deviation over seeds: values [S] -> NAME, NAME_sd."""
+  """The mean of values [S] over seeds as NAME, and their standard deviation as NAME_sd if S > 1."""
   row = {name: float(values.mean())}
   return row | {f"{name}_sd": float(values.std(ddof=1))} if len(values) > 1 else row
 
 
 def write_json(path: str | os.PathLike, content: Any) -> None:
-  """Writes the whole file or, if it is interrupted, nothing."""
+  """Writes a JSON file, complete or not at all."""
   text = json.dumps(content, indent=2, allow_nan=False) + "\n"
   with replacing(path) as file:
     file.write(text.encode())

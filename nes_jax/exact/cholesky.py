@@ -185,7 +185,8 @@ def _unrolled_factor(
   # A column is a list of its parts, one a block row, from its diagonal down. It is never one
   # concatenated array: a concatenation inside a fused loop costs a branch an element.
   places = [(p, j) for p, size in enumerate(sizes) for j in range(size)]
-  columns, inverse_roots = [], []
+  columns: list[list[Array]] = []
+  inverse_roots: list[Array] = []
   for p, j in places:
     parts = [blocks[p][p][j:, j]] + [blocks[r][p][:, j] for r in range(p + 1, len(sizes))]
     smallest = floor * parts[0][0]

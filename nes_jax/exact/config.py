@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -47,7 +48,7 @@ class Config:
   def default(concept: Concept, dtype: jnp.dtype, rho: float = math.inf, **overrides) -> "Config":
     """The settings for a concept, a floating-point type, and hard or soft constraints."""
     single = jnp.finfo(dtype).bits <= 32
-    settings = dict(
+    settings: dict[str, Any] = dict(
         tolerance=1e-4 if single else 1e-8,
         margin=0.8 if single else 0.4,
         max_iterations=_MAX_ITERATIONS_FLOAT32[concept] if single else _MAX_ITERATIONS_FLOAT64,

@@ -42,7 +42,7 @@ _MAX_GROWTH = 1e4
 PATIENCE = 0.1
 # A game ends after so many refused steps in a row.
 _MAX_REFUSED = 5
-# Where a predictor can go less far than this, its second-order term counts by that length.
+# A predictor that can go less far than this has its second-order term weighted by that length.
 _SHORT_STEP = 0.1
 
 
@@ -50,7 +50,7 @@ class State(NamedTuple):
   """The loop's carry."""
 
   variables: Variables
-  residuals: Residuals  # of the variables
+  residuals: Residuals  # residuals of the variables
   error: Array  # [*b] `metrics.residual` of the variables
   merit: Array  # [*b] complementarity and infeasibility, which fall along the central path
   damping: Array  # [*b] relative addition to the Newton matrix's diagonal

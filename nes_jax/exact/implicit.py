@@ -86,7 +86,7 @@ def _differential(
     return stationarity, feasibility, sum_over(joint, n), epsilon_slack
 
   def solve_refined(matvec, right):
-    # Where rows bind, s / alpha is next to nothing and the factors lose digits.
+    # The factors lose digits where rows bind, since s / alpha is next to nothing there.
     x = solver(*right)
     for _ in range(_REFINEMENTS):
       x = jax.tree.map(jnp.add, x, solver(*jax.tree.map(jnp.subtract, right, matvec(x))))

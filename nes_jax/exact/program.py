@@ -48,7 +48,7 @@ class Program(NamedTuple):
   """The data of the convex program in the module's docstring."""
 
   payoffs: Array  # [N, A1, ..., AN, *b]
-  strategies: tuple[Array, ...] | None  # as in `Problem`
+  strategies: tuple[Array, ...] | None  # masks of strategies, see `Problem`
   alive: Array | None  # [A1, ..., AN, *b] bool, joint strategies that exist; None: all do
   log_target: Array  # [A1, ..., AN, *b]
   welfare: Array  # [A1, ..., AN, *b] omega W

@@ -21,9 +21,12 @@ def starting_point(
   """A point near the target joint or near given duals, with every multiplier well inside."""
   n = deviation.num_players(program.payoffs)
   program = centred(program, tuple(map(jnp.ones_like, program.limit)), concept)
-  size = math.prod(problem.target.shape[:n])
+  size: Array | int = math.prod(problem.target.shape[:n])
   if program.alive is not None:
     size = sum_over(program.alive.astype(problem.target.dtype), n)
+  bound: Array | float
+  slack: Array | float
+  least: Array | float
   if duals is None:
     # A target may be near the boundary.
     joint = where_alive(program, 0.9 * problem.target + 0.1 / size, 0)
@@ -83,6 +86,7 @@ def _epsilon_slack(
 
   The factor brings the multipliers to the size that eq. (10) gives to this e.
   """
+  assert program.rho is not None
   axes = deviation.dual_axes(concept)
   worst = jnp.stack([max_over(g, axes) for g in gains])
   target = problem.epsilon_max - problem.epsilon

@@ -1,5 +1,19 @@
-"""Where games come from: spheres (training), GAMUT, games with ties (structured), and files."""
+"""Sources of games.
 
-from nes_jax.games import files, gamut, spheres, structured
+`spheres` draws the games that networks are trained on, `gamut` draws classes of the GAMUT
+generator, and `structured` draws games with ties. `files` reads and writes games on disk; `npz`,
+`gambit`, `directory` and `openspiel` are the formats behind it.
+"""
 
-__all__ = ("files", "gamut", "spheres", "structured")
+from nes_jax.games import directory, files, gambit, gamut, npz, openspiel, spheres, structured
+
+__all__ = [
+    "directory",
+    "files",
+    "gambit",
+    "gamut",
+    "npz",
+    "openspiel",
+    "spheres",
+    "structured",
+]

@@ -1,12 +1,14 @@
 """Equivariant layers as Haiku modules (Marris et al. 2022, eqs. (12) to (15)).
 
 Activations are one block a player, channels last: [B, A1, ..., AN, C] (payoffs), [B, Ap, C] (CCE
-duals), [B, Ap, Ap, C] (CE duals). Weights are the same for every player and know nothing of N or
-of the numbers of strategies, so one set of parameters serves games of every shape.
+duals), [B, Ap, Ap, C] (CE duals). Weights are the same for every player and depend neither on N nor
+on the numbers of strategies, so that one set of parameters serves games of every shape.
 
-A layer multiplies each pooled feature by its own rows of the weight matrix where the feature is
-small, and only then broadcasts and adds; it is the linear map of the concatenation of all
-features at full size, which is never formed.
+A layer is the linear map of the concatenation of all pooled features at full size, which is never
+formed: each feature is multiplied by its own rows of the weight matrix while it is small, and the
+products are broadcast and added.
+
+Names of modules and parameters are part of the files of trained weights.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,43 +22,45 @@ from nes_jax.network import pooling
 from nes_jax.network.pooling import Blocks
 from nes_jax.types import Array
 
+# Kinds of normalisation, see `Norm`.
 NORMS: tuple[str, ...] = ("batch", "rms", "none")
-# Added to variances of activations, which are near one.
+# Number added to variances of activations, which are near one.
 _VARIANCE_FLOOR = 1e-5
-# Of the softplus, where the loss asks for more.
+# Least derivative of the softplus where the loss asks for a larger dual.
 _LEAST_SLOPE = 0.05
 
 
 @jax.custom_vjp
-def product(x: Array, weights: Array) -> Array:
-  """[..., C] times [C, D] -> [..., D].
+def matmul(x: Array, weights: Array) -> Array:
+  """Product of activations [..., C] and weights [C, D]: [..., D].
 
-  The rule that JAX derives for the weights' gradient has CPUs transpose the activations first; this
-  one takes a third of the time.
+  The rule that JAX derives for the weights' gradient makes CPUs transpose the activations first.
+  The rule here takes a third of the time.
   """
   return jnp.matmul(x, weights)
 
 
-def _product_forward(x, weights):
-  return product(x, weights), (x, weights)
+def _matmul_forward(x, weights):
+  return matmul(x, weights), (x, weights)
 
 
-def _product_backward(kept, gradient):
-  x, weights = kept
+def _matmul_backward(residuals, gradient):
+  x, weights = residuals
   flat = [a.reshape(-1, a.shape[-1]) for a in (x, gradient)]
   return jnp.matmul(gradient, weights.T), jax.lax.dot_general(*flat, (((0,), (0,)), ((), ())))
 
 
-product.defvjp(_product_forward, _product_backward)
+matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
 @jax.custom_vjp
 def softplus(x: Array) -> Array:
-  """log(1 + exp(x)), with a derivative that lets a dual leave 0.
+  """Softplus log(1 + exp(x)), with a derivative that lets a dual leave 0.
 
-  Duals that start at random go down together, and where all of them are 0 the true derivative is
-  too: training would stay there. Where the loss asks for more, the derivative is at least
-  `_LEAST_SLOPE`; where it asks for less, it is the true one. Neither moves a minimum.
+  Duals that start at random decrease together, and where all of them are 0 the true derivative is 0
+  too, so that training would stay there. Where the loss asks for a larger dual, the derivative is
+  at least `_LEAST_SLOPE`; where it asks for a smaller one, the derivative is the true one. Neither
+  moves a minimum of the loss.
   """
   return jax.nn.softplus(x)
 
@@ -73,42 +77,52 @@ softplus.defvjp(_softplus_forward, _softplus_backward)
 
 
 def linear(features: Sequence[Blocks], weights: Array | Sequence[Array]) -> Blocks:
-  """Sum over features of feature times its rows of the weights.
+  """Linear map of features: the sum of each feature times its rows of the weights.
 
   Args:
-    features: F features; each per player, of shapes that broadcast to one, channels C last.
+    features: F features, each with one array a player. Arrays of a player have shapes that
+      broadcast to one shape, with C channels in the last axis.
     weights: [F * C, D], rows in the order of the features, or the rows as F arrays [C, D].
 
   Returns:
-    Per player [..., D].
+    For each player [..., D].
   """
   rows = jnp.split(weights, len(features)) if hasattr(weights, "shape") else weights
-  done: dict[tuple[int, ...], Array] = {}  # what players share is multiplied once
+  # Products by the features in them: an array that players share is multiplied once.
+  products: dict[tuple[int, ...], Array] = {}
 
-  def one(mine: Sequence[Array]) -> Array:
-    full = jnp.broadcast_shapes(*(x.shape for x in mine))
-    # Pools of one shape share a matrix product; arrays of full size are not copied together.
+  def transform(arrays: Sequence[Array]) -> Array:
+    full = jnp.broadcast_shapes(*(x.shape for x in arrays))
+    # Features of one shape share a matrix product. Those of full size do not, because putting them
+    # into one array would copy them.
     groups: dict[tuple, list[int]] = {}
-    for index, x in enumerate(mine):
+    for index, x in enumerate(arrays):
       groups.setdefault((x.shape, index if x.shape == full else None), []).append(index)
     terms = []
     for indices in groups.values():
-      key = (*indices, *(id(mine[i]) for i in indices))
-      if key not in done:
-        x = jnp.concatenate([mine[i] for i in indices], axis=-1)
-        done[key] = product(x, jnp.concatenate([rows[i] for i in indices]))
-      terms.append(done[key])
+      key = (*indices, *(id(arrays[i]) for i in indices))
+      if key not in products:
+        x = jnp.concatenate([arrays[i] for i in indices], axis=-1)
+        products[key] = matmul(x, jnp.concatenate([rows[i] for i in indices]))
+      terms.append(products[key])
     terms.sort(key=lambda x: x.size)
     return sum(terms[1:], terms[0])
 
-  return tuple(map(one, zip(*features)))
+  return tuple(map(transform, zip(*features)))
 
 
 def summed_linear(names: Sequence[str]) -> Callable[[Sequence[Blocks], Array], Blocks]:
-  """`linear` for `pooling.payoffs(blocks, pooling.summed(names))`, weights in the order of `names`.
+  """Makes the map that is `linear` on the pools `names`, from sums over all players.
 
-  The sum over the other players q of g(q) W is (sum over all q of g(q)) W - g(p) W: a product a
-  player less, and no full-size sum for each player.
+  The sum over the other players q of g(q) W is (sum over all q of g(q)) W - g(p) W. This saves a
+  matrix product for each player, and the sum over the others at full size.
+
+  Args:
+    names: pools of payoff activations; the identity is one of them.
+
+  Returns:
+    Function (features, weights) -> blocks, for the features
+    `pooling.payoffs(blocks, pooling.summed(names))` and weights in the order of `names`.
   """
 
   def transform(features: Sequence[Blocks], weights: Array) -> Blocks:
@@ -127,9 +141,12 @@ def summed_linear(names: Sequence[str]) -> Callable[[Sequence[Blocks], Array], B
 
 
 def _moments(blocks: Blocks, mask: Blocks | None) -> tuple[Array, Array]:
-  """Mean and mean of squares a channel, [C] each, over batch, players and strategies.
+  """Mean and mean square of each channel over batch, players and strategies: [C] each.
 
-  `mask` [..., 1] a player, zero or one, says which entries count; the batch axis is not in it.
+  Args:
+    blocks: for each player [B, ..., C].
+    mask: for each player [..., 1] without the batch axis, one where an entry counts and zero where
+      it does not; None if all entries count.
   """
   count = 0.0
   sums = squares = 0.0
@@ -146,33 +163,45 @@ def _moments(blocks: Blocks, mask: Blocks | None) -> tuple[Array, Array]:
   return sums / count, squares / count
 
 
-def _deviation(mean: Array, square: Array) -> Array:
-  """Standard deviation a channel, one for a channel that does not vary."""
+def _standard_deviation(mean: Array, square: Array) -> Array:
+  """Standard deviation of each channel from its moments; one for a channel that does not vary."""
   variance = square - mean**2
   varies = variance > _VARIANCE_FLOOR * square
   return jnp.where(varies, jnp.sqrt(jnp.where(varies, variance, 1)), 1)
 
 
 class Norm(hk.Module):
-  """Normalisation with learned scale and offset, or the offset alone.
+  """Normalisation with learned scale and offset.
 
-  "batch": by mean and variance a channel over batch, players and strategies; those of a batch seen
-  in training are what the module remembers, and inference uses what it remembers. "rms": each game
-  by the root mean square over all its players, strategies and channels; nothing is remembered.
-  "none": the offset only.
+  "batch": normalises each channel by its mean and variance over batch, players and strategies. The
+    module keeps the moments of the last training batch, and inference uses them.
+  "rms": divides each game by the root mean square over its players, strategies and channels. The
+    module keeps nothing.
+  "none": adds a learned offset, without normalisation and scale.
 
-  Scale and offset start so that what comes out has mean `start` and unit variance a channel on the
-  batch given at initialisation.
+  Initial scale and offset give each channel the mean `initial_mean` and unit variance on the batch
+  given at initialisation.
   """
 
-  def __init__(self, kind: str, start: float = 0.0, name: str | None = None):
+  def __init__(self, kind: str, initial_mean: float = 0.0, name: str | None = None):
     super().__init__(name=name)
     self._kind = kind
-    self._start = start
+    self._initial_mean = initial_mean
 
   def __call__(
       self, blocks: Blocks, mask: Blocks | None, is_training: bool, axis_name: str | None
   ) -> Blocks:
+    """Normalises activations.
+
+    Args:
+      blocks: for each player [B, ..., C].
+      mask: entries that count in moments, as in `Layer`.
+      is_training: whether to use the moments of this batch, or those kept.
+      axis_name: mapped axis over which moments of a training batch are averaged, or None.
+
+    Returns:
+      Blocks of the same shapes.
+    """
     channels = blocks[0].shape[-1:]
     inverse, shift = 1.0, 0.0
     if self._kind == "batch":
@@ -180,22 +209,29 @@ class Norm(hk.Module):
       inverse = jax.lax.rsqrt(variance + _VARIANCE_FLOOR)
       shift = -mean * inverse
     elif self._kind == "rms":
-      blocks = _game_rms(blocks, mask)
+      blocks = _divide_by_rms(blocks, mask)
 
-    # A batch normalised by its own moments has zero mean and unit variance already.
-    given = functools.cache(lambda: (0.0, 1.0) if self._kind == "batch" else _moments(blocks, mask))
+    @functools.cache
+    def input_moments():
+      # A batch normalised by its own moments has zero mean and unit variance already.
+      return (0.0, 1.0) if self._kind == "batch" else _moments(blocks, mask)
+
+    def init_scale(shape, dtype):
+      return jnp.broadcast_to(1 / _standard_deviation(*input_moments()), shape).astype(dtype)
+
+    def init_offset(shape, dtype):
+      offset = self._initial_mean - scale * input_moments()[0]
+      return jnp.broadcast_to(offset, shape).astype(dtype)
+
     scale = 1.0
     if self._kind != "none":
-      init = lambda shape, dtype: jnp.broadcast_to(1 / _deviation(*given()), shape).astype(dtype)
-      scale = hk.get_parameter("scale", channels, init=init)
-    init = lambda shape, dtype: jnp.broadcast_to(self._start - scale * given()[0], shape).astype(
-        dtype
-    )
-    offset = hk.get_parameter("offset", channels, init=init)
+      scale = hk.get_parameter("scale", channels, init=init_scale)
+    offset = hk.get_parameter("offset", channels, init=init_offset)
     factor, offset = scale * inverse, scale * shift + offset
     return tuple(x * factor + offset for x in blocks)
 
   def _batch_moments(self, blocks, mask, is_training, axis_name):
+    """Mean and variance of each channel, of this batch or those kept: [C] each."""
     channels = blocks[0].shape[-1:]
     if not (is_training or hk.running_init()):
       return hk.get_state("mean", channels), hk.get_state("variance", channels)
@@ -208,7 +244,8 @@ class Norm(hk.Module):
     return mean, variance
 
 
-def _game_rms(blocks: Blocks, mask: Blocks | None) -> Blocks:
+def _divide_by_rms(blocks: Blocks, mask: Blocks | None) -> Blocks:
+  """Divides each game by the root mean square of its entries; see `_moments` for the arguments."""
   squares, count = 0.0, 0.0
   for p, x in enumerate(blocks):
     square = x * x if mask is None else x * x * mask[p]
@@ -220,26 +257,34 @@ def _game_rms(blocks: Blocks, mask: Blocks | None) -> Blocks:
 
 
 class Layer(hk.Module):
-  """A linear map of pooled features, then normalisation; the nonlinearity is the caller's.
+  """A linear map of pooled features, then normalisation; the caller applies the nonlinearity.
 
-  The weights are scaled a channel so that the map's result has unit variance on the batch given
-  at initialisation (appendix D.1 of the paper).
+  Each channel of the weights is scaled so that the result of the map has unit variance on the batch
+  given at initialisation (appendix D.1 of the paper).
   """
 
   def __init__(
       self,
       channels: int,
       norm: str,
-      start: float = 0.0,
-      spread: float = 1.0,
+      initial_mean: float = 0.0,
+      initial_std: float = 1.0,
       name: str | None = None,
   ):
-    """start, spread: mean and standard deviation that the map's result starts with."""
+    """Makes a layer.
+
+    Args:
+      channels: D, number of channels of the result.
+      norm: kind of normalisation, one of `NORMS`.
+      initial_mean: mean of each channel of the result at initialisation.
+      initial_std: standard deviation of each channel of the map's result at initialisation.
+      name: name of the Haiku module.
+    """
     super().__init__(name=name)
     self._channels = channels
     self._norm = norm
-    self._start = start
-    self._spread = spread
+    self._initial_mean = initial_mean
+    self._initial_std = initial_std
 
   def __call__(
       self,
@@ -251,15 +296,19 @@ class Layer(hk.Module):
       copies: int = 1,
       mask: Blocks | None = None,
   ) -> Blocks:
-    """Features as in `linear`, weights [copies * F * C, D] -> blocks of D channels.
+    """Applies the map and the normalisation.
 
     Args:
-      features: as in `linear`.
-      is_training: moments of this batch (true) or remembered ones.
-      axis_name: devices over which batch moments are averaged.
-      transform: (features, weights) -> blocks.
-      copies: sets of weights that `transform` takes, one below the other.
-      mask: per player [..., 1], zero or one, no batch axis: entries that count in moments.
+      features: F features of C channels, as in `linear`.
+      is_training: whether normalisation uses the moments of this batch, or those kept.
+      axis_name: mapped axis over which moments of a training batch are averaged, or None.
+      transform: function (features, weights) -> blocks, with weights [copies * F * C, D].
+      copies: number of weight matrices [F * C, D] that `transform` takes, one below the other.
+      mask: for each player [..., 1] without the batch axis, one for entries that count in moments
+        and zero for the others; None if all count.
+
+    Returns:
+      Blocks of D channels.
     """
     fan_in = copies * len(features) * features[0][0].shape[-1]
 
@@ -268,28 +317,44 @@ class Layer(hk.Module):
       draw = hk.initializers.VarianceScaling(1.0, "fan_in", "truncated_normal")
       weights = draw(shape, features[0][0].dtype)
       blocks = transform(features, weights)
-      deviation = _deviation(*_moments(blocks, mask)) / self._spread
-      hk.get_parameter("w", shape, init=lambda shape, dtype: (weights / deviation).astype(dtype))
-      blocks = tuple(x / deviation for x in blocks)
+      divisor = _standard_deviation(*_moments(blocks, mask)) / self._initial_std
+      hk.get_parameter("w", shape, init=lambda shape, dtype: (weights / divisor).astype(dtype))
+      blocks = tuple(x / divisor for x in blocks)
     else:
       blocks = transform(features, hk.get_parameter("w", shape))
-    norm = Norm(self._norm, self._start, name="norm")
+    norm = Norm(self._norm, self._initial_mean, name="norm")
     return norm(blocks, mask, is_training, axis_name)
 
 
 def outer_sum(features: Sequence[Blocks], weights: Array) -> Blocks:
-  """Eq. (13): two CCE duals u and v, and u(r) + v(d) from them: per player [B, Ap, Ap, D]."""
+  """Makes CE activations u(r) + v(d) from two linear maps u and v (eq. (13)).
+
+  Args:
+    features: F features of the shape of CCE duals, [B, Ap or 1, C] for each player.
+    weights: [2 * F * C, D], those of u above those of v.
+
+  Returns:
+    For each player [B, Ap, Ap, D].
+  """
   first, second = (linear(features, half) for half in jnp.split(weights, 2))
   return tuple(u[:, :, None] + v[:, None] for u, v in zip(first, second))
 
 
 def off_diagonal(sizes: Sequence[int], dtype) -> Blocks:
-  """Per player [Ap, Ap, 1], zero on the diagonal and one beside it."""
+  """Masks that are zero on the diagonal and one off it: for each player [Ap, Ap, 1]."""
   return tuple((1 - jnp.eye(size, dtype=dtype))[:, :, None] for size in sizes)
 
 
 def to_dual_features(blocks: Blocks, names: Sequence[str]) -> list[Blocks]:
-  """Pools payoff activations into the shape of CCE duals: for each name [B, Ap or 1, C]."""
+  """Pools payoff activations into the shape of CCE duals.
+
+  Args:
+    blocks: for each player [B, A1, ..., AN, C].
+    names: members of `pooling.VALID["to_duals"]`.
+
+  Returns:
+    For each name and player [B, Ap or 1, C].
+  """
   return [
       tuple(x.reshape(x.shape[0], -1, x.shape[-1]) for x in feature)
       for feature in pooling.payoffs(blocks, names)

@@ -92,5 +92,5 @@ def _step(problem: Problem, duals: Duals, concept: Concept, barrier: Array) -> D
 
   heights = jax.vmap(lambda length: height(ahead(length)))(lengths)
   best = lengths[jnp.argmin(jnp.where(jnp.isnan(heights), jnp.inf, heights))]
-  # Not best * d: a step that is not finite is not to spoil what stays where it is.
+  # The product best * d would spread a step that is not finite to duals that stay.
   return masked(jnp.where(best > 0, y, x) for x, y in zip(alpha, ahead(best)))

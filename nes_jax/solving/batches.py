@@ -47,7 +47,7 @@ class Inputs(NamedTuple):
   payoffs: Any  # [B, N, A1, ..., AN]
   selection: Selection  # with arrays as fields
   duals: Duals | None  # a starting point, in the units of the payoffs
-  variables: network.Variables | None  # of the network
+  variables: network.Variables | None  # variables of the network
   strategies: tuple[Any, ...] | None = None  # per player bool [B, Ap]; None: all exist
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from nes_jax import deviation, exact, pretrained
 from nes_jax.selection import Selection
+from nes_jax.solving import engines
 from nes_jax.solving.batches import Axes
 from nes_jax.types import CONCEPTS, METHODS, Concept, Duals
 
@@ -216,7 +217,8 @@ def check_selection(
       "welfare": [shape, (games,) + shape],
       "welfare_weight": [(), (games,)],
   }
-  axes, fields = {}, {}
+  axes: dict[str, int | None] = {}
+  fields: dict[str, Any] = {}
   for name, shapes in allowed.items():
     value = getattr(selection, name)
     axes[name] = None
@@ -269,7 +271,9 @@ def check_duals(
     duals: Any, games: int, shape: tuple[int, ...], concept: Concept, batched: bool
 ) -> Duals:
   """Blocks of duals to start from, with a batch axis. Raises ValueError for a wrong shape."""
-  blocks = tuple(x if isinstance(x, jax.Array) else np.asarray(x) for x in duals)
+  blocks: tuple[Any, ...] = tuple(
+      x if isinstance(x, jax.Array) else np.asarray(x) for x in duals
+  )
   blocks = blocks if batched else tuple(x[None] for x in blocks)
   wanted = [(games,) + (count,) * deviation.dual_axes(concept) for count in shape]
   if [x.shape for x in blocks] != wanted:
@@ -284,9 +288,9 @@ def compute_dtype(given: Any, precision: str | None, traced: bool) -> Any:
   """The type to compute in, for payoffs of the type `given`."""
   if precision not in (None, "float32", "float64"):
     raise ValueError(f"precision must be None, 'float32' or 'float64', not {precision!r}")
-  if precision == "float64" and traced and not jax.config.jax_enable_x64:
+  if precision == "float64" and traced and not engines.x64_enabled():
     raise ValueError("precision='float64' under a transformation needs jax_enable_x64 to be on")
   if precision is None:
-    wide = jax.config.jax_enable_x64 and jnp.finfo(given).bits == 64
+    wide = engines.x64_enabled() and jnp.finfo(given).bits == 64
     precision = "float64" if wide else "float32"
   return jnp.dtype(precision)

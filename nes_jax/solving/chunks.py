@@ -18,11 +18,12 @@ from nes_jax.types import Array, Concept, Solution
 
 # Working memory of a chunk on a CPU, in bytes: about a core's share of the last cache.
 _CPU_CHUNK_BYTES = 2**23
-# The same on an accelerator that does not say how much memory it has. Others give a quarter of it.
+# Working memory of a chunk on an accelerator that does not report its memory, in bytes. On others a
+# chunk takes a quarter of the memory.
 _ACCELERATOR_CHUNK_BYTES = 2**31
-# Under `jit` the JAX engine iterates on so many parts of a batch in turn ...
+# Number of parts of a batch that the JAX engine iterates on in turn, under `jit`.
 _TURNS = 8
-# ... if the batch has at least so many games.
+# Smallest number of games in a batch that is solved in turns.
 _MIN_TURNS_GAMES = 64
 
 

@@ -1,8 +1,8 @@
-"""Engines: which one solves a batch, and how a batch goes through each.
+"""Engines: which one solves a batch, and the way of a batch through each.
 
-C++ serves CPUs (`nes_jax.native.cpu`), CUDA kernels serve NVIDIA GPUs (`nes_jax.native.cuda`),
-and the JAX engine (`nes_jax.exact`) serves everywhere else. A network answers method "neural", and gives
-the exact engine a starting point for method "refined".
+C++ serves CPUs (`nes_jax.native.cpu`), CUDA kernels serve NVIDIA GPUs (`nes_jax.native.cuda`), and
+the JAX engine (`nes_jax.exact`) serves everywhere else. A network answers method "neural", and
+gives the exact engine a starting point for method "refined".
 """
 
 import contextlib
@@ -12,7 +12,9 @@ import math
 from typing import Any
 
 import jax
+import jax.experimental
 import jax.numpy as jnp
+import numpy as np
 
 from nes_jax import deviation, dual, exact, metrics, network
 from nes_jax.native import cpu, cuda
@@ -27,22 +29,26 @@ from nes_jax.solving.batches import (
 )
 from nes_jax.types import Array, Concept, Duals, Problem, Solution
 
-# On accelerators, batches of at least so many games go in the last axis (`layout`), ...
+# Smallest number of games in a batch that goes in the last axis on accelerators (`layout`).
 _MIN_UNROLLED_GAMES = 128
-# ... if a game has at most so many duals ...
+# Largest number of duals of a game in such a batch.
 _MAX_UNROLLED_DUALS = 20
-# ... and at most so many joint strategies.
+# Largest number of joint strategies of a game in such a batch.
 _MAX_UNROLLED_JOINT = 256
+
+
+def x64_enabled() -> bool:
+  """Whether JAX has 64-bit types, here and now."""
+  return jax.dtypes.canonicalize_dtype(np.float64) == np.float64
 
 
 def precision(dtype: Any) -> contextlib.AbstractContextManager:
   """A context in which JAX computes in this type, whatever its global setting."""
-  if jnp.finfo(dtype).bits < 64 or jax.config.jax_enable_x64:
+  if jnp.finfo(dtype).bits < 64 or x64_enabled():
     return contextlib.nullcontext()
-  enable = getattr(jax, "enable_x64", None)
-  if enable is None:  # before JAX 0.8
-    from jax.experimental import enable_x64 as enable
-  return enable(True)
+  if not hasattr(jax, "enable_x64"):  # before JAX 0.8
+    return getattr(jax.experimental, "enable_x64")(True)  # noqa: B009
+  return jax.enable_x64(True)
 
 
 # The choice of an engine.
@@ -86,18 +92,25 @@ def solve_batch(inputs: Inputs, patience: int | Array, task: Task, dtype: Any) -
   if task.engine == "cuda":
     return _solve_cuda(inputs, task, dtype)
   batch = normalise(inputs, task, dtype)
-  start = None
-  if inputs.duals is not None:
-    start = to_normalised(inputs.duals, batch)
-  elif task.network_config is not None:
-    entries = network.CPU_ENTRIES if jax.default_backend() == "cpu" else None
-    start = network.infer(inputs.variables, task.network_config, batch.problem, entries=entries)
-    start = tuple(x.astype(dtype) for x in start)
+  start = _start(inputs, task, batch)
   if task.method == "neural":
+    assert start is not None
     answer = jax.vmap(functools.partial(_recover, task.concept))(batch.problem, start)
   else:
     answer = _interior_point(batch, start, patience, task)
   return to_solution(inputs, task, dtype, batch, answer)
+
+
+def _start(inputs: Inputs, task: Task, batch: Normalised) -> Duals | None:
+  """The starting point of a batch: duals that are given, those of a network, or none."""
+  if inputs.duals is not None:
+    return to_normalised(inputs.duals, batch)
+  if task.network_config is None:
+    return None
+  assert inputs.variables is not None
+  entries = network.CPU_ENTRIES if jax.default_backend() == "cpu" else None
+  duals = network.infer(inputs.variables, task.network_config, batch.problem, entries=entries)
+  return tuple(x.astype(batch.problem.payoffs.dtype) for x in duals)
 
 
 def _recover(concept: Concept, problem: Problem, duals: Duals) -> exact.Answer:
@@ -113,12 +126,12 @@ def _interior_point(
   """The JAX engine, which has the batch in the first or in the last axis (`layout`)."""
   games, shape = len(batch.finite), tuple(batch.problem.target.shape[1:])
   axis = -1 if _unrolls(shape, games, task.concept) else 0
-  problem, start = jax.tree.map(lambda x: jnp.moveaxis(x, 0, axis), (batch.problem, start))
+  given: Any = jax.tree.map(lambda x: jnp.moveaxis(x, 0, axis), (batch.problem, start))
   answer = exact.solve(
-      problem,
+      given[0],
       task.config,
       task.concept,
-      start,
+      given[1],
       batch_axis=axis,
       patience=patience,
       width=task.width,
@@ -189,17 +202,14 @@ def native_options(task: Task, dtype: Any) -> cpu.Options:
   wide = jnp.dtype("float64")
   config = task.config
   stages = [cpu.Stage(config, wide=dtype == wide)]
-  repeat: exact.Config | None = exact.Config.default(
-      task.concept, wide, task.rho, tolerance=config.tolerance
-  )
+  repeat = exact.Config.default(task.concept, wide, task.rho, tolerance=config.tolerance)
   if dtype != wide:
     stages.append(cpu.Stage(repeat, wide=True))
-  elif config.max_iterations < repeat.max_iterations:
-    repeat = None  # the caller wants no more steps than these
-  else:
-    repeat = config
-  if repeat is not None and math.isinf(task.rho):
-    stages.append(cpu.Stage(dataclasses.replace(repeat, relaxed=True), wide=True))
+  # A caller who gives fewer iterations in float64 wants no more steps than these.
+  limited = dtype == wide and config.max_iterations < repeat.max_iterations
+  if math.isinf(task.rho) and not limited:
+    last = config if dtype == wide else repeat
+    stages.append(cpu.Stage(dataclasses.replace(last, relaxed=True), wide=True))
   return cpu.Options(
       concept=task.concept,
       dtype=dtype,

@@ -14,17 +14,18 @@ import numpy as np
 from nes_jax.selection import Selection
 from nes_jax.types import Solution
 
+# Smallest number of strategies that games are padded to.
 _SMALLEST = 4
-# All players get the largest size if that makes no more joint strategies than this.
+# Largest number of joint strategies of a game that is padded to equal sizes of all players.
 _CUBIC = 256
-# Selection fields that have the shape of a game.
+# Fields of a selection that have the shape of a game.
 _SHAPED = ("target", "welfare")
 
 
 class Bucket(NamedTuple):
   """Games of one shape, perhaps padded to it."""
 
-  index: list[int]  # of the games, in order
+  numbers: list[int]  # positions of the games in the list, in order
   payoffs: np.ndarray  # [B, N, A1, ..., AN]
   strategies: tuple[np.ndarray, ...] | None  # per player bool [B, Ap]; None: all exist
   selection: str | Selection
@@ -72,7 +73,7 @@ def buckets(
   Raises:
     ValueError: a selection that does not fit the games.
   """
-  one_a_game = not isinstance(selection, (str, Selection))
+  listed = None if isinstance(selection, (str, Selection)) else selection
   if isinstance(selection, Selection) and any(
       getattr(selection, name) is not None for name in _SHAPED
   ):
@@ -80,15 +81,15 @@ def buckets(
         "a target or welfare has the shape of one game: for games of different shapes pass a list"
         " of selections, one a game"
     )
-  if one_a_game and len(selection) != len(games):
-    raise ValueError(f"{len(selection)} selections for {len(games)} games: pass one a game")
+  if listed is not None and len(listed) != len(games):
+    raise ValueError(f"{len(listed)} selections for {len(games)} games: pass one a game")
   groups: dict[Any, list[int]] = {}
   for index, game in enumerate(games):
     shape = tuple(game.shape[1:])
     pads = padded(shape)
     key: tuple[Any, ...] = (padded_shape(shape) if pads else shape, pads)
-    if one_a_game:
-      chosen = selection[index]
+    if listed is not None:
+      chosen = listed[index]
       _check_selection(chosen, index, game.shape[1:])
       given = tuple(getattr(chosen, name) is not None for name in _SHAPED)
       key += (chosen.rho, chosen.epsilon_max, given)
@@ -100,7 +101,10 @@ def _check_selection(selection: Any, index: int, shape: tuple[int, ...]) -> None
   """Raises ValueError for a selection of the list that is not one for a game of this shape."""
   if not isinstance(selection, Selection):
     raise ValueError(f"selection {index} of the list is a {type(selection)}, not a Selection")
-  allowed = {"epsilon": [(), (len(shape),)], "welfare_weight": [()]}
+  allowed: dict[str, list[tuple[int, ...]]] = {
+      "epsilon": [(), (len(shape),)],
+      "welfare_weight": [()],
+  }
   allowed |= {name: [shape] for name in _SHAPED}
   for name, shapes in allowed.items():
     value = getattr(selection, name)
@@ -122,7 +126,7 @@ def _check_selection(selection: Any, index: int, shape: tuple[int, ...]) -> None
 def _bucket(games, selection, index, shape, padded) -> Bucket:
   filled = index
   if padded:
-    # Up to a power of two with the last game, so that few programs serve any number of games.
+    # The last game fills a bucket up to a power of two: few programs then serve all sizes.
     filled = index + [index[-1]] * ((1 << (len(index) - 1).bit_length()) - len(index))
   payoffs = np.stack([_pad(games[i], (len(shape), *shape)) for i in filled])
   strategies = None

@@ -1,8 +1,8 @@
 """The public call: games in, certified equilibria out.
 
-The way of a payoff: `checks` looks at the arguments; `batches` normalises a batch and
-puts its answers back into the units of the payoffs; `engines` chooses and calls the engine;
-`chunks` takes concrete batches through that in parts that fit in memory, and repeats games that have failed.
+A payoff takes this way: `checks` looks at the arguments; `chunks` takes concrete batches in parts
+that fit in memory, and repeats games that have failed; `engines` chooses the engine and calls it;
+`batches` has the normalised units of the engines and the way back to the units of the payoffs.
 """
 
 from collections.abc import Sequence
@@ -116,9 +116,9 @@ def _solve_list(games: Any, selection: Any, options: _Options) -> list[Solution]
 
   for bucket in ragged.buckets(games, selection, padded):
     given = bucket.payoffs, bucket.selection, None, True, bucket.strategies
-    solution = _solve(*given, options, names=bucket.index)
+    solution = _solve(*given, options, names=bucket.numbers)
     solution = jax.tree.map(np.asarray, solution)
-    for row, index in enumerate(bucket.index):
+    for row, index in enumerate(bucket.numbers):
       answers[index] = ragged.cut(solution, row, games[index].shape[1:])
   return answers
 
@@ -230,7 +230,7 @@ def _on_device(solution: Solution, payoffs: Any) -> Solution:
   Where JAX has no float64, a solution in it becomes NumPy arrays: JAX would narrow what is computed
   from its own.
   """
-  if solution.joint.dtype == np.float64 and not jax.config.jax_enable_x64:
+  if solution.joint.dtype == np.float64 and not engines.x64_enabled():
     return jax.tree.map(np.asarray, solution)
 
   def put(x):
@@ -283,6 +283,7 @@ def nash_zero_sum(payoffs: Any, **options) -> Solution:
           f" {int(np.argmax(uneven))}): use nes_jax.solve"
       )
   solution = solve(payoffs, **options, concept="cce")
+  assert isinstance(solution, Solution)  # payoffs are one array
   with engines.precision(solution.joint.dtype):
     joint, gap = _independent(payoffs, solution.marginals, solution.epsilon)
     return solution._replace(joint=joint, gap=gap)

@@ -7,7 +7,7 @@ from typing import Any
 
 from nes_jax import network
 from nes_jax import selection as selections
-from nes_jax.invariance import NORMS, Norm
+from nes_jax.invariance import NORMS
 
 # A selection beside the rows of Table 3. All inputs are random, so that one network serves every
 # selection.
@@ -16,7 +16,7 @@ SELECTIONS: tuple[str, ...] = selections.NAMES + (ALL_INPUTS,)
 SCHEDULES: tuple[str, ...] = ("paper", "cosine")
 OPTIMISERS: tuple[str, ...] = ("adam", "muon")
 MOMENTS: tuple[str, ...] = ("batch", "inference")
-# In place of a sphere: the paper's ablation of invariant preprocessing. Payoffs are uniform in
+# Value of `sphere` for the paper's ablation of invariant preprocessing. Payoffs are uniform in
 # (-sqrt 3, sqrt 3), of unit variance in the mean, and the network sees them as drawn, neither
 # centred nor scaled.
 UNIFORM = "uniform"
@@ -103,7 +103,7 @@ class Config:
           )
       },
   )
-  sphere: Norm | str = dataclasses.field(
+  sphere: str = dataclasses.field(
       default="l2",
       metadata={
           "help": (

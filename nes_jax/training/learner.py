@@ -76,7 +76,7 @@ def _optimiser(config: Config) -> optax.GradientTransformation:
     steps = optax.adam(schedule)
   chain = optax.chain(
       optax.adaptive_grad_clip(config.clipping),
-      # As in the paper the decay is a loss, and goes through the optimiser.
+      # The decay is a loss, as in the paper, and goes through the optimiser.
       optax.add_decayed_weights(config.weight_decay),
       steps,
   )

@@ -6,6 +6,7 @@ Glossary: b problems, N players, A1, ..., AN strategies.
 from collections.abc import Mapping
 import dataclasses
 import math
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ _WELFARE_WEIGHTS = (0.1, 1e3)
 
 
 def sample(
-    keys: Array, selection: str, shape: tuple[int, ...], rho: float, sphere: Norm | str = "l2"
+    keys: Array, selection: str, shape: tuple[int, ...], rho: float, sphere: str = "l2"
 ) -> Problem:
   """Draws one problem for each key: keys [b] -> Problem with leading axes [b].
 
@@ -40,10 +41,11 @@ def sample(
 
 
 def _sample_one(
-    key: Array, selection: str, shape: tuple[int, ...], rho: float, sphere: Norm | str
+    key: Array, selection: str, shape: tuple[int, ...], rho: float, sphere: str
 ) -> Problem:
   game_key, target_key, epsilon_key, welfare_key, mix_key = jax.random.split(key, 5)
-  naive, norm = sphere == UNIFORM, "l2" if sphere == UNIFORM else sphere
+  naive = sphere == UNIFORM
+  norm = cast(Norm, "l2" if naive else sphere)
   payoffs = spheres.sample(game_key, 1, shape, norm)[0]
   if naive:
     limit = math.sqrt(3)
@@ -69,7 +71,7 @@ def _dirichlet(key: Array, concentration: float, shape: tuple[int, ...]) -> Arra
   return jax.random.dirichlet(key, jnp.full(math.prod(shape), concentration)).reshape(shape)
 
 
-def _mix(key: Array, values: Mapping[str, Array]) -> dict[str, Array]:
+def _mix(key: Array, values: Mapping[str, Array]) -> dict[str, Any]:
   """Inputs that ALL_INPUTS makes of random ones, often those of a named selection.
 
   A third of the targets is uniform, a third a flat Dirichlet's, a third one with little mass beside

@@ -1,9 +1,9 @@
-"""Calls of `nes_jax.solve` at random, and what must hold of every answer.
+"""Random calls of `nes_jax.solve`, and conditions that every answer must meet.
 
   python tests/native/calls.py COUNT [LIBRARY]
 
-makes so many calls of the native engine, or of that in the file LIBRARY, from four threads at once:
-a program that a sanitizer can watch.
+makes COUNT calls of the native engine, or of the engine in the file LIBRARY, from four threads at
+once. The program can run under a sanitizer.
 """
 
 import concurrent.futures
@@ -20,22 +20,29 @@ import nes_jax
 from nes_jax.native import cpu
 from nes_jax.selection import Selection
 
-MOST = 40  # strategies of a player
-LARGEST = {"cce": 4000, "ce": 150}  # joint strategies
-# Payoffs of whole games are multiplied with these: float32 holds some of them, and not others.
+# Largest number of strategies of a player.
+MOST = 40
+# Largest number of joint strategies.
+LARGEST = {"cce": 4000, "ce": 150}
+# Factors of the payoffs of whole games. Some of them are outside the range of float32.
 SIZES = (1.0, 0.0, 1e-310, 1e-40, 1e-30, 1e30, 1e300)
-JUNK = (np.nan, np.inf, -np.inf)  # where no strategy exists
+# Payoffs of strategies that do not exist.
+JUNK = (np.nan, np.inf, -np.inf)
 
 
 class Call(NamedTuple):
-  """The arguments of a call, and which games are to be marked."""
+  """Arguments of a call, and the games that must be marked as invalid."""
 
-  games: np.ndarray  # [B, N, A1, ..., AN]
+  # Payoffs [B, N, A1, ..., AN].
+  games: np.ndarray
+  # Keyword arguments of `nes_jax.solve`.
   options: dict[str, Any]
-  invalid: np.ndarray  # [B]
+  # Games that must be marked [B].
+  invalid: np.ndarray
 
 
 def random_shape(rng: np.random.Generator, concept: str, players: int) -> tuple[int, ...]:
+  """Draws numbers of strategies (A1, ..., AN) within the limits."""
   while True:
     shape = tuple(int(x) for x in np.exp(rng.uniform(0, math.log(MOST + 1), players)))
     if math.prod(shape) <= LARGEST[concept]:
@@ -43,7 +50,7 @@ def random_shape(rng: np.random.Generator, concept: str, players: int) -> tuple[
 
 
 def random_games(rng: np.random.Generator, count: int, shape: tuple[int, ...]) -> np.ndarray:
-  """Games of any type, finite but for those that overflow it."""
+  """Draws games of a random type. They are finite unless they overflow that type."""
   players = len(shape)
   games = rng.normal(size=(count, players, *shape))
   kind = rng.choice(["float64", "float32", "float16", "int32", "unaligned"], p=[.3, .4, .1, .1, .1])
@@ -62,6 +69,7 @@ def random_games(rng: np.random.Generator, count: int, shape: tuple[int, ...]) -
 def random_selection(
     rng: np.random.Generator, count: int, shape: tuple[int, ...], alive: np.ndarray
 ) -> Selection:
+  """Draws a selection for games with the joint strategies `alive`, [B, A1, ..., AN]."""
   lead = (count,) if rng.random() < 0.5 or not alive.all() else ()
   fields: dict[str, Any] = {}
   if rng.random() < 0.4:
@@ -79,11 +87,12 @@ def random_selection(
 
 
 def outer(masks: tuple[np.ndarray, ...]) -> np.ndarray:
-  """Per player [B, Ap] -> [B, A1, ..., AN], the joint strategies that exist."""
+  """Makes masks of joint strategies, [B, A1, ..., AN], from masks of each player, [B, Ap]."""
   return np.stack([functools.reduce(np.logical_and.outer, rows) for rows in zip(*masks)])
 
 
 def random_call(rng: np.random.Generator) -> Call:
+  """Draws games, a selection and all other arguments."""
   players = int(rng.integers(2, 7))
   concept = "ce" if players == 2 and rng.random() < 0.5 else "cce"
   shape = random_shape(rng, concept, players)
@@ -108,7 +117,7 @@ def random_call(rng: np.random.Generator) -> Call:
     options["max_iterations"] = int(rng.integers(1, 5))
   if rng.random() < 0.3:
     sizes = [(count,) + (n,) * (1 if concept == "cce" else 2) for n in shape]
-    # In units of the game: duals that overflow start from no distribution.
+    # Duals are in units of the game, because duals that overflow give no joint to start from.
     unit = np.where(np.isfinite(games), games, 0).astype(np.float64)
     unit = np.abs(unit).reshape(count, -1).max(1)
     factor = rng.choice([0, 1, 1e-20, 1e4]) / np.where(unit > 1e-300, unit, 1)
@@ -126,7 +135,7 @@ def random_call(rng: np.random.Generator) -> Call:
 
 
 def check(call: Call, solution: nes_jax.Solution) -> None:
-  """Fails unless every game is marked, or answered with a distribution of what exists."""
+  """Fails unless every game is marked, or has a distribution over strategies that exist."""
   precision = call.options["precision"]
   count, shape = len(call.games), call.games.shape[2:]
   masks = call.options.get("strategies")
@@ -140,7 +149,7 @@ def check(call: Call, solution: nes_jax.Solution) -> None:
   if not good.any():
     return
   assert (joint >= 0).all()
-  # A sum of so many numbers that are rounded.
+  # The error of a sum grows with the number of its terms, which are rounded.
   atol = math.prod(shape) * np.finfo(precision).eps
   np.testing.assert_allclose(joint.reshape(len(joint), -1).sum(1), 1, rtol=0, atol=atol)
   for p, marginal in enumerate(solution.marginals):
@@ -157,9 +166,11 @@ def check(call: Call, solution: nes_jax.Solution) -> None:
 
 
 def run(seed: int) -> None:
+  """Makes the call of a seed, and checks the answer."""
   call = random_call(np.random.default_rng(seed))
   try:
-    with np.errstate(over="ignore"):  # duals that overflow float32
+    # Duals may overflow float32.
+    with np.errstate(over="ignore"):
       solution = nes_jax.solve(call.games, **call.options)
     check(call, solution)
   except Exception as error:
@@ -171,7 +182,8 @@ def main() -> None:
   count = int(sys.argv[1])
   if len(sys.argv) > 2:
     path = pathlib.Path(sys.argv[2])
-    ctypes.CDLL(str(path))  # says why if it cannot be loaded
+    # If the library cannot be loaded, this call raises an error that says why.
+    ctypes.CDLL(str(path))
     cpu._library_path = lambda level: path
   assert cpu.reason() is None, cpu.reason()
   with concurrent.futures.ThreadPoolExecutor(4) as pool:

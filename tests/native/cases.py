@@ -1,11 +1,11 @@
-"""The games on which tests/test_native.py compares the native engine with the JAX engine.
+"""Games on which tests compare the native engine with the JAX engine.
 
   python tests/native/cases.py
 
-solves them with the JAX engine and writes games and answers into tests/data/native.npz: compiling
-its programs takes a quarter of an hour, which the tests have not. To be run again where the JAX
-engine is meant to answer otherwise; the slow test of `test_native` that compares the file with the
-JAX engine says so.
+solves the games with the JAX engine and writes games and answers to tests/data/native.npz. The
+compilation of its programs takes a quarter of an hour, which is too long for tests. The program
+must be run again after a change of the JAX engine's answers. A slow test compares the file with the
+JAX engine, and fails in that case.
 """
 
 import functools
@@ -28,19 +28,22 @@ ANSWERS = DATA / "native.npz"
 GAMUT = DATA / "gamut_8x8.npz"
 CONCEPTS = ("cce", "ce")
 PRECISIONS = ("float32", "float64")
+# Classes of GAMUT.
 CLASSES = (
     "BertrandOligopoly", "CovariantGame", "DispersionGame", "MinimumEffortGame", "RandomGame",
     "TravelersDilemma",
 )
-# Kinds that give games of 4x4.
+# Kinds of structured games that give games of 4x4 strategies.
 KINDS = tuple(
     name
     for name in structured.NAMES
     if structured.sample(np.random.default_rng(0), name, 1, 4).shape == (1, 2, 4, 4)
 )
+# Noise of structured games, relative to the range of payoffs.
 NOISES = (0.0, 1e-6)
-COUNT = 16  # of the games that every selection is for
-# Selections by the rho and epsilon-plus that they have in common; two are no rows of Table 3.
+# Number of games for each selection.
+COUNT = 16
+# Selections in groups with equal rho and epsilon-plus. The last two of "hard" are not in Table 3.
 SELECTIONS = {
     "hard": (
         "max_entropy", "match_target", "max_welfare", "max_welfare_max_entropy",
@@ -57,16 +60,19 @@ class Case(NamedTuple):
   """One call of `nes_jax.solve`."""
 
   name: str
+  # Payoffs [B, N, A1, ..., AN].
   games: np.ndarray
+  # Keyword arguments of the call.
   options: dict[str, Any]
-  sets: dict[str, slice]  # rows of the batch, by what the games are
+  # Rows of the batch by the name of a set of games.
+  sets: dict[str, slice]
 
 
 def draw() -> dict[str, np.ndarray]:
-  """Everything random, by name."""
+  """Draws all random arrays, and returns them by name."""
   rng = np.random.default_rng(11)
   given = {"spheres": np.asarray(spheres.sample(jax.random.key(1), 64, (8, 8)))}
-  # These float64 leaves to the stage with raised limits, or nearly so.
+  # The pass in float64 leaves these games to the pass with raised limits, or nearly does so.
   rewards = (1.0007, 1.002, 1.01)
   given["travelers"] = np.stack([gamut.travelers_payoffs(x, (8, 8)) for x in rewards])
   for kind in KINDS:
@@ -82,7 +88,8 @@ def draw() -> dict[str, np.ndarray]:
   given["three"] = games(48, 3, 2, 4)
   given["four"] = games(48, 2, 3, 1, 3)
   given["target"] = rng.dirichlet(np.full(16, 2.0), COUNT).reshape(COUNT, 4, 4)
-  given["target"][:4, 0] = 0  # zeros are read as 0+
+  # Zeros of a target are replaced by small numbers.
+  given["target"][:4, 0] = 0
   given["target"] /= given["target"].sum((1, 2), keepdims=True)
   given["welfare"] = rng.normal(size=(COUNT, 4, 4))
   given["epsilon"] = given["square"].std((2, 3)) * rng.uniform(0.05, 0.2, size=(COUNT, 2))
@@ -94,14 +101,14 @@ def draw() -> dict[str, np.ndarray]:
 
 
 def stacked(given, names) -> tuple[np.ndarray, dict[str, slice]]:
-  """The games of these names in one batch, and the rows of each."""
+  """Puts the games of these names into one batch, and returns it with the rows of each name."""
   ends = np.cumsum([len(given[name]) for name in names])
   rows = {name: slice(end - len(given[name]), end) for name, end in zip(names, ends)}
   return np.concatenate([given[name].astype(np.float64) for name in names]), rows
 
 
 def selected(given, name: str) -> Selection:
-  """A selection for the games "square"."""
+  """Makes a selection for the games "square"."""
   if name == "infinite_weight":
     return Selection(welfare=given["welfare"], welfare_weight=np.inf)
   if name == "negative_epsilon":
@@ -112,7 +119,7 @@ def selected(given, name: str) -> Selection:
 
 
 def all_selected(given, names) -> Selection:
-  """Selections that share rho, one after the other, with arrays for all that differs."""
+  """Concatenates selections that have equal rho and epsilon-plus into one selection."""
   chosen = [selected(given, name) for name in names]
   uniform, nothing = np.full((COUNT, 4, 4), 1 / 16), np.zeros((COUNT, 4, 4))
   weights = [0.0 if x.welfare is None else x.welfare_weight for x in chosen]
@@ -127,7 +134,7 @@ def all_selected(given, names) -> Selection:
 
 
 def rough_duals(given, concept: str) -> tuple[np.ndarray, ...]:
-  """Duals of the games "square" that are near those of few answers."""
+  """Duals for a warm start of the games "square", which are not near their solutions."""
   shape = (COUNT,) + (4,) * (1 if concept == "cce" else 2)
   sizes = given["square"].std((2, 3))
   return tuple(np.full(shape, 0.2) / sizes[:, p].reshape((-1,) + (1,) * (len(shape) - 1))
@@ -135,7 +142,7 @@ def rough_duals(given, concept: str) -> tuple[np.ndarray, ...]:
 
 
 def cases(given: dict[str, np.ndarray]) -> list[Case]:
-  """All of them, in the order in which their answers are stored."""
+  """Makes all cases, in the order in which their answers are stored."""
   found = []
   with np.load(GAMUT) as archive:
     eights = given | {name: archive[name][:8] for name in CLASSES}
@@ -170,7 +177,10 @@ def cases(given: dict[str, np.ndarray]) -> list[Case]:
 
 
 def answer(case: Case) -> dict[str, np.ndarray]:
-  """What is compared, by name; the duals of all players in one array [B, D]."""
+  """Solves a case, and returns the fields of the answer by name.
+
+  The duals of all players are one array [B, D], and so are the marginals.
+  """
   solution = nes_jax.solve(case.games, **case.options)._asdict()
   count = len(case.games)
   for name in ("duals", "marginals"):
@@ -181,7 +191,7 @@ def answer(case: Case) -> dict[str, np.ndarray]:
 
 @functools.cache
 def _stored() -> tuple[dict[str, np.ndarray], dict[str, dict[str, np.ndarray]]]:
-  """What was drawn, by name, and the answers, by name of the case and of the field."""
+  """Reads the random arrays, by name, and the answers, by the names of the case and the field."""
   with np.load(ANSWERS) as archive:
     arrays = {key: archive[key] for key in archive.files}
   drawn, answers = {}, {}
@@ -195,12 +205,12 @@ def _stored() -> tuple[dict[str, np.ndarray], dict[str, dict[str, np.ndarray]]]:
 
 
 def given() -> dict[str, np.ndarray]:
-  """What `draw` drew when the file was written."""
+  """The random arrays that `draw` returned when the file was written."""
   return _stored()[0]
 
 
 def load() -> tuple[list[Case], dict[str, dict[str, np.ndarray]]]:
-  """The cases, and what the JAX engine answered, by name of the case and of the field."""
+  """The cases, and the JAX engine's answers by the names of the case and the field."""
   drawn, answers = _stored()
   return cases(drawn), answers
 

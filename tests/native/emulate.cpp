@@ -1,8 +1,11 @@
-// The kernel of one concept and size as host functions for tests; macros as in kernels.cu.
+// Kernel of one concept and size as a function of the host, for tests. The macros are those of
+// kernels.cu. Tests of the kernels call `nes_emulate`, and emulated_driver.cpp calls
+// `nes_emulate_launch`.
 #include "kernels.cu"
 
 namespace {
 
+// Arguments of the launch that is running.
 nes::Arguments given;
 
 void body() { nes_solve(given); }
@@ -11,12 +14,13 @@ void body() { nes_solve(given); }
 
 extern "C" {
 
+// Runs the kernel with so many blocks.
 void nes_emulate_launch(const nes::Arguments* args, int blocks) {
   given = *args;
   emulation::launch(blocks, nes::kThreads, body);
 }
 
-// Arguments as in `nes::Arguments`; null pointers where it allows them.
+// Runs the kernel with arguments as in `nes::Arguments`, which may be null where it says so.
 void nes_emulate(const float* payoffs, const float* log_target, const float* epsilon,
                  const unsigned char* rows, const unsigned char* columns, float* joint,
                  float* duals0, float* duals1, float* residual, int* iterations, int batch, int n,

@@ -1,6 +1,8 @@
-// What launch.cpp uses of the CUDA driver and of NVRTC, for tests on a host without a GPU. A
-// "binary" is the name of a kernel; launching it runs the library of emulate.cpp that has this
-// name, from the folder that the environment variable NES_EMULATED names.
+// Substitutes for the functions of the CUDA driver and of NVRTC that launch.cpp uses, for tests on
+// a host without a GPU.
+//
+// A "binary" is the name of a kernel. Launching it runs the library of that name, which is compiled
+// from emulate.cpp, in the folder that the environment variable NES_EMULATED names.
 #include <dlfcn.h>
 
 #include <cstdlib>
@@ -11,9 +13,10 @@
 
 namespace {
 
+// First bytes of every binary.
 constexpr char kMagic[] = "\177ELF";
 
-// Kernels compiled and loaded are no more than their names.
+// A program of NVRTC is represented by the name of its kernel.
 std::string* name_of(void* handle) { return static_cast<std::string*>(handle); }
 
 }  // namespace

@@ -1,9 +1,11 @@
-// Enough of CUDA to run the kernels on the host, for tests: a warp is 32 fibres, and one that comes
-// to a collective operation hands over to the next until all have come to it. Warps of a launch run
-// one after the other, in one thread.
+// Emulation of the parts of CUDA that the kernels use, for tests on the host.
+//
+// The lanes of a warp are 32 fibres. A fibre that reaches a collective operation hands over to the
+// next one, until all have reached it. The warps of a launch run one after the other in one thread.
 #pragma once
 
-#undef _FORTIFY_SOURCE  // it takes jumps between fibres for mistakes
+// Checks of the C library mistake jumps between fibres for errors.
+#undef _FORTIFY_SOURCE
 
 #include <setjmp.h>
 #include <ucontext.h>
@@ -37,14 +39,16 @@ inline Index threadIdx, blockIdx;
 namespace emulation {
 
 constexpr int kLanes = 32;
+// Size of a fibre's stack.
 constexpr size_t kStackBytes = 1 << 20;
 
-// What a lane brings to a collective operation. Two boxes take turns: a lane may come to the next
-// operation while others still read what was brought to this one.
+// Value of a lane in a collective operation, and the number of that operation.
 struct Box {
   int operation;
   uint32_t value;
 };
+// State of the warp that runs. There are two sets of boxes, used in turn, because a lane may reach
+// the next operation while others still read the values of the last one.
 struct Warp {
   ucontext_t home, entry[kLanes];
   jmp_buf at_home, at[kLanes];
@@ -57,25 +61,26 @@ struct Warp {
 };
 inline Warp warp;
 
-// Leaves the fibre until all the others have come as far.
+// Leaves the fibre until all other fibres have reached the same operation.
 inline void yield() {
   const int me = warp.current;
   if (_setjmp(warp.at[me]) == 0) _longjmp(warp.at_home, 1);
 }
 
+// First function of every fibre.
 inline void enter() {
   warp.body();
   warp.done[warp.current] = true;
   _longjmp(warp.at_home, 1);
 }
 
-// Brings a value to a collective operation, and returns the box with those of all lanes.
+// Takes part in a collective operation with a value, and returns the values of all lanes.
 inline const Box* meet(int operation, uint32_t value) {
   const int me = warp.current;
   Box* const box = warp.box[warp.visits[me]++ & 1];
   box[me] = {operation, value};
   yield();
-  // If every lane finds its neighbour at the same operation, all are.
+  // If every lane finds the next lane at the same operation, all lanes are at that operation.
   const int next = (me + 1) % kLanes;
   if (warp.visits[next] < warp.visits[me] || box[next].operation != operation) {
     std::fprintf(stderr, "lanes %d and %d come to different collective operations, %d and %d\n", me,
@@ -85,7 +90,7 @@ inline const Box* meet(int operation, uint32_t value) {
   return box;
 }
 
-// Goes on with a fibre until it yields or ends.
+// Continues a fibre until it yields or ends.
 inline void resume(int lane) {
   warp.current = lane;
   threadIdx.x = warp.first_thread + static_cast<unsigned>(lane);
@@ -96,7 +101,7 @@ inline void resume(int lane) {
   setcontext(&warp.entry[lane]);
 }
 
-// Runs `body` as a kernel of so many blocks and threads.
+// Runs `body` as a kernel with so many blocks, and so many threads in each block.
 inline void launch(int blocks, int threads, void (*body)()) {
   static std::vector<std::vector<char>> stacks(kLanes, std::vector<char>(kStackBytes));
   warp.body = body;

@@ -21,18 +21,24 @@ import numpy as np
 from nes_jax import exact
 from nes_jax.types import Concept
 
-# Set to "avx512", "avx2" or "baseline" to load that library, or to "none" for none at all.
+# Environment variable that chooses a library: "avx512", "avx2", "baseline", or "none" for none.
 LEVEL_VARIABLE = "NES_JAX_CPU"
-# From the oldest to the newest; a number says which the processor has.
+# Instruction sets from the oldest to the newest. The library returns a position in this tuple.
 LEVELS = ("baseline", "avx2", "avx512")
 _FOLDER = pathlib.Path(__file__).parent
+# Largest number of players.
 _MAX_PLAYERS = 16
+# Name of the library's function in XLA.
 _TARGET = "nes_jax_cpu_solve"
+# Alignment in bytes of arrays that JAX takes over without a copy.
 _ALIGNMENT = 64
 # Bytes that a thread may take for the games in its lanes.
 _MAX_BYTES = 2**31
+# Bytes of a number for all lanes of the widest registers.
 _LANE_BYTES = 64
+# Number of arrays of the size of a joint that a thread has.
 _JOINT_ARRAYS = 24
+# Messages for the library's negative return values.
 _FAILURES = {
     -1: "the native engine ran out of memory",
     -2: "the native engine was given sizes that it cannot serve",
@@ -133,7 +139,7 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
 
 
 def reason() -> str | None:
-  """Why there is no native CPU engine on this machine; None if there is one."""
+  """Reason why this machine has no native CPU engine; None if it has one."""
   library, text = _load()
   return None if library is not None else text
 
@@ -157,7 +163,7 @@ def serves(shape: Sequence[int], concept: Concept) -> bool:
 
 @functools.cache
 def reason_traced() -> str | None:
-  """Why the engine does not serve under transformations such as `jit`; None if it does."""
+  """Reason why the engine does not serve under transformations such as `jit`; None if it does."""
   library, text = _load()
   if library is None:
     return text
@@ -176,9 +182,9 @@ class Options(NamedTuple):
   concept: Concept
   dtype: Any  # float32 or float64, of the answers
   stages: tuple[Stage, ...]  # one to three; each solves what the one before left
-  rho: float  # of `nes_jax.Selection`, as epsilon_max
-  epsilon_max: float
-  duals_are_normalised: bool = False  # those to start from are of the normalised problem
+  rho: float  # as in `nes_jax.Selection`
+  epsilon_max: float  # as in `nes_jax.Selection`
+  duals_are_normalised: bool = False  # whether given duals are those of the normalised problem
 
 
 class Inputs(NamedTuple):
@@ -189,8 +195,8 @@ class Inputs(NamedTuple):
   target: Any = None  # [A1, ..., AN] or [B, A1, ..., AN]
   welfare: Any = None  # the same
   welfare_weight: Any = None  # [] or [B]
-  strategies: Any = None  # per player bool [B, Ap], those that exist
-  duals: Any = None  # per player [B, Ap] or [B, Ap, Ap], where to start from
+  strategies: Any = None  # per player bool [B, Ap], the strategies that exist
+  duals: Any = None  # per player [B, Ap] or [B, Ap, Ap], a starting point
 
 
 def solve(inputs: Inputs, options: Options) -> tuple[Answers, int]:
@@ -246,7 +252,9 @@ def solve(inputs: Inputs, options: Options) -> tuple[Answers, int]:
   answers = Answers(*(_aligned(*spec) for spec in _answer_specs(games, shape, options)))
   for name, array in answers._asdict().items():
     setattr(request, "out_epsilon" if name == "epsilon" else name, array.ctypes.data)
-  invalid = _load()[0].nes_cpu_solve(ctypes.byref(request))
+  library, _ = _load()
+  assert library is not None
+  invalid = library.nes_cpu_solve(ctypes.byref(request))
   if invalid < 0:
     raise RuntimeError(_FAILURES[invalid])
   return answers, invalid
@@ -255,13 +263,13 @@ def solve(inputs: Inputs, options: Options) -> tuple[Answers, int]:
 def solve_traced(
     inputs: Inputs, options: Options, with_variables: bool = False
 ) -> tuple[Answers, exact.Variables | None]:
-  """The same under transformations of JAX, where `reason_traced` is None.
+  """Solves games under transformations of JAX. It serves where `reason_traced` is None.
 
   Derivatives are for the caller.
 
   Returns:
-    The answers, and with `with_variables` the point of the interior, in normalised units, batch
-    axis first.
+    The answers; and, if `with_variables`, the point of the interior in normalised units, batch axis
+    first.
   """
   payoffs = inputs.payoffs
   shape = payoffs.shape[2:]

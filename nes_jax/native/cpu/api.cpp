@@ -1,13 +1,19 @@
-// The C interface of the CPU engine, called from nes_jax/native/__init__.py.
+// C interface of the CPU engine, which nes_jax/native/__init__.py calls through ctypes.
+//
+// It checks the sizes in a request, chooses the code for the concept and for the type of the
+// payoffs, and solves the batch (batch.h).
 #include "batch.h"
 
 #define NES_EXPORT extern "C" __attribute__((visibility("default")))
 
 namespace {
 
+// Results of `nes_cpu_solve` that stand for failures.
 constexpr int kOutOfMemory = -1, kBadSizes = -2;
+// Largest number of entries of an array or of a Newton matrix.
 constexpr int64_t kMostEntries = int64_t(1) << 30;
 
+// Whether the sizes are within the limits of the engine.
 bool sizes_are_good(const NesRequest& r) {
   if (r.games < 0 || r.players < 2 || r.players > nes::kMaxPlayers) return false;
   if (r.correlated && r.players != 2) return false;
@@ -22,6 +28,7 @@ bool sizes_are_good(const NesRequest& r) {
   return joint <= kMostEntries && duals <= kMostEntries && side * side <= kMostEntries;
 }
 
+// Solves a request with the code for its type of payoffs.
 template <bool kCorrelated>
 int64_t with_payoffs(const NesRequest& r) {
   return r.wide_payoffs ? nes::solve_batch<kCorrelated, double>(r)
@@ -30,17 +37,20 @@ int64_t with_payoffs(const NesRequest& r) {
 
 }  // namespace
 
-// -> the number of games that are marked as invalid, or a negative number for a failure.
+// Solves a batch of games. Returns the number of games that are marked as invalid, or a negative
+// number if it fails.
 NES_EXPORT int64_t nes_cpu_solve(const NesRequest* request) {
   if (!sizes_are_good(*request)) return kBadSizes;
   try {
     return request->correlated ? with_payoffs<true>(*request) : with_payoffs<false>(*request);
-  } catch (...) {  // nothing but memory can fail
+  } catch (...) {
+    // An allocation is the only thing that can fail.
     return kOutOfMemory;
   }
 }
 
-// The instruction sets that this processor has, of those that the engine is built for.
+// Returns which of the libraries this processor can run: 0 for the baseline, 1 for AVX2, 2 for
+// AVX-512.
 NES_EXPORT int nes_cpu_level() {
 #if defined(__x86_64__)
   __builtin_cpu_init();

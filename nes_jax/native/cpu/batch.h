@@ -1,5 +1,12 @@
-// Batches of games: normalised (nes_jax/selection.py), solved by groups in the lanes of a few
-// threads, solved again in float64 where float32 fails, and written out in the units given.
+// Batches of games: from a request with arrays of payoffs to arrays of answers.
+//
+// Each game is normalised as in nes_jax/selection.py, solved by the interior-point method of
+// method.h in one lane of a thread's vectors, and written out in the units of the request. Games
+// that a pass in float32 does not solve are solved again by a pass in float64. When a game is done,
+// the next one takes its lane, so that no lane waits for another.
+//
+// The file is longer than others because reading a game into a lane and writing its answer back
+// are two halves of one subject: both need the units, the missing strategies and the lane's state.
 #pragma once
 #include <atomic>
 #include <exception>
@@ -11,35 +18,42 @@
 
 extern "C" {
 
-// A pass solves the games that the passes before it have left.
+// One pass of the method over the games that the passes before it have not solved.
 struct NesPass {
-  int32_t wide;  // 0: float32; 1: float64
+  // Type of the numbers: 0 is float32, 1 is float64.
+  int32_t wide;
   int32_t max_iterations;
+  // Fields of `Config` in method.h.
   double tolerance, margin, start_dual, start_bound, start_slack, warm_start, relaxation;
 };
 
-// All arrays are row-major. "Payoff type" is float64 if wide_payoffs, else float32; "answer type"
-// is that of `wide_answers`.
+// A batch of games and the arrays for its answers. All arrays are row-major. The "payoff type" is
+// float64 if `wide_payoffs` is set and float32 otherwise; the "answer type" depends on
+// `wide_answers` in the same way.
 struct NesRequest {
   int64_t games;
-  const int32_t* counts;  // [players]
+  // Numbers of strategies, [players].
+  const int32_t* counts;
   int32_t players, correlated, wide_payoffs, wide_answers;
-  // Payoff type. A stride is the distance of two games' values: 0 if one serves all.
+  // Arrays of the payoff type, with the shape for each game. A stride is the distance between the
+  // values of two games; it is 0 if all games have the same values.
   const void *payoffs;                                        // [games, players, joint]
   const void *target, *welfare;                               // [joint], or null
   const void *epsilon, *weight;                               // [players], []
   int64_t target_stride, welfare_stride, epsilon_stride, weight_stride;
-  const uint8_t* strategies;                                  // [games, sum of counts], or null
-  const void* start;                                          // [games, duals] answer type, or null
+  // Which strategies exist, [games, sum of counts], or null if all do.
+  const uint8_t* strategies;
+  // Duals of a warm start in the answer type, [games, duals], or null.
+  const void* start;
   int32_t start_is_normalised, threads;
   double rho, epsilon_max;
   int32_t num_passes;
   NesPass passes[3];
-  // Answer type.
+  // Answers, of the answer type where they are real numbers.
   void *joint, *out_epsilon, *gap, *residual, *duals, *marginals;
   uint8_t *converged, *repeated;
   int32_t* iterations;
-  // The point of the interior, in normalised units; or null.
+  // Variables of the method at the solution, in normalised units, or null.
   void *variables_joint, *variables_bound, *variables_slack, *variables_duals, *variables_shift,
       *variables_room;
 };
@@ -48,11 +62,13 @@ struct NesRequest {
 
 namespace nes {
 
-// The dual of a row that is no deviation, whose slack is 1: so small that the row binds nothing.
+// Dual of a row that is no deviation. Its slack is 1, so that the row does not bind.
 constexpr double kIdleDual = 1e-12;
+// Constants of nes_jax/selection.py and nes_jax/deviation.py: least probability of a target joint,
+// largest ratio of the unit of payoffs to the least regret, and ulps that count as rounding.
 constexpr double kTargetFloor = 1e-12, kRobustScale = 4, kNoiseUlps = 8;
 
-// An array of the answer type.
+// Array of the answer type.
 struct Numbers {
   void* at;
   bool wide;
@@ -70,15 +86,18 @@ struct Numbers {
   }
 };
 
-// A request with typed arrays, and what is known of its games.
+// Request with payoffs of type S, and facts about its games.
 template <class S>
 struct Batch {
   const NesRequest& request;
   std::vector<int> counts;
+  // Shape of a game in which all strategies exist.
   Shape whole;
   int64_t num_marginals = 0;
+  // Whether constraints are soft (finite rho).
   bool soft;
-  std::vector<uint8_t> invalid;  // [games]
+  // Games that cannot be solved, [games].
+  std::vector<uint8_t> invalid;
 
   explicit Batch(const NesRequest& r)
       : request(r), counts(r.counts, r.counts + r.players), whole(counts, r.correlated != 0),
@@ -104,7 +123,7 @@ struct Batch {
     return true;
   }
 
-  // Answers of a game that cannot be solved.
+  // Writes the answers of a game that cannot be solved.
   void mark(int64_t game) {
     const double nan = std::numeric_limits<double>::quiet_NaN();
     fill(game, nan, nan, nan, nan);
@@ -115,8 +134,9 @@ struct Batch {
     request.converged[game] = request.repeated[game] = 0, request.iterations[game] = 0;
   }
 
-  // Sets all numbers of a game: its joint, duals and marginals to `answer`; of its variables the
-  // joint, shift and room to `primal`, the bound and slack to `room`, the duals to `multiplier`.
+  // Sets the arrays of a game to constants: joint, duals and marginals to `answer`. Among the
+  // variables, joint, shift and room become `primal`, bound and slack become `room`, and duals
+  // become `multiplier`.
   void fill(int64_t game, double answer, double primal, double room, double multiplier) {
     auto put = [&](void* array, int64_t count, double x) {
       answers(array).fill(game * count, count, x);
@@ -132,10 +152,12 @@ struct Batch {
   }
 };
 
-// The strategies of a game that exist, and where the game without the others lies in the whole one.
+// The strategies of a game that exist. The game without the other strategies is called reduced.
 struct Origin {
-  std::vector<std::vector<int>> own;  // [player] own strategies
-  std::vector<int> joint, duals;      // indices in the whole game
+  // Strategies of each player that exist.
+  std::vector<std::vector<int>> own;
+  // Index in the whole game of each joint strategy and of each dual of the reduced game.
+  std::vector<int> joint, duals;
 
   std::vector<int> counts() const {
     std::vector<int> sizes;
@@ -163,14 +185,14 @@ struct Origin {
   }
 };
 
-// Games of one shape in the lanes of a `Method`, until there are none left.
+// Solver of games of one shape in the lanes of a `Method`. Each thread has one.
 template <class T, int W, bool kCorrelated, class S>
 class Worker {
  public:
   using O = Lanes<T, W>;
   using V = typename O::V;
   using M = typename O::M;
-  // Payoffs are put into normalised units in their own type. So many games fit a vector of it.
+  // Payoffs are normalised in their own type, and kPart games fit into a vector of that type.
   static constexpr int kPart = std::min(W, kLanes<S>);
   using P = Lanes<S, kPart>;
   using VS = typename P::V;
@@ -187,6 +209,7 @@ class Worker {
     for (int l = 0; l < W; ++l) game_[l] = -1;
   }
 
+  // Takes games from the list, `chunk` at a time, until all are solved. Threads share the counter.
   void run(const std::vector<int64_t>& games, std::atomic<int64_t>& counter, int64_t chunk) {
     const FlushSubnormals flush;
     const int refill = kCorrelated ? 1 : std::max(1, W / 2);
@@ -209,7 +232,8 @@ class Worker {
           load(l, games[next++]), fresh[l] = -1;
         }
         begin(fresh);
-        continue;  // some may be done already, or invalid
+        // Some of the fresh games may be done already, or invalid.
+        continue;
       }
       if (idle == W) break;
       method_.step(occupied());
@@ -221,25 +245,36 @@ class Worker {
   const NesRequest& request_;
   const Shape& shape_;
   const NesPass& pass_;
-  const bool first_;  // of the passes
+  // Whether this is the first pass.
+  const bool first_;
   Method<T, W, kCorrelated> method_;
+  // Game in each lane, or -1.
   int64_t game_[W];
-  std::vector<Origin> origin_;  // of lanes, where strategies may be missing
+  // Strategies that exist in each lane's game. Empty if all strategies of all games exist.
+  std::vector<Origin> origin_;
+  // For each lane: the unit of each player's payoffs; the factor of the duals, which is
+  // max(1, welfare weight) or 1 for an infinite weight; the largest epsilon in normalised units.
   double scale_[W][kMaxPlayers], stretch_[W], epsilon_max_[W];
+  // Payoffs of the games in the lanes, before normalisation.
   std::vector<S> raw_;
+  // Scratch: best payoff of a player against each play of the others.
   std::vector<VS> best_;
 
+  // Mask of the lanes that have games.
   M occupied() const {
     M mask{};
     for (int l = 0; l < W; ++l) mask[l] = game_[l] >= 0 ? -1 : 0;
     return mask;
   }
+  // Numbers of one lane in an array of vectors, W apart.
   static T* lane(V* at, int l) { return reinterpret_cast<T*>(at) + l; }
-  S* raw() {  // aligned to a vector
+  // Address in `raw_` that is aligned to a vector.
+  S* raw() {
     return reinterpret_cast<S*>((reinterpret_cast<uintptr_t>(raw_.data()) + 63) / 64 * 64);
   }
 
-  // Copies the numbers of a game into a lane. `begin` does the rest for all fresh lanes together.
+  // Copies the numbers of a game into a lane. `begin` completes the work, for all fresh lanes at
+  // once.
   void load(int l, int64_t game) {
     game_[l] = game;
     const int players = request_.players, size = shape_.size;
@@ -288,7 +323,7 @@ class Worker {
     method_.safe_temperature[l] = std::max(temperature, std::numeric_limits<T>::min());
   }
 
-  // Makes the programs of the lanes that were just loaded, and starts them.
+  // Normalises the games that were just loaded, and starts the method on them.
   void begin(M fresh) {
     M valid{};
     for (int part = 0; part < W / kPart; ++part) {
@@ -314,7 +349,7 @@ class Worker {
     method_.start(valid, occupied(), warm);
   }
 
-  // selection.problem for the payoffs of `kPart` lanes.
+  // Normalises the payoffs of `kPart` lanes, as `problem` does in nes_jax/selection.py.
   void normalise(int part, M fresh) {
     const int players = request_.players, size = shape_.size;
     const VS* payoffs = reinterpret_cast<const VS*>(raw()) + size_t(part) * players * size;
@@ -328,7 +363,8 @@ class Worker {
       for (int e = 0; e < size; ++e) {
         top = P::max(top, P::abs(payoffs[e])), check += payoffs[e] - payoffs[e];
       }
-      // Scaled by a power of two, so that squares are finite. It is split into two finite factors.
+      // Payoffs are scaled by a power of two, so that their squares are finite. The scale is a
+      // product of two powers that are finite themselves.
       const MS unit = top > S(0) ? P::exponent(top) : MS{};
       const VS first = P::power_of_two(-(unit >> 1)), second = P::power_of_two((unit >> 1) - unit);
       auto value = [&](int e) { return payoffs[e] * first * second; };
@@ -342,7 +378,8 @@ class Worker {
       const MS varies = spread > top * S(kNoiseUlps * P::kEpsilon);
       VS scale = varies ? P::sqrt(square * size_inverse) : VS{};
       VS factor, offset = mean, largest_best{}, largest_regret{};
-      VS* best = best_.data();  // of the replies to each play of the others
+      // Best payoff against each play of the others.
+      VS* best = best_.data();
       for (int r = 0; r < player.others; ++r) {
         VS x = value(player.base[r]);
         for (int i = 1; i < player.count; ++i)
@@ -373,7 +410,8 @@ class Worker {
         method_.binding[p][part * kPart + l] = largest_regret[l] > 0 && scale[l] > 0 ? 1 : 0;
       }
       V* out = Method<T, W, kCorrelated>::kCentres ? method_.given[p] : method_.operate.payoffs[p];
-      // In float32 payoffs become regrets first: these keep digits, however large payoffs are.
+      // In float32, payoffs are replaced by regrets. Their digits are exact also where payoffs are
+      // large.
       constexpr bool as_regrets = sizeof(T) == 4;
       for (int r = 0; r < player.others; ++r) {
         if (as_regrets) offset = best[r];
@@ -385,6 +423,7 @@ class Worker {
       if (mine[l] && !(check[l] == 0)) batch_.invalid[game_[part * kPart + l]] = 1;
   }
 
+  // Writes the numbers of `kPart` lanes, those in the mask, in the method's type.
   static void put(V* at, int part, MS mine, VS x) {
     using Narrow = typename Lanes<T, kPart>::V;
     using Mask = typename Lanes<T, kPart>::M;
@@ -393,7 +432,8 @@ class Worker {
     *to = keep ? __builtin_convertvector(x, Narrow) : *to;
   }
 
-  // Limits and rooms of a lane: exact._program.
+  // Sets the limits of the constraints, and the rooms of soft ones, for one lane, as nes_jax/exact
+  // does.
   void set_limits(int l) {
     const S* epsilon = batch_.field(request_.epsilon, request_.epsilon_stride, game_[l]);
     const double z = request_.epsilon_max * std::sqrt(double(shape_.size));
@@ -409,13 +449,15 @@ class Worker {
         method_.binding[p][l] = 1, method_.log_room[p][l] = T(std::log(z - wanted));
         continue;
       }
-      // A row of zeros binds nothing but would pin its slack to zero: give it room.
+      // A row of zeros never binds, but would force its slack to zero. Its limit is therefore
+      // raised.
       const bool binds = method_.binding[p][l] != 0 || wanted < 0;
       method_.binding[p][l] = binds;
       method_.limit[p][l] = binds ? T(wanted + pass_.relaxation) : T(1);
     }
   }
 
+  // Copies the duals of a warm start into one lane, in normalised units.
   void warm_duals(int l) {
     const Numbers start = batch_.answers(const_cast<void*>(request_.start));
     const int64_t first = game_[l] * batch_.whole.num_duals;
@@ -428,6 +470,7 @@ class Worker {
     }
   }
 
+  // Writes the answer of one lane's game, unless an earlier pass had a smaller residual.
   void unload(int l) {
     const int64_t game = game_[l], players = request_.players;
     const double error = method_.best_error[l];
@@ -442,12 +485,12 @@ class Worker {
     const T inverse = T(1) / (now ? method_.mass[l] : method_.best_mass[l]);
     const Origin* origin = request_.strategies ? &origin_[l] : nullptr;
     const auto& whole = batch_.whole;
-    // What does not exist is not played, and its rows bind nothing.
+    // Strategies that do not exist have probability 0, and their rows do not bind.
     if (origin) batch_.fill(game, 0, 0, 1, kIdleDual);
 
     const Numbers joint = batch_.answers(request_.joint);
     const T* mine = lane(point.joint, l);
-    if (!origin && !joint.wide) {  // the usual case
+    if (!origin && !joint.wide) {  // This case is the most frequent.
       float* out = static_cast<float*>(request_.joint) + game * whole.size;
       for (int e = 0; e < shape_.size; ++e) out[e] = float(mine[e * W] * inverse);
     } else {
@@ -502,6 +545,7 @@ class Worker {
   }
 };
 
+// Solves games of one shape in several threads.
 template <class T, bool kCorrelated, class S>
 void solve_group(Batch<S>& batch, const std::vector<int64_t>& games, const Shape& shape,
                  const NesPass& pass, bool first) {
@@ -525,13 +569,14 @@ void solve_group(Batch<S>& batch, const std::vector<int64_t>& games, const Shape
   try {
     for (int k = 1; k < threads; ++k) others.emplace_back(work);
   } catch (const std::system_error&) {
-    // The system gives no more threads. Those that run do the work.
+    // The system starts no more threads. The threads that exist do all the work.
   }
   work();
   for (auto& thread : others) thread.join();
   if (failure) std::rethrow_exception(failure);
 }
 
+// Solves games in one pass.
 template <bool kCorrelated, class S>
 void solve_pass(Batch<S>& batch, std::vector<int64_t>& games, const NesPass& pass,
                 bool first) {
@@ -540,7 +585,7 @@ void solve_pass(Batch<S>& batch, std::vector<int64_t>& games, const NesPass& pas
     else solve_group<float, kCorrelated>(batch, group, shape, pass, first);
   };
   if (!batch.request.strategies) return solve(games, batch.whole);
-  // Games are grouped by the shape that is left without the strategies that do not exist.
+  // Games are grouped by their shape without the strategies that do not exist.
   std::vector<std::pair<std::vector<int>, int64_t>> keyed;
   for (int64_t game : games) {
     const uint8_t* exist = batch.request.strategies + game * batch.num_marginals;
@@ -560,7 +605,8 @@ void solve_pass(Batch<S>& batch, std::vector<int64_t>& games, const NesPass& pas
   }
 }
 
-// Returns how many games are marked: payoffs are not finite, or a player has no strategy.
+// Solves a batch. Returns the number of games that are marked as invalid, because a payoff is not
+// finite or a player has no strategy.
 template <bool kCorrelated, class S>
 int64_t solve_batch(const NesRequest& request) {
   Batch<S> batch(request);

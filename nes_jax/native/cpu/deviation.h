@@ -1,5 +1,11 @@
-// Deviation gains as a linear operator A on joint distributions (nes_jax/deviation.py), for a group
-// of games of one shape whose numbers lie side by side in the lanes of vectors.
+// Deviation gains as a linear operator A on joint distributions, for games in the lanes of vectors.
+//
+// The interior-point method (method.h) knows a game only through this operator: gains A v, logits
+// A' a, and the matrices of the Newton system. The formulas are those of nes_jax/deviation.py. All
+// games have one shape.
+//
+// The file is longer than others because it holds the operator of both concepts, CCE and CE, which
+// have one interface and are read side by side.
 #pragma once
 #include <vector>
 
@@ -7,28 +13,39 @@
 
 namespace nes {
 
+// Largest number of players.
 constexpr int kMaxPlayers = 16;
 
-// The strategy counts of a game and where a player's strategies lie in an array over joints.
+// Numbers of strategies of a game, and the places of strategies in arrays over joint strategies.
 struct Shape {
   struct Player {
-    int count;              // own strategies
-    int stride;             // distance of two own strategies
-    int others;             // plays of all the others
-    std::vector<int> base;  // [others] joint index of each with the first own strategy
+    // Number of own strategies.
+    int count;
+    // Distance between two own strategies.
+    int stride;
+    // Number of plays of all other players.
+    int others;
+    // Index of the joint strategy of each play of the others with the first own strategy, [others].
+    std::vector<int> base;
   };
-  // For players p and q, a play of all the rest at a time: where it lies in an array over joints,
-  // and in arrays [own, plays of the others] of p and of q.
+  // Two players p and q, and the plays of all remaining players.
   struct Pair {
-    int step_p, step_q;  // distance of q's strategies among the others of p, and of p's among q's
+    // Distance between q's strategies among the plays of the others of p, and the same with p and q
+    // exchanged.
+    int step_p, step_q;
+    // Place of each remaining play in an array over joint strategies, and in arrays
+    // [own strategies, plays of the others] of p and of q.
     std::vector<int> joint, in_p, in_q;
   };
 
-  int size = 1;        // joint strategies
+  // Number of joint strategies.
+  int size = 1;
   int num_duals = 0;
   std::vector<Player> players;
-  std::vector<int> first_dual;  // of each player's block, and the number of all
-  std::vector<std::vector<Pair>> pairs;  // [p][q], q < p
+  // First dual of each player, followed by the number of all duals.
+  std::vector<int> first_dual;
+  // Pairs of players, [p][q] with q < p; for CCE only.
+  std::vector<std::vector<Pair>> pairs;
 
   Shape() = default;
   Shape(const std::vector<int>& counts, bool correlated) {
@@ -46,7 +63,7 @@ struct Shape {
     }
     first_dual.push_back(num_duals);
     if (correlated) return;
-    // The distance of a player's strategies in arrays without the axis of another.
+    // Distance between the strategies of q in arrays without the axis of another player.
     auto step = [&](int q, int without) {
       return without > q ? players[q].stride / counts[without] : players[q].stride;
     };
@@ -71,14 +88,15 @@ struct Shape {
   }
 };
 
-// Hands out parts of one piece of memory. Without memory it measures what will be needed.
+// Allocator that hands out parts of one block of memory. Without a block it measures how much
+// memory is needed.
 template <class V>
 class Arena {
  public:
   explicit Arena(V* memory) : next_(memory) {}
   V* take(int count) {
     V* at = next_;
-    // Arrays that are a whole page apart would share few cache sets.
+    // Padding avoids distances of whole pages, at which arrays would share few cache sets.
     const int padded = count + (count >= 16 ? 5 : 0);
     used_ += padded;
     if (next_) next_ += padded;
@@ -91,7 +109,8 @@ class Arena {
   size_t used_ = 0;
 };
 
-// CCE of any number of players.
+// Operator of a CCE with any number of players. Row (p, i) is the gain of player p from always
+// playing i.
 template <class T, int W>
 struct Coarse {
   using O = Lanes<T, W>;
@@ -101,7 +120,7 @@ struct Coarse {
 
   const Shape* shape = nullptr;
   V* payoffs[kMaxPlayers];
-  // Scratch.
+  // Scratch memory.
   V *play, *value, *centred[kMaxPlayers], *masses[kMaxPlayers], *scaled, *inner;
   V* carried[kMaxPlayers][kMaxPlayers];
   V both[kMaxPlayers][kMaxPlayers];
@@ -123,7 +142,7 @@ struct Coarse {
     scaled = arena.take(shape->size), inner = arena.take(most * most);
   }
 
-  // out[r] = sum over own strategies i of x(i, r) f(i), for plays r of the others.
+  // Computes K entries of `sum_own`.
   template <int K, class F>
   static inline void over_own(const Shape::Player& p, int r, const V* x, F f, V* out) {
     const V* at[K];
@@ -138,6 +157,7 @@ struct Coarse {
 #pragma GCC unroll 8
     for (int k = 0; k < K; ++k) out[r + k] = acc[k];
   }
+  // Computes out[r] = sum over own strategies i of x(i, r) f(i), for plays r of the others.
   template <class F>
   static void sum_own(const Shape::Player& p, const V* x, F f, V* out) {
     int r = 0;
@@ -146,7 +166,7 @@ struct Coarse {
     for (; r < p.others; ++r) over_own<1>(p, r, x, f, out);
   }
 
-  // out[i] = sum over plays r of the others of x(i, r) f[r].
+  // Computes K entries of `sum_others`.
   template <int K>
   static inline void over_others(const Shape::Player& p, int i, const V* x, const V* f, V* out) {
     V acc[K] = {};
@@ -160,6 +180,7 @@ struct Coarse {
 #pragma GCC unroll 8
     for (int k = 0; k < K; ++k) out[i + k] = acc[k];
   }
+  // Computes out[i] = sum over plays r of the others of x(i, r) f[r].
   static void sum_others(const Shape::Player& p, const V* x, const V* f, V* out) {
     int i = 0;
     for (; i + 8 <= p.count; i += 8) over_others<8>(p, i, x, f, out);
@@ -167,7 +188,7 @@ struct Coarse {
     for (; i < p.count; ++i) over_others<1>(p, i, x, f, out);
   }
 
-  // A v -> out, and the sum of v.
+  // Computes the gains A v, and the sum of v.
   void gains(const V* v, V* out, V& total) {
     const int n = int(shape->players.size());
     for (int p = 0; p < n; ++p) {
@@ -194,7 +215,7 @@ struct Coarse {
     }
   }
 
-  // A' a, of which finish(joint index, value) is called once for each entry. `out` is scratch.
+  // Computes A' a, and calls finish(joint index, value) once for each entry. `out` is scratch.
   template <class F>
   void logits(const V* a, V* out, F finish) {
     const int n = int(shape->players.size());
@@ -216,9 +237,9 @@ struct Coarse {
     }
   }
 
-  // A diag(w) A' - (A w)(A w)' / sum(w) -> lower triangle; A w -> means; sum(w) -> mass.
-  // `deviation._coarse_covariance` has the formulas; c is centred over own strategies only, h also
-  // over the plays of the others.
+  // Computes A diag(w) A' - (A w)(A w)' / sum(w) in the lower triangle of `matrix`, A w in `means`
+  // and sum(w) in `mass`. nes_jax/deviation.py has the formulas. Payoffs c are centred over own
+  // strategies, and payoffs h also over the plays of the others.
   void covariance(const V* w, V* matrix, int ld, V* means, V& mass) {
     const int n = int(shape->players.size());
     mass = V{};
@@ -264,7 +285,8 @@ struct Coarse {
   }
 
  private:
-  // Sums over joints of w c_p c_q, and over the own strategies of p of w c_q and the reverse.
+  // Computes the sum over joint strategies of w c_p c_q, the sums over the strategies of p of
+  // w c_q, and the sums over the strategies of q of w c_p.
   void carry(int p, int q, const V* w) {
     const auto &own = shape->players[p], &other = shape->players[q];
     const auto& pair = shape->pairs[p][q];
@@ -289,13 +311,14 @@ struct Coarse {
     both[p][q] = sum;
   }
 
-  // Block (p, q) of the matrix, q < p.
+  // Computes block (p, q) of the matrix, q < p.
   void cross_block(int p, int q, const V* w, V* matrix, int ld) {
     const auto &own = shape->players[p], &other = shape->players[q];
     const auto& pair = shape->pairs[p][q];
     V* block = matrix + shape->first_dual[p] * ld + shape->first_dual[q];
     for (size_t r = 0; r < pair.joint.size(); ++r) {
-      // inner[k, i'] = sum over k' of h_q(k; i', r) w(i', k', r) with i' of p: then times h_p.
+      // inner[k, k'] = sum over strategies i' of p of h_q(k; i', r) w(i', k', r). The product with
+      // h_p over k' is added to the block.
       L::product(other.count, other.count, own.count,
                  {centred[q] + pair.in_q[r], other.others, pair.step_q},
                  {w + pair.joint[r], other.stride, own.stride}, inner, other.count);
@@ -312,18 +335,21 @@ struct Coarse {
   }
 };
 
-// CE of two players.
+// Operator of a CE between two players. Row (p, i, k) is the gain of player p from playing k when i
+// is recommended.
 template <class T, int W>
 struct Correlated {
   using O = Lanes<T, W>;
   using L = Linear<T, W>;
   using V = typename O::V;
-  // Differences of payoffs are formed before they are multiplied: near-ties keep their digits.
+  // In float64, differences of payoffs are formed before they are multiplied, so that differences
+  // between payoffs that nearly tie keep their digits.
   static constexpr bool kExact = sizeof(T) == 8;
 
   const Shape* shape = nullptr;
   V* payoffs[2];
-  V *table, *scaled, *part;  // scratch
+  // Scratch memory.
+  V *table, *scaled, *part;
 
   void lay_out(Arena<V>& arena) {
     const int most = std::max(shape->players[0].count, shape->players[1].count);
@@ -331,7 +357,8 @@ struct Correlated {
     part = arena.take(most * most);
   }
 
-  // A player's payoff is x[i * own + r * other] for own strategy i and the other's r.
+  // Layout of a player's payoffs: the payoff of own strategy i against strategy r is
+  // x[i * own + r * other].
   struct Strides {
     int count, others, own, other;
   };
@@ -340,7 +367,7 @@ struct Correlated {
     return {player.count, player.others, player.stride, shape->players[1 - p].stride};
   }
 
-  // A v -> out, and the sum of v.
+  // Computes the gains A v, and the sum of v.
   void gains(const V* v, V* out, V& total) {
     total = V{};
     for (int e = 0; e < shape->size; ++e) total += v[e];
@@ -367,7 +394,7 @@ struct Correlated {
     }
   }
 
-  // A' a, of which finish(joint index, value) is called once for each entry. `out` is scratch.
+  // Computes A' a, and calls finish(joint index, value) once for each entry. `out` is scratch.
   template <class F>
   void logits(const V* a, V* out, F finish) {
     for (int p = 0; p < 2; ++p) {
@@ -395,7 +422,7 @@ struct Correlated {
     }
   }
 
-  // Expected squares of the gains under w, of player p deviating from i to k.
+  // Computes the sum over w of the squared gains of player p from deviating from i to k.
   V square(int p, const V* w, int i, int k) const {
     const auto [count, others, own, other] = strides(p);
     V sum{};
@@ -407,7 +434,7 @@ struct Correlated {
     return sum;
   }
 
-  // diag(root) A' diag(t) A diag(root) -> lower triangle.
+  // Computes the lower triangle of diag(root) A' diag(t) A diag(root).
   void joint_gram(const V* t, const V* root, V* matrix, int ld) {
     for (int e = 0; e < shape->size; ++e)
       for (int k = 0; k < e; ++k) matrix[e * ld + k] = V{};
@@ -438,7 +465,7 @@ struct Correlated {
     }
   }
 
-  // The same of the game in one lane, with entries that are plain numbers.
+  // Computes `joint_gram` of the game in one lane, as a matrix of plain numbers.
   void lone_gram(int l, const V* t, const V* root, T* matrix, int ld) {
     auto in_lane = [l](const V* at, int i) { return reinterpret_cast<const T*>(at)[i * W + l]; };
     T *row = reinterpret_cast<T*>(table), *block = reinterpret_cast<T*>(part);

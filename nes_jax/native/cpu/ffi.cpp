@@ -1,4 +1,7 @@
-// The CPU engine as a custom call of XLA, called from nes_jax/native/__init__.py.
+// CPU engine as a custom call of XLA, for programs that are traced by JAX.
+//
+// nes_jax/native/__init__.py registers the call. The code here turns the buffers and attributes of
+// XLA into a request to the C interface (api.cpp).
 #include <string>
 
 #include "batch.h"
@@ -10,17 +13,20 @@ namespace {
 
 namespace ffi = xla::ffi;
 
+// Numbers of buffers of a call. The variables of the method are optional.
 constexpr int kNumArguments = 7, kNumAnswers = 9, kNumVariables = 6;
+// Numbers that describe one pass, in the order of NesPass.
 constexpr size_t kPassNumbers = 9;
 
+// Returns the address of an argument, or null for an argument without elements.
 void* data_of(const ffi::RemainingArgs& arguments, int index) {
   const auto buffer = arguments.get<ffi::AnyBuffer>(index);
   return buffer.has_value() && buffer->element_count() ? buffer->untyped_data() : nullptr;
 }
 
-// Arguments, each with leading axes of games: payoffs, epsilon, welfare weight, target, welfare,
-// strategies, start; the last four may have no elements. Results are those of NesRequest, in its
-// order, and its variables if they are wanted.
+// Solves a batch of games. The arguments have leading axes of games. They are payoffs, epsilon,
+// welfare weight, target, welfare, strategies and start; the last four may have no elements. The
+// results are those of NesRequest, in its order, followed by its variables if these are wanted.
 ffi::Error solve(ffi::RemainingArgs arguments, ffi::RemainingRets results,
                  ffi::Span<const int64_t> counts, bool correlated, double rho, double epsilon_max,
                  ffi::Span<const double> passes, bool start_is_normalised, int64_t threads) {
@@ -79,6 +85,7 @@ ffi::Error solve(ffi::RemainingArgs arguments, ffi::RemainingRets results,
 
 }  // namespace
 
+// Entry point that XLA calls.
 extern "C" __attribute__((visibility("default"))) XLA_FFI_Error* NesCpuSolve(
     XLA_FFI_CallFrame* frame) {
   static auto* handler = ffi::Ffi::Bind()

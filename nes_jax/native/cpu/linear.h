@@ -1,7 +1,8 @@
-// Products and a Cholesky factorisation of small matrices whose entries are vectors over games.
+// Products and Cholesky factorisation of small matrices whose entries are vectors over games.
 //
-// Results are made in tiles that stay in registers. An index of a matrix is followed by the
-// distance of two neighbours along it, so that rows, columns and slices of tensors are all served.
+// The Newton systems of the interior-point method (method.h) are built and solved with these
+// functions. Results are computed in tiles that stay in registers. A matrix has a distance between
+// neighbours along each of its two indices, and may therefore be a slice of a tensor.
 #pragma once
 #include <algorithm>
 
@@ -9,19 +10,22 @@
 
 namespace nes {
 
+// Products.
 template <class T, int W>
 struct Linear {
   using O = Lanes<T, W>;
   using V = typename O::V;
-  // Of a tile. Eight or more independent sums keep the multipliers busy.
+  // Size of a tile. Eight or more independent sums use all multipliers of a core.
   static constexpr int kRows = 4, kColumns = kRegisters == 32 ? 4 : 2;
 
+  // Matrix in memory: the address of its first entry, the distance between rows and the distance
+  // between columns.
   struct Matrix {
     const V* at;
-    int row, column;  // distances
+    int row, column;
   };
 
-  // acc[i][k] += sum over t of x[i, t] y[k, t].
+  // Computes acc[i][k] += sum over t of x[i, t] y[k, t].
   template <int TI, int TK>
   static inline void tile(Matrix x, Matrix y, int length, V (&acc)[TI][TK]) {
     for (int t = 0; t < length; ++t) {
@@ -37,6 +41,7 @@ struct Linear {
     }
   }
 
+  // Computes one tile of `product`.
   template <int TI, int TK>
   static inline void store_tile(Matrix x, Matrix y, int length, V* out, int ld, bool add) {
     V acc[TI][TK] = {};
@@ -48,6 +53,7 @@ struct Linear {
         out[i * ld + k] = add ? out[i * ld + k] + acc[i][k] : acc[i][k];
   }
 
+  // Computes TI rows of `product`.
   template <int TI>
   static void strip(int columns, Matrix x, Matrix y, int length, V* out, int ld, bool add) {
     int k = 0;
@@ -57,8 +63,8 @@ struct Linear {
       store_tile<TI, 1>(x, {y.at + k * y.row, y.row, y.column}, length, out + k, ld, add);
   }
 
-  // out[i, k] = sum over t of x[i, t] y[k, t], added to what is there or not. `lower`: at least for
-  // k <= i.
+  // Computes out[i, k] = sum over t of x[i, t] y[k, t], and with `add` adds it to the entries of
+  // `out`. With `lower`, only entries with k <= i are needed, and others may be left out.
   static void product(int rows, int columns, int length, Matrix x, Matrix y, V* out, int ld,
                       bool lower = false, bool add = false) {
     int i = 0;
@@ -72,7 +78,7 @@ struct Linear {
     }
   }
 
-  // out[i] = sum over t of x[i, t] f[t].
+  // Computes K entries of `apply`.
   template <int K>
   static inline void apply_rows(Matrix x, const V* f, int length, V* out) {
     V acc[K] = {};
@@ -85,6 +91,7 @@ struct Linear {
 #pragma GCC unroll 8
     for (int i = 0; i < K; ++i) out[i] = acc[i];
   }
+  // Computes out[i] = sum over t of x[i, t] f[t].
   static void apply(int rows, int length, Matrix x, const V* f, V* out) {
     int i = 0;
     auto from = [&] { return Matrix{x.at + i * x.row, x.row, x.column}; };
@@ -94,30 +101,36 @@ struct Linear {
   }
 };
 
-// Cholesky factor of a symmetric positive definite matrix, of which the lower triangle is given.
+// Cholesky factorisation of a symmetric positive definite matrix, whose lower triangle is given.
 template <class T, int W>
 struct Cholesky {
   using O = Lanes<T, W>;
   using L = Linear<T, W>;
   using V = typename O::V;
-  // Pivots are raised by, and kept above, this fraction of the matrix's diagonal.
+  // Every pivot is raised by this fraction of the matrix's diagonal, and is at least as large.
   static constexpr T kFloor = T(0.5) * std::numeric_limits<T>::epsilon();
+  // Number of columns that are factored together.
   static constexpr int kPanel = L::kColumns;
 
-  V* a = nullptr;        // [side, ld] the matrix, then the factor below the diagonal
-  V* inverse = nullptr;  // [side] reciprocals of the factor's diagonal
+  // Matrix [side, ld]. After `factor`, the part below the diagonal is the factor's.
+  V* a = nullptr;
+  // Reciprocals of the factor's diagonal, [side].
+  V* inverse = nullptr;
+  // Number of rows, and the distance between rows.
   int side = 0, ld = 0;
 
-  // The distance of rows: not a multiple of a large power of two, which would crowd few cache sets.
+  // Returns a distance between rows. It is no multiple of a large power of two, with which the rows
+  // would share few cache sets.
   static int leading(int side) { return side + (side % 8 == 0 && side >= 32); }
 
+  // Factors the matrix in place.
   void factor() {
     int k = 0;
     for (; k + kPanel <= side; k += kPanel) panel<kPanel>(k);
     for (; k < side; ++k) panel<1>(k);
   }
 
-  // Solves for the right side b [side], in place.
+  // Solves the system with the right-hand side b [side], in place.
   void solve(V* b) const {
     int k = 0;
     for (; k + 4 <= side; k += 4) forward<4>(b, k);
@@ -128,6 +141,7 @@ struct Cholesky {
   }
 
  private:
+  // Factors the K columns from column k on.
   template <int K>
   void panel(int k) {
     diagonal<K>(k);
@@ -136,7 +150,7 @@ struct Cholesky {
     for (; i < side; ++i) below<1, K>(i, k);
   }
 
-  // What the columns before k leave of the tile at (i, k).
+  // Computes the tile at (i, k) minus the contribution of the columns before k.
   template <int TI, int TK>
   inline void reduced(int i, int k, V (&acc)[TI][TK]) const {
     L::template tile<TI, TK>({a + i * ld, ld, 1}, {a + k * ld, ld, 1}, k, acc);
@@ -146,6 +160,7 @@ struct Cholesky {
       for (int c = 0; c < TK; ++c) acc[r][c] = a[(i + r) * ld + k + c] - acc[r][c];
   }
 
+  // Factors the tile on the diagonal.
   template <int K>
   void diagonal(int k) {
     V acc[K][K] = {};
@@ -171,6 +186,7 @@ struct Cholesky {
         if (c < r) a[(k + r) * ld + k + c] = acc[r][c];
   }
 
+  // Computes the factor's tile at (i, k), below the diagonal.
   template <int TI, int TK>
   void below(int i, int k) {
     V acc[TI][TK] = {};
@@ -194,6 +210,7 @@ struct Cholesky {
       for (int c = 0; c < TK; ++c) a[(i + r) * ld + k + c] = acc[r][c];
   }
 
+  // Forward substitution for K entries.
   template <int K>
   inline void forward(V* b, int k) const {
     V acc[K];
@@ -206,6 +223,7 @@ struct Cholesky {
     }
   }
 
+  // Backward substitution for K entries.
   template <int K>
   inline void backward(V* b, int k) const {
     V acc[K];

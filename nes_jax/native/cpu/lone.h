@@ -1,23 +1,27 @@
-// The Newton matrix of one game, whose rows fill the vector registers: for games that are large or
-// few. Other matrices (`linear.h`) have the games of a group side by side.
+// Cholesky factorisation of the Newton matrix of a single game.
+//
+// Vector registers hold parts of a row. This serves games that are large, and batches of few games.
+// In all other cases the matrices of several games are factored side by side (linear.h).
 #pragma once
 #include "linear.h"
 
 namespace nes {
 
-// Cholesky factor of one symmetric positive definite matrix, by blocks of columns.
+// Cholesky factorisation of one symmetric positive definite matrix, by blocks of columns.
 template <class T>
 class LoneCholesky {
  public:
   static constexpr int kLane = kLanes<T>, kBlock = 2 * kLane, kRows = 4;
   using O = Lanes<T, kLane>;
   using V = typename O::V;
+  // Every pivot is raised by this fraction of the matrix's diagonal, and is at least as large.
   static constexpr T kFloor = T(0.5) * std::numeric_limits<T>::epsilon();
 
-  // The distance of rows, for a matrix of this side.
+  // Returns the distance between rows of a matrix with `side` rows.
   static int leading(int side) { return (side + kBlock - 1) / kBlock * kBlock; }
 
-  // Rows of `matrix` are aligned to vectors; `inverse` [side] is for reciprocals of the diagonal.
+  // Rows of `matrix` are aligned to vectors. `inverse` [side] receives the reciprocals of the
+  // factor's diagonal.
   LoneCholesky(T* matrix, T* inverse, int side)
       : a_(matrix), inverse_(inverse), side_(side), ld_(leading(side)) {}
 
@@ -40,7 +44,7 @@ class LoneCholesky {
     }
   }
 
-  // Solves for the right side x [side], in place.
+  // Solves the system with the right-hand side x [side], in place.
   void solve(T* x) const {
     for (int i = 0; i < side_; ++i) {
       const T* row = a_ + size_t(i) * ld_;
@@ -72,7 +76,7 @@ class LoneCholesky {
   static V load(const T* at) { return *reinterpret_cast<const V*>(at); }
   static void store(T* at, V x) { *reinterpret_cast<V*>(at) = x; }
 
-  // Subtracts what the columns before k explain from rows i ... i + R - 1 of the block at k.
+  // Subtracts the contribution of the columns before k from rows i ... i + R - 1 of the block at k.
   template <int R>
   void reduce(int i, int k, const T* packed) {
     V acc[R][2] = {};
@@ -92,7 +96,8 @@ class LoneCholesky {
       }
   }
 
-  // Factors the block on the diagonal; its columns below the diagonal go to rows of `corner`.
+  // Factors the block on the diagonal, and stores its columns below the diagonal as rows of
+  // `corner`.
   void factor_corner(int k, int width, T* corner) {
     for (int c = 0; c < width; ++c)
       for (int r = 0; r < kBlock; ++r)
@@ -114,7 +119,7 @@ class LoneCholesky {
       for (int r = c + 1; r < width; ++r) a_[size_t(k + r) * ld_ + k + c] = corner[c * kBlock + r];
   }
 
-  // Divides rows i ... i + R - 1 of the block at k by the transposed factor in `corner`.
+  // Divides rows i ... i + R - 1 of the block at k by the transposed factor that is in `corner`.
   template <int R>
   void eliminate(int i, int k, int width, const T* corner) {
     T* row = a_ + size_t(i) * ld_ + k;

@@ -1,7 +1,11 @@
-// The interior-point method of nes_jax/exact.py on a group of games of one shape, one in each lane.
+// Interior-point method of nes_jax/exact on games of one shape, with one game in each lane.
 //
-// The names are those of exact.py. `stationary` is the stationarity without its term -z: the right
-// sides of the Newton system, which need the sum of the two, add z.
+// The names are those of nes_jax/exact, which has the equations and the reasons. There is one
+// difference: `stationary` is the stationarity without its term -z, where z is the bound. The
+// right-hand sides of the Newton system add z to the stationarity, and do not need z this way.
+//
+// The whole Newton step is one file because all its parts work on the same state, and each of them
+// is a short loop over that state.
 #pragma once
 #include <cstdlib>
 #include <new>
@@ -12,13 +16,15 @@
 
 namespace nes {
 
-// The fields of exact.Config, and the relaxation in numbers.
+// Parameters of the method, as in nes_jax/exact.
 struct Config {
   double tolerance, margin, start_dual, start_bound, start_slack, warm_start;
   int max_iterations;
-  double relaxation;  // Hard limits are raised by this.
+  // Amount by which hard limits are raised, in normalised units.
+  double relaxation;
 };
 
+// State and steps of the method, for W games of numbers of type T.
 template <class T, int W, bool kCorrelated>
 struct Method {
   using O = Lanes<T, W>;
@@ -26,21 +32,29 @@ struct Method {
   using M = typename O::M;
   using Gains = std::conditional_t<kCorrelated, Correlated<T, W>, Coarse<T, W>>;
 
+  // Share of the way to the boundary that a step may go, least value of a positive variable, and
+  // factor from the violation of constraints at a warm start to its distance from the boundary.
   static constexpr T kToBoundary = T(0.98), kTiny = T(1e-30), kWarmth = T(0.1);
+  // Growth of the merit at which a step is refused, predictor step below which the second-order
+  // term is reduced, and largest damping.
   static constexpr T kMaxGrowth = T(1e4), kShortStep = T(0.1), kStrongest = T(1e-2);
+  // Factor of the damping after a refused step, and number of refused steps in a row that end a
+  // game.
   static constexpr T kDampingGrowth = T(100), kMaxRefused = T(5);
+  // Usual damping, and ulps of a row's diagonal that are added to its slack.
   static constexpr T kDamping = T(0.5) * O::kEpsilon, kRowUlps = O::kEpsilon;
-  // Matrices are factored one by one for CEs that have at least this many joint strategies, and
-  // for CEs of so few games that most lanes are empty. The choice depends on the batch alone, so
-  // answers do not depend on the number of threads.
+  // Matrices are factored one by one for CEs that have at least kLoneSize joint strategies, and for
+  // CEs of so few games that at most one lane in kLoneLanes has a game. The choice depends on the
+  // batch alone, so that answers do not depend on the number of threads.
   static constexpr int kLoneSize = 400, kLoneLanes = 4;
-  // CCEs in float64 subtract a strategy's payoffs anew at every step.
+  // Whether payoffs are centred at every step, which CCEs in float64 need.
   static constexpr bool kCentres = !kCorrelated && sizeof(T) == 8;
 
-  // A point of the interior. `next` holds first the direction of a step, then the point after it.
+  // Variables of the method.
   struct Point {
     V *joint, *bound, *slack, *duals, shift, room[kMaxPlayers];
   };
+  // Residuals of the optimality conditions.
   struct Residuals {
     V *stationary, *feasible, mass, room[kMaxPlayers];
   };
@@ -50,19 +64,24 @@ struct Method {
   bool soft = false, has_target = false, has_welfare = false;
   Config config;
 
-  // The program.
+  // The program to be solved.
   Gains operate;
-  V *given[kMaxPlayers];  // payoffs before they are centred, if they are at every step
+  // Payoffs before they are centred, if they are centred at every step.
+  V *given[kMaxPlayers];
   V *log_target, *welfare, even_log_target, temperature, safe_temperature;
   V limit[kMaxPlayers], binding[kMaxPlayers], idle_limit[kMaxPlayers], rho, log_room[kMaxPlayers];
 
-  // The state.
+  // The state. `next` holds the direction of a step first, and then the point after the step.
   Point now, next, best;
   Residuals now_residuals, next_residuals;
   V error, merit, damping, refused, best_error, iterations;
-  V worst[kMaxPlayers], next_worst[kMaxPlayers], best_worst[kMaxPlayers];  // gains above epsilon
-  V next_error, next_merit, mass, best_mass;  // sums of the joints
+  // Largest gain of each player above epsilon, at the three points.
+  V worst[kMaxPlayers], next_worst[kMaxPlayers], best_worst[kMaxPlayers];
+  // Error and merit of `next`, and sums of the joints of `now` and `best`.
+  V next_error, next_merit, mass, best_mass;
+  // Whether `now` is the best point so far. Otherwise it is in `best`.
   M best_is_now;
+  // Whether the payoffs must be centred for `now` before the next step.
   bool recentre = false;
 
   // The Newton system.
@@ -71,9 +90,11 @@ struct Method {
   V inverse_total, room_weights[kMaxPlayers], coupling[kMaxPlayers];
   Cholesky<T, W> matrix;
   V* packed;
-  // Whether matrices are formed and factored one by one (`lone.h`), and the lanes that have games.
+  // Whether matrices are formed and factored one by one (lone.h).
   bool by_rows = false;
+  // Number of matrices for which there is memory in that case.
   int most_lone = W;
+  // Lanes that have games in that case.
   std::vector<int> lone;
 
   Method() = default;
@@ -81,6 +102,7 @@ struct Method {
   Method& operator=(const Method&) = delete;
   ~Method() { std::free(memory_); }
 
+  // Prepares the method for games of one shape. All lanes are without a game at first.
   void set_up(const Shape& of, const Config& with, int64_t games, bool soft_, bool target,
               bool welfare_) {
     by_rows = kCorrelated && (of.size >= kLoneSize || games * kLoneLanes <= W);
@@ -95,7 +117,8 @@ struct Method {
       capacity_ = memory_ ? needed.used() : 0;
       if (!memory_) throw std::bad_alloc();
     }
-    // Lanes without a game take part in all operations. These numbers keep them finite.
+    // Lanes without a game take part in all operations. The initial values keep their numbers
+    // finite.
     for (size_t i = 0; i < needed.used(); ++i) memory_[i] = O::all(1);
     Arena<V> arena(memory_);
     lay_out(arena);
@@ -120,7 +143,7 @@ struct Method {
            iterations[lane] < config.max_iterations;
   }
 
-  // Takes a predictor-corrector step in all lanes. The lanes in `active` have games.
+  // Takes one predictor-corrector step in all lanes. The lanes in `active` have games.
   void step(M active) {
     if (kCentres && recentre) centre(now.duals);
     lone.clear();
@@ -147,8 +170,8 @@ struct Method {
     recentre = move(sound, active);
   }
 
-  // Puts the games of the lanes `fresh`, whose programs are there, at their start; `occupied` lanes
-  // are these and those with other games. A warm start is from the duals in next.duals.
+  // Sets the starting points of the lanes `fresh`, whose programs are set. The lanes `occupied` are
+  // these and the lanes with other games. A warm start uses the duals in `next.duals`.
   void start(M fresh, M occupied, bool warm) {
     const V share = O::all(T(1) / size);
     V bound = O::all(T(config.start_bound)), slack = O::all(T(config.start_slack));
@@ -186,10 +209,11 @@ struct Method {
     refused = fresh ? V{} : refused, iterations = fresh ? V{} : iterations;
     best_error = fresh ? next_error : best_error, best_is_now = best_is_now | fresh;
     move(fresh, occupied);
-    recentre = kCentres;  // the payoffs are now centred for `next`
+    // At this place the payoffs are centred for `next`.
+    recentre = kCentres;
   }
 
-  // Calls row(player, dual, whether it is no deviation) for every dual.
+  // Calls row(player, dual, idle) for every dual, where an idle row is no deviation.
   template <class F>
   void each_row(F row) const {
     for (int p = 0, d = 0; p < players; ++p) {
@@ -207,6 +231,7 @@ struct Method {
   V* memory_ = nullptr;
   size_t capacity_ = 0;
 
+  // Takes the memory of all arrays from an arena.
   void lay_out(Arena<V>& arena) {
     operate.shape = shape;
     operate.lay_out(arena);
@@ -235,9 +260,11 @@ struct Method {
     packed = arena.take(LoneCholesky<T>::kBlock * (matrix.side / W + LoneCholesky<T>::kBlock));
   }
 
+  // Logarithm of the target joint.
   V target_of(int e) const { return has_target ? log_target[e] : even_log_target; }
 
-  // `deviation.centre_near_mean` of the payoffs given.
+  // Centres the given payoffs, as nes_jax/deviation.py does: for each play of the others, it
+  // subtracts the payoff that is nearest to the mean under the duals.
   void centre(const V* duals) {
     for (int p = 0; p < players; ++p) {
       const auto& player = shape->players[p];
@@ -265,7 +292,7 @@ struct Method {
     }
   }
 
-  // Factors the Newton system at `now`.
+  // Forms and factors the Newton system at `now`.
   void newton() {
     for (int e = 0; e < size; ++e) {
       inverse_joint[e] = O::reciprocal(now.joint[e]);
@@ -278,6 +305,7 @@ struct Method {
     else newton_dual();
   }
 
+  // Newton system reduced to the duals, for CCE.
   void newton_dual() {
     V total;
     operate.covariance(weights, matrix.a, matrix.ld, border, total);
@@ -292,6 +320,7 @@ struct Method {
     matrix.factor();
   }
 
+  // Newton system reduced to the joint, for CE.
   void newton_joint() {
     for (int p = 0, d = 0; p < players; ++p) {
       V sum{};
@@ -304,10 +333,11 @@ struct Method {
         }
       if (soft) coupling[p] = room_weights[p] * O::reciprocal(T(1) + room_weights[p] * sum);
     }
-    for (int e = 0; e < size; ++e) weights[e] = O::sqrt(weights[e]);  // the root, from here on
+    // From here on, `weights` has square roots of the weights.
+    for (int e = 0; e < size; ++e) weights[e] = O::sqrt(weights[e]);
     if (!by_rows) operate.joint_gram(ratios, weights, matrix.a, matrix.ld);
     if (soft) {
-      // Eliminating the rooms leaves a term of rank one a player.
+      // The elimination of the rooms adds a term of rank one for each player.
       for (int p = 0; p < players; ++p) {
         each_row([&](int q, int d, bool) { slack_aim[d] = q == p ? ratios[d] : V{}; });
         operate.logits(slack_aim, scratch,
@@ -333,13 +363,14 @@ struct Method {
     inverse_total = O::reciprocal(total);
   }
 
+  // Factorisation of one lane's matrix.
   LoneCholesky<T> lone_factor(int l) const {
     const size_t entries = size_t(matrix.side) * LoneCholesky<T>::leading(matrix.side);
     return LoneCholesky<T>(reinterpret_cast<T*>(matrix.a) + l * entries,
                            reinterpret_cast<T*>(matrix.inverse) + l * matrix.side, matrix.side);
   }
 
-  // Forms and factors the matrix of one lane's game.
+  // Forms and factors the matrix of one lane.
   void lone_matrix(int l) {
     const int ld = LoneCholesky<T>::leading(size);
     T* a = reinterpret_cast<T*>(matrix.a) + size_t(l) * size * ld;
@@ -357,7 +388,7 @@ struct Method {
     lone_factor(l).factor(reinterpret_cast<T*>(packed));
   }
 
-  // Solves the factored system for a right side, in place.
+  // Solves the factored system with a right-hand side, in place.
   void solve_system(V* x) {
     if (!by_rows) return matrix.solve(x);
     T* own = reinterpret_cast<T*>(packed);
@@ -369,8 +400,8 @@ struct Method {
     }
   }
 
-  // Newton direction to joint * bound = joint_aim and slack * duals = slack_aim: all but the bound
-  // and the slack. The predictor aims at zero.
+  // Computes the Newton direction, except for the bound and the slack. It leads to
+  // joint * bound = joint_aim and slack * duals = slack_aim; the predictor replaces both aims by 0.
   template <bool kCorrector>
   void direction() {
     auto right_side = [&](int e) {
@@ -387,6 +418,7 @@ struct Method {
     else direction_dual(right_side, row_side);
   }
 
+  // Direction from the system of the duals.
   template <class H1, class H2>
   void direction_dual(H1 right_side, H2 row_side) {
     V first;
@@ -413,6 +445,7 @@ struct Method {
                    [&](int e, V x) { next.joint[e] -= weights[e] * (x + next.shift); });
   }
 
+  // Direction from the system of the joint.
   template <class H1, class H2>
   void direction_joint(H1 right_side, H2 row_side) {
     V pushed[2] = {}, dot{}, total, left[2] = {};
@@ -442,8 +475,8 @@ struct Method {
     });
   }
 
-  // Completes the direction. `primal` and `bounds` are the reciprocals of the steps at which the
-  // first primal and the first dual variable reach zero.
+  // Completes the direction. On return, `primal` is the reciprocal of the step at which the first
+  // primal variable reaches zero, and `bounds` is the same for the dual variables.
   template <bool kCorrector>
   void lengths(V& primal, V& bounds) {
     primal = bounds = O::all(-O::kInfinity);
@@ -475,7 +508,8 @@ struct Method {
       for (int p = 0; p < players; ++p) primal = O::max(primal, -next.room[p] / now.room[p]);
   }
 
-  // Mehrotra's centring, and what the predictor's second order adds to the products.
+  // Sets the aims of the corrector: Mehrotra's centring, minus the second-order term of the
+  // predictor.
   void aim(V step) {
     V before{}, after{};
     const V weight = step < kShortStep ? step : O::all(1);
@@ -496,7 +530,7 @@ struct Method {
     for (int d = 0; d < num_duals; ++d) slack_aim[d] = target - slack_aim[d];
   }
 
-  // Replaces the direction in `next` by the point that the step leads to.
+  // Replaces the direction in `next` by the point after the step.
   void advance(V primal, V bounds) {
     primal = O::min(O::all(1), kToBoundary / O::max(primal, O::all(T(1e-3))));
     bounds = O::min(O::all(1), kToBoundary / O::max(bounds, O::all(T(1e-3))));
@@ -514,7 +548,7 @@ struct Method {
       for (int p = 0; p < players; ++p) next.room[p] = now.room[p] + primal * next.room[p];
   }
 
-  // Residuals, error and merit of `next`: exact._residuals.
+  // Computes residuals, error and merit of `next`, as nes_jax/exact does.
   void measure() {
     if (kCentres) centre(next.duals);
     V total, peak = O::all(-O::kInfinity), product{};
@@ -567,12 +601,12 @@ struct Method {
       gap += rho * next.room[p] * O::exp_excess(level + bound_sums[p] / rho);
     }
     next_error = O::max(O::max(largest, off), O::abs(gap));
-    // A not-a-number must never look converged, nor win a comparison.
+    // With a NaN, the error and the merit become infinite: a NaN would satisfy comparisons wrongly.
     next_error = gap != gap ? O::all(O::kInfinity) : next_error;
     next_merit = (next_merit != next_merit) | (gap != gap) ? O::all(O::kInfinity) : next_merit;
   }
 
-  // Keeps `now` as the best point of the lanes marked, which are about to leave it.
+  // Copies `now` to `best` in the lanes `leaving`, which are about to move.
   void keep_best(M leaving) {
     bool any = false;
     for (int l = 0; l < W; ++l) any |= leaving[l] != 0;
@@ -586,7 +620,7 @@ struct Method {
     keep(best_worst, worst, players), keep(&best_mass, &mass, 1);
   }
 
-  // Lanes marked go to `next`. -> whether an occupied lane stays.
+  // Replaces `now` by `next` in the lanes `moving`. Returns whether an occupied lane did not move.
   bool move(M moving, M occupied) {
     bool all = true;
     for (int l = 0; l < W; ++l) all &= moving[l] != 0 || occupied[l] == 0;
@@ -611,7 +645,8 @@ struct Method {
     return !all;
   }
 
-  // Eq. (9) of the duals given, where there is an entropy to speak of.
+  // Sets the joint by eq. (9) from the duals given. The temperature has a lower bound, because a
+  // program without entropy has no such joint.
   void start_joint() {
     const V sharpness =
         O::reciprocal(O::max(temperature, O::all(T(config.warm_start))));
@@ -627,8 +662,8 @@ struct Method {
     for (int e = 0; e < size; ++e) next.joint[e] = next.joint[e] / sum;
   }
 
-  // Rooms where the joint is feasible, or as far as epsilon-plus lets it, and multipliers of the
-  // size that eq. (10) gives to these rooms.
+  // Sets rooms at which the joint is feasible, as far as epsilon-plus permits, and multipliers of
+  // the size that eq. (10) gives for these rooms.
   void start_room(V& bound, V slack, V least) {
     int largest_block = 0;
     V growth = O::all(-O::kInfinity);

@@ -12,6 +12,7 @@ import importlib.util
 import os
 import pathlib
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,21 +20,28 @@ import numpy as np
 
 from nes_jax.types import Array, Concept, Duals
 
-# Set to "none" to go without this engine.
+# Environment variable that switches this engine off when it is "none".
 VARIABLE = "NES_JAX_CUDA"
+# Largest number of strategies of a player.
 LARGEST = {"cce": 16, "ce": 8}
-_TARGET, _PLATFORM = "nes_jax_cuda_solve", "CUDA"
+# Name of the library's function in XLA.
+_TARGET = "nes_jax_cuda_solve"
+# Name of the platform in XLA.
+_PLATFORM = "CUDA"
 _FOLDER = pathlib.Path(__file__).parent
 _LIBRARY = _FOLDER / "_launch.so"
+# Largest length of a message of the library.
 _MESSAGE_BYTES = 4096
+# Major versions of NVRTC that are looked for.
 _NVRTC_VERSIONS = (13, 12)
-# Where NVIDIA's packages and toolkits put it.
+# Folders of NVRTC within NVIDIA's Python packages.
 _NVRTC_FOLDERS = ("cu13/lib", "cuda_nvrtc/lib")
+# Folders of NVRTC within a CUDA toolkit.
 _TOOLKIT_FOLDERS = ("/usr/local/cuda/lib64", "/usr/local/cuda/targets/x86_64-linux/lib")
 
 
 def available() -> str | None:
-  """Why this engine cannot run here, with what to do about it; None if it can."""
+  """Reason why this engine cannot run here, and advice; None if it can run."""
   if os.environ.get(VARIABLE) == "none":
     return f"the environment variable {VARIABLE} is none"
   where = jax.default_backend()
@@ -52,8 +60,8 @@ def available() -> str | None:
   return _missing(library)
 
 
-def serves(shape: Sequence[int], concept: Concept, dtype: np.dtype = np.float32) -> str | None:
-  """Why games cannot be served; None if they can.
+def serves(shape: Sequence[int], concept: Concept, dtype: Any = np.float32) -> str | None:
+  """Reason why games cannot be served; None if they can.
 
   Args:
     shape: (n, m), the players' numbers of strategies.
@@ -88,11 +96,11 @@ def solve(
       where a strategy does not exist.
     log_target: float32 [B, n, m], finite where strategies exist; None: the maximum entropy.
     epsilon: float32 [B, 2], in normalised units.
-    strategies: bool [B, n] and [B, m], those that exist; None: all do.
+    strategies: bool [B, n] and [B, m], the strategies that exist; None: all do.
     concept: "cce" or "ce".
-    tolerance: on the KKT residual.
+    tolerance: largest KKT residual of an answer.
     margin: the loop ends at this fraction of the tolerance.
-    max_iterations: steps that a game may take.
+    max_iterations: largest number of steps of a game.
 
   Returns:
     joint [B, n, m], which sums to one; duals [B, n] and [B, m] (CCE) or [B, n, n] and [B, m, m]
@@ -131,7 +139,7 @@ def _register() -> None:
 
 @functools.cache
 def _library(path: pathlib.Path) -> ctypes.CDLL:
-  """The built library, told where things are.
+  """The built library, configured with the folders of sources, cache and compilers.
 
   Raises:
     OSError: it is not there, or cannot be loaded.
@@ -146,7 +154,7 @@ def _library(path: pathlib.Path) -> ctypes.CDLL:
 
 
 def _missing(library: ctypes.CDLL) -> str | None:
-  """What of CUDA cannot be opened; None if all can."""
+  """Message about a library of CUDA that cannot be opened; None if all can."""
   message = ctypes.create_string_buffer(_MESSAGE_BYTES)
   if library.nes_cuda_missing(message, len(message)):
     return message.value.decode(errors="replace")
@@ -168,13 +176,13 @@ def _compile(
 
 
 def _cache_folder() -> pathlib.Path:
-  """Where compiled kernels are kept."""
+  """Folder in which compiled kernels are kept."""
   base = os.environ.get("XDG_CACHE_HOME")
   return (pathlib.Path(base) if base else pathlib.Path.home() / ".cache") / "nes_jax"
 
 
 def _compilers() -> list[str]:
-  """Files and names that may be NVRTC, the likeliest first: that of the CUDA that JAX uses."""
+  """Files and names that may be NVRTC. The version of the CUDA that JAX uses comes first."""
   used = re.search(r"cuda (\d+)\d{3}", jax.devices()[0].client.platform_version)
   versions = sorted(_NVRTC_VERSIONS, key=lambda x: used is not None and x != int(used[1]))
   folders = []

@@ -1,29 +1,34 @@
-// Coarse correlated equilibria of two-player games, all of a game in registers.
+// Coarse correlated equilibria of two-player games, with all numbers of a game in registers.
 //
-// A team of lanes holds a game of N x N strategies, or of fewer (`Padded`). Its lane l has rows
-// l R ... l R + R - 1 of the joint and of both players' payoffs (R = N / lanes), the duals of these
-// strategies of both players, and the matching 2 R rows of the 2 N x 2 N Newton matrix. Arrays
-// [2][R] go by player. Shared memory serves to transpose and to broadcast while that matrix is
-// computed.
+// A team of lanes holds a game of N x N strategies, or of fewer (`Padded`). Lane l of the team has
+// the rows l R ... l R + R - 1 of the joint and of both players' payoffs (R = N / lanes), the duals
+// of these strategies of both players, and the 2 R rows of the 2 N x 2 N Newton matrix that belong
+// to these duals. The first axis of arrays [2][R] is the player. Shared memory serves to transpose
+// and to broadcast while the matrix is computed.
 //
-// This is the method of nes_jax/exact.py with `_newton_dual`, and differs in rounding only: factors
-// are L D L' in the place of L L', and the stationarity is kept with the bound's multiplier added,
-// which the right sides would add again. Strategies that do not exist have neither joint strategies
-// nor duals, and count for nothing.
+// This is the method of nes_jax/exact with the Newton system reduced to the duals. It differs in
+// rounding only: factors are L D L' instead of L L', and the stationarity is stored with the
+// multiplier of the bound added, which the right-hand sides would add again. Strategies that do not
+// exist have neither joint strategies nor duals.
+//
+// The whole Newton step is one file because its parts share the numbers in the registers of a lane.
 #pragma once
 #include "device.h"
 
 namespace nes {
 
+// State and steps of the method for one team, as seen from one of its lanes.
 template <int N, bool Padded>
 struct Coarse {
   static constexpr int kTeam = team_lanes(false, N);
   static constexpr int R = N / kTeam;
   static constexpr int D = 2 * N;
-  static constexpr int kBlocks = N >= 8 ? 2 : 3;  // of a multiprocessor: what registers allow
+  // Number of blocks on a multiprocessor, which the registers limit.
+  static constexpr int kBlocks = N >= 8 ? 2 : 3;
+  // Starting values, as in nes_jax/exact.
   static constexpr float kStartDual = 0.1f, kStartBound = 0.5f, kStartSlack = 0.3f;
-  // Shared memory of a team, in floats: h0 transposed, h1, weights, the mass of each row. Teams
-  // begin four banks apart.
+  // Layout of a team's shared memory, in floats: h0 transposed, h1, weights, and the mass of each
+  // row. The parts of two teams begin four banks apart.
   static constexpr int kFirst = 0, kSecond = N * N, kWeights = 2 * N * N, kRows = 3 * N * N;
   static constexpr int kShared = (3 * N * N + N + 27) / 32 * 32 + 4;
 
@@ -32,19 +37,26 @@ struct Coarse {
   Team<kTeam> team;
   Progress progress;
 
-  // The game.
+  // The game: payoffs of both players.
   float pay0[R][N], pay1[R][N];
-  float limit[2];  // right sides of a player's rows
-  float binds[2];  // 1, or 0 for a player whose strategies are all worth the same
-  float uniform;   // log of one over the number of joint strategies
-  float count;     // of joint strategies and rows
-  unsigned cells;  // bit r N + j: the joint strategy exists
-  unsigned own;    // bit 2 r + p: this lane's strategy r of player p exists
-  // The point.
+  // Right-hand side of each player's constraints.
+  float limit[2];
+  // 1 for a player whose constraints can bind, and 0 for a player with constant payoffs.
+  float binds[2];
+  // Logarithm of the uniform joint.
+  float uniform;
+  // Number of joint strategies and constraints.
+  float count;
+  // Whether joint strategy (r, j) exists, in bit r N + j.
+  unsigned cells;
+  // Whether this lane's strategy r of player p exists, in bit 2 r + p.
+  unsigned own;
+  // The point: joint, multiplier of its bound, slack, duals and multiplier of the sum.
   float joint[R][N], bound[R][N], slack[2][R], dual[2][R], shift;
-  // Its residuals; `pull` is the stationarity with the bound's multiplier added.
+  // Residuals of the point. `pull` is the stationarity plus the multiplier of the bound.
   float pull[R][N], off[2][R], excess;
-  // The Newton system.
+  // The Newton system: weights, matrix and factor, pivots' reciprocals, amounts added to pivots,
+  // least pivots, and border.
   float weight[R][N], matrix[2][R][D], inverse[2][R], extra[2][R], least[2][R];
   float border[2][R], inverse_mass;
 
@@ -68,24 +80,27 @@ struct Coarse {
     cells = own = kAllLanes;
   }
 
+  // Whether the joint strategy (r, j) of this lane exists.
   NES_DEVICE bool exists(int r, int j) const {
     return !Padded || (cells >> (r * N + j) & 1u) != 0;
   }
+  // Whether strategy r of a player exists in this lane.
   NES_DEVICE bool has(int player, int r) const {
     return !Padded || (own >> (2 * r + player) & 1u) != 0;
   }
-  // x, or 0 where there is no such joint strategy or row.
+  // Returns x, or 0 if the joint strategy or the row does not exist.
   NES_DEVICE float where(int r, int j, float x) const { return choose(exists(r, j), x, 0.f); }
   NES_DEVICE float where_row(int player, int r, float x) const {
     return choose(has(player, r), x, 0.f);
   }
 
-  // Sums over lanes of N values; lane l gets those of its own strategies.
+  // Sums N values over lanes. Each lane gets the sums that belong to its own strategies.
   NES_DEVICE void scatter(float (&x)[N], float (&mine)[R]) const {
     halve<kTeam / 2>(x);
     NES_UNROLL for (int r = 0; r < R; ++r) mine[r] = x[r];
   }
-  // Of the first 2 Mask R values, each lane keeps the half that its bit `Mask` says, and so on.
+  // One step of `scatter`: of the first 2 Mask R values, a lane keeps the half that the bit `Mask`
+  // of its number selects, and adds the other lane's values.
   template <int Mask>
   NES_DEVICE void halve(float (&x)[N]) const {
     if constexpr (Mask > 0) {
@@ -98,11 +113,11 @@ struct Coarse {
       halve<Mask / 2>(x);
     }
   }
-  // What all lanes hold, in each of them.
+  // Collects the values of all lanes in every lane.
   NES_DEVICE void gather(const float (&mine)[R], float (&x)[N]) const {
     NES_UNROLL for (int j = 0; j < N; ++j) x[j] = team.from(mine[j % R], j / R);
   }
-  // Sums over lanes of N values, in every lane.
+  // Sums N values over lanes. Every lane gets all sums.
   NES_DEVICE void add_lanes(float (&x)[N]) const {
     if constexpr (kTeam >= 8) {
       float mine[R];
@@ -113,7 +128,7 @@ struct Coarse {
     }
   }
 
-  // A x and the sum of x, for any real weights x.
+  // Computes the gains A x and the sum of x, for any real weights x.
   NES_DEVICE void gains(const float (&x)[R][N], float (&gain)[2][R], float& total) const {
     float column[N], deviating[N], kept0 = 0.f, kept1 = 0.f;
     NES_UNROLL for (int j = 0; j < N; ++j) column[j] = deviating[j] = 0.f;
@@ -142,7 +157,7 @@ struct Coarse {
     }
   }
 
-  // A' alpha: what duals take from each joint strategy's logit, for row r and column j
+  // Parts of A' alpha, which duals take from the logits. The entry of row r and column j is
   // value0[j] + value1[r] - sum0 pay0[r][j] - sum1 pay1[r][j].
   struct Taken {
     float value0[N], value1[R], sum0, sum1;
@@ -169,7 +184,7 @@ struct Coarse {
     return (t.value0[j] + t.value1[r]) - t.sum0 * pay0[r][j] - t.sum1 * pay1[r][j];
   }
 
-  // log of the target joint; called for joint strategies that exist.
+  // Logarithm of the target joint. The joint strategy must exist.
   NES_DEVICE float log_target(int r, int j) const {
     if (args.log_target == nullptr) return uniform;
     const int n = Padded ? args.n : N, m = Padded ? args.m : N;
@@ -177,7 +192,7 @@ struct Coarse {
     return args.log_target[row * m + j];
   }
 
-  // Residuals of a point, and its error and merit: `_residuals`.
+  // Computes the residuals of a point, its error and its merit, as nes_jax/exact does.
   NES_DEVICE void measure(const float (&x)[R][N], const float (&z)[R][N], const float (&s)[2][R],
                           const float (&a)[2][R], float lambda, float (&next_pull)[R][N],
                           float (&next_off)[2][R], float& next_excess, float& error,
@@ -192,7 +207,7 @@ struct Coarse {
       }
     }
     peak = team.largest(peak);
-    // Of the joint that would be answered, which sums to one.
+    // Gains and gap are those of the answer, which is the joint divided by its sum.
     const float scale = reciprocal(total);
     float partition = 0.f, entropy = 0.f, complementary = 0.f, product = 0.f;
     float worst = 0.f, worst_off[2] = {0.f, 0.f};
@@ -231,7 +246,8 @@ struct Coarse {
                       team.largest(worst_off[1]));
   }
 
-  // The Newton matrix A P^-1 A' with its border, from centred gains: `deviation.covariance`.
+  // Computes the Newton matrix A P^-1 A' and its border from centred payoffs, by the formulas of
+  // nes_jax/deviation.py.
   NES_DEVICE void covariance() {
     float mass0[N], mean0[N], mass1[R], h0[R][N], h1[R][N];
     NES_UNROLL for (int j = 0; j < N; ++j) mass0[j] = mean0[j] = 0.f;
@@ -297,7 +313,7 @@ struct Coarse {
     }
     add_lanes(cross10);
 
-    // To the other lanes: columns of h0, rows of the rest.
+    // The other lanes read columns of h0, and rows of the other arrays.
     team.meet();
     NES_UNROLL for (int j = 0; j < N; ++j) {
       float part[R];
@@ -341,7 +357,7 @@ struct Coarse {
         }
       }
     }
-    // The block below the diagonal is the transposed one above.
+    // The block below the diagonal is the transpose of the block above it.
     team.meet();
     NES_UNROLL for (int r = 0; r < R; ++r) {
       float row[N];
@@ -354,7 +370,7 @@ struct Coarse {
       get<R>(shared + kWeights + i * N + team.lane * R, mine);
       NES_UNROLL for (int r = 0; r < R; ++r) matrix[1][r][i] = mine[r];
     }
-    // What is to be added to a pivot when its turn comes, and the least that it may be.
+    // `extra` is added to a pivot during the factorisation, and `least` is the smallest pivot.
     NES_UNROLL for (int p = 0; p < 2; ++p) {
       NES_UNROLL for (int r = 0; r < R; ++r) {
         float diagonal = matrix[p][r][p * N + r];
@@ -369,8 +385,9 @@ struct Coarse {
     }
   }
 
-  // L D L' in place: L below the diagonal, D L' above. The R rows that a lane has of one player are
-  // eliminated at a time: among themselves by their lane, then from the rows of the others.
+  // Factors the matrix into L D L' in place, with L below the diagonal and D L' above it. The R
+  // rows that a lane has of one player are eliminated together: first among themselves by their
+  // lane, then from the rows of the other lanes.
   NES_DEVICE void factor() {
     NES_UNROLL for (int step = 0; step < 2 * kTeam; ++step) {
       const int p = step / kTeam, owner = step % kTeam, first = p * N + owner * R;
@@ -395,7 +412,7 @@ struct Coarse {
           row[j] = team.from(matrix[p][r][j], owner);
         }
         NES_UNROLL for (int q = p; q < 2; ++q) {
-          if (q == p && owner == kTeam - 1) continue;  // no lane is later
+          if (q == p && owner == kTeam - 1) continue;  // There is no later lane.
           const bool all = q > p;
           NES_UNROLL for (int below = 0; below < R; ++below) {
             const float x = matrix[q][below][first + r] * root;
@@ -410,7 +427,7 @@ struct Coarse {
     }
   }
 
-  // Solves for a right side, in place.
+  // Solves the factored system with a right-hand side, in place.
   NES_DEVICE void substitute(float (&b)[2][R]) const {
     NES_UNROLL for (int step = 0; step < 2 * kTeam; ++step) {
       const int p = step / kTeam, owner = step % kTeam, first = p * N + owner * R;
@@ -434,8 +451,9 @@ struct Coarse {
       eliminate(b, y, all, p, owner, first, 0, p, team.lane < owner);
     }
   }
-  // Takes R solved values out of the right sides of players `from` to `to`: of player p's in the
-  // lanes `open` only, and the lane that owns the values keeps them.
+  // Subtracts the contribution of R solved values from the right-hand sides of players `from` to
+  // `to`. For player p this happens in lanes with `open` only, and the owner of the values stores
+  // them.
   NES_DEVICE void eliminate(float (&b)[2][R], const float (&y)[R], const float (&all)[R], int p,
                             int owner, int first, int from, int to, bool open) const {
     NES_UNROLL for (int q = from; q <= to; ++q) {
@@ -448,14 +466,15 @@ struct Coarse {
     }
   }
 
-  // One predictor-corrector step: `_step`.
+  // Takes one predictor-corrector step.
   NES_DEVICE void step() {
     covariance();
     factor();
     float d_joint[R][N], d_bound[R][N], d_slack[2][R], d_dual[2][R], d_shift;
-    float primal, duals;  // reciprocals of the steps at which a variable reaches zero
-    // Before a pass, the bound's direction holds what the products sigma z should become, and the
-    // slack's what s alpha should become.
+    // Reciprocals of the steps at which the first primal and the first dual variable reach zero.
+    float primal, duals;
+    // Before each pass, d_bound holds the aim of the products sigma z, and d_slack the aim of the
+    // products s alpha. The aims of the first pass, the predictor, are 0.
     NES_UNROLL for (int r = 0; r < R; ++r) {
       NES_UNROLL for (int j = 0; j < N; ++j) d_bound[r][j] = 0.f;
       d_slack[0][r] = d_slack[1][r] = 0.f;
@@ -544,7 +563,7 @@ struct Coarse {
     }
     primal = step_length(primal);
     duals = step_length(duals);
-    // The point ahead takes the place of the direction.
+    // The next point takes the place of the direction.
     NES_UNROLL for (int r = 0; r < R; ++r) {
       NES_UNROLL for (int j = 0; j < N; ++j) {
         d_joint[r][j] = larger(joint[r][j] + primal * d_joint[r][j], kTiny);
@@ -578,7 +597,7 @@ struct Coarse {
     excess = choose(move, next_excess, excess);
   }
 
-  // Which strategies exist, into `cells` and `own`. Returns the numbers of both players'.
+  // Sets `cells` and `own`, and returns the number of strategies of each player that exist.
   NES_DEVICE void find_strategies(int& rows, int& columns) {
     unsigned present[2];
     existing<N>(args, progress.game, present);
@@ -592,6 +611,7 @@ struct Coarse {
     }
   }
 
+  // Loads the game of a fresh team, and sets its starting joint and duals.
   NES_DEVICE void load() {
     const long long game = progress.game;
     int rows = N, columns = N;
@@ -628,6 +648,7 @@ struct Coarse {
     shift = 0.f;
   }
 
+  // Sets the starting points of fresh teams. All lanes of the warp must call it.
   NES_DEVICE void start(bool fresh) {
     if (fresh) load();
     float top[2] = {0.f, 0.f};
@@ -642,7 +663,8 @@ struct Coarse {
     NES_UNROLL for (int p = 0; p < 2; ++p) {
       top[p] = team.largest(top[p]);
       if (fresh) {
-        // A row of zeros, "0 <= epsilon", binds nothing but would pin its slack to zero.
+        // A row of zeros, "0 <= epsilon", never binds, but would force its slack to zero. Its limit
+        // is therefore raised.
         const float epsilon = args.epsilon[2ll * progress.game + p];
         const bool bound_by = !(top[p] == 0.f) || epsilon < 0.f;
         binds[p] = bound_by ? 1.f : 0.f;
@@ -663,6 +685,7 @@ struct Coarse {
     progress.begin(error, merit);
   }
 
+  // Writes the point to the memory of the answer.
   NES_DEVICE void write_point() const {
     const long long game = progress.game;
     const float scale = reciprocal(excess + 1.f);

@@ -1,32 +1,39 @@
-// Correlated equilibria of two-player games, one team of lanes a game.
+// Correlated equilibria of two-player games, with one team of lanes for each game.
 //
 // A game of N x N strategies, or of fewer (`Padded`), has E = N N joint strategies and as many
-// duals a player. Each of the E / 2 lanes of a team has two of each, its sets 0 and 1: with
-// j = lane % N and i = lane / N (+ N / 2 in set 1) these are
+// duals of each player. A team has E / 2 lanes. Each lane has two joint strategies and two duals of
+// each player, called its sets 0 and 1. With j = lane % N, and i = lane / N in set 0 or
+// i = lane / N + N / 2 in set 1, these are
 //
 //   joint strategy   (i, j), number i N + j
-//   duals            recommended i, deviation to j, of player 0 and of player 1
+//   duals            recommendation i, deviation j, of player 0 and of player 1
 //
-// This is the method of nes_jax/exact.py with `_newton_joint`: the E x E Newton matrix, scaled by
-// the root of the weights, is factored in shared memory, panel by panel of N columns (those of one
-// strategy of player 0). What duals take from logits is summed over differences of payoffs; apart
-// from that and from rounding nothing differs. Strategies that do not exist have neither joint
-// strategies nor duals, and count for nothing; a dual on the diagonal is no deviation, and counts
-// as it does there.
+// This is the method of nes_jax/exact with the Newton system reduced to the joint. The E x E Newton
+// matrix, scaled by the square roots of the weights, is factored in shared memory in panels of N
+// columns, which belong to one strategy of player 0. There are two differences: rounding, and A'
+// alpha is summed over differences of payoffs. Strategies that do not exist have neither joint
+// strategies nor duals. A dual on the diagonal is no deviation, and is treated as in nes_jax/exact.
+//
+// The whole Newton step is one file because its parts share the numbers in the registers of a lane.
 #pragma once
 #include "device.h"
 
 namespace nes {
 
+// State and steps of the method for one team, as seen from one of its lanes.
 template <int N, bool Padded>
 struct Correlated {
   static constexpr int E = N * N;
   static constexpr int kTeam = team_lanes(true, N);
-  static constexpr int kHalf = N / 2;  // values of i in a set
-  static constexpr int kBlocks = 4;    // of a multiprocessor
+  // Number of values of i in a set.
+  static constexpr int kHalf = N / 2;
+  // Number of blocks on a multiprocessor.
+  static constexpr int kBlocks = 4;
+  // Starting values, as in nes_jax/exact.
   static constexpr float kStartDual = 3.f, kStartBound = 3.f, kStartSlack = 1.f;
-  // Shared memory of a team, in floats: the payoffs of both players by i and j, two tables for what
-  // lanes tell each other, and the factor. Rows of tables begin in different banks.
+  // Layout of a team's shared memory, in floats: the payoffs of both players by i and j, two tables
+  // X and Y for the exchange between lanes, and the factor. Rows of tables begin in different
+  // banks.
   static constexpr int kRow = N == 8 ? 12 : N, kTable = N * kRow;
   static constexpr int kFirst = 0, kSecond = kTable, kX = 2 * kTable, kY = 3 * kTable;
   static constexpr int kFactor = 4 * kTable;
@@ -37,23 +44,35 @@ struct Correlated {
   float* const shared;
   Team<kTeam> team;
   Progress progress;
-  int at[2], j;  // this lane's i of both sets, and its j
+  // The numbers i of both sets, and the number j.
+  int at[2], j;
 
-  // The game.
-  float pay0[2], pay1[2];  // of this lane's joint strategies
-  float row0[N];           // what player 0 gets for j against each strategy of player 1
-  float column0[N];        // what it gets for each of its strategies against j
-  float column1[N];        // what player 1 gets for j against each strategy of player 0
-  float limit[2];          // right sides of a player's rows
-  float binds[2];          // 1, or 0 for a player whose strategies are all worth the same
-  float uniform;           // log of one over the number of joint strategies
-  float count;             // of joint strategies and rows
-  unsigned present;        // bits set: joint strategy; 2 + 2 player + set: row
-  // The point; [2][2] go by player and set.
+  // The game: payoffs of this lane's joint strategies.
+  float pay0[2], pay1[2];
+  // Payoffs of player 0 for strategy j against each strategy of player 1.
+  float row0[N];
+  // Payoffs of player 0 for each of its strategies against j.
+  float column0[N];
+  // Payoffs of player 1 for j against each strategy of player 0.
+  float column1[N];
+  // Right-hand side of each player's constraints.
+  float limit[2];
+  // 1 for a player whose constraints can bind, and 0 for a player with constant payoffs.
+  float binds[2];
+  // Logarithm of the uniform joint.
+  float uniform;
+  // Number of joint strategies and constraints.
+  float count;
+  // Whether the joint strategy of a set exists, in bit `set`, and whether the row of a player
+  // exists, in bit 2 + 2 player + set.
+  unsigned present;
+  // The point: joint, multiplier of its bound, slack, duals and multiplier of the sum. The axes of
+  // arrays [2][2] are player and set.
   float joint[2], bound[2], slack[2][2], dual[2][2], shift;
-  // Its residuals; `pull` is the stationarity with the bound's multiplier added.
+  // Residuals of the point. `pull` is the stationarity plus the multiplier of the bound.
   float pull[2], off[2][2], excess;
-  // The Newton system.
+  // The Newton system: square roots of weights, ratios of duals to slacks, reciprocals of the
+  // factor's diagonal, and least pivots.
   float root[2], ratio[2][2], inverse[2], least[2];
 
   NES_DEVICE Correlated(const Arguments& arguments, float* memory, int thread)
@@ -77,20 +96,24 @@ struct Correlated {
     present = kAllLanes;
   }
 
+  // Whether the joint strategy of a set exists.
   NES_DEVICE bool exists(int s) const { return !Padded || (present >> s & 1u) != 0; }
+  // Whether the row of a player exists in a set.
   NES_DEVICE bool has(int player, int s) const {
     return !Padded || (present >> (2 + 2 * player + s) & 1u) != 0;
   }
+  // Returns x, or 0 if the joint strategy or the row does not exist.
   NES_DEVICE float where(int s, float x) const { return choose(exists(s), x, 0.f); }
   NES_DEVICE float where_row(int player, int s, float x) const {
     return choose(has(player, s), x, 0.f);
   }
-  // A row that is no deviation binds nothing.
+  // A row on the diagonal is no deviation, and does not bind.
   NES_DEVICE bool diagonal(int s) const { return at[s] == j; }
   NES_DEVICE float row_limit(int p, int s) const { return choose(diagonal(s), 1.f, limit[p]); }
   NES_DEVICE float row_binds(int p, int s) const { return choose(diagonal(s), 0.f, binds[p]); }
 
-  // Tells the team x in table X by (i, j), and y in table Y, by (j, i) if it is transposed.
+  // Writes x to table X at (i, j) and y to table Y at (i, j), or at (j, i) if `Transposed`, for all
+  // lanes of the team.
   template <bool Transposed>
   NES_DEVICE void tell(const float (&x)[2], const float (&y)[2]) const {
     team.meet();
@@ -101,7 +124,7 @@ struct Correlated {
     team.meet();
   }
 
-  // A x, for any real weights x of this lane's joint strategies.
+  // Computes the gains A x, for any real weights x of the joint strategies.
   NES_DEVICE void gains(const float (&x)[2], float (&gain)[2][2]) const {
     tell<true>(x, x);
     NES_UNROLL for (int s = 0; s < 2; ++s) {
@@ -110,14 +133,14 @@ struct Correlated {
       NES_UNROLL for (int k = 0; k < N; ++k) value0 += line[k] * row0[k];
       get<N>(shared + kY + at[s] * kRow, line);
       NES_UNROLL for (int k = 0; k < N; ++k) value1 += line[k] * column1[k];
-      // What the recommended strategy itself is worth is on the diagonal.
+      // The lane on the diagonal has the value of the recommended strategy itself.
       const int kept = team.lane / N * N + at[s];
       gain[0][s] = value0 - team.from(value0, kept);
       gain[1][s] = value1 - team.from(value1, kept);
     }
   }
 
-  // A' alpha, what duals take from the logits of this lane's joint strategies.
+  // Computes A' alpha, which duals take from the logits of this lane's joint strategies.
   NES_DEVICE void logits(const float (&a)[2][2], float (&taken)[2]) const {
     tell<false>(a[0], a[1]);
     float own[N];
@@ -132,14 +155,14 @@ struct Correlated {
     }
   }
 
-  // log of the target joint; called for joint strategies that exist.
+  // Logarithm of the target joint. The joint strategy must exist.
   NES_DEVICE float log_target(int s) const {
     if (args.log_target == nullptr) return uniform;
     const int n = Padded ? args.n : N, m = Padded ? args.m : N;
     return args.log_target[(static_cast<long long>(progress.game) * n + at[s]) * m + j];
   }
 
-  // Residuals of a point, and its error and merit: `_residuals`.
+  // Computes the residuals of a point, its error and its merit, as nes_jax/exact does.
   NES_DEVICE void measure(const float (&x)[2], const float (&z)[2], const float (&s)[2][2],
                           const float (&a)[2][2], float lambda, float (&next_pull)[2],
                           float (&next_off)[2][2], float& next_excess, float& error,
@@ -153,7 +176,7 @@ struct Correlated {
       if (exists(k)) peak = larger(peak, -taken[k]);
     }
     peak = team.largest(peak);
-    // Of the joint that would be answered, which sums to one.
+    // Gains and gap are those of the answer, which is the joint divided by its sum.
     const float scale = reciprocal(total);
     float partition = 0.f, entropy = 0.f, complementary = 0.f, product = 0.f;
     float worst = 0.f, worst_off[2] = {0.f, 0.f};
@@ -185,13 +208,14 @@ struct Correlated {
                       team.largest(worst_off[1]));
   }
 
-  // Column c of panel p of the factor holds the rows from the panel's first one on.
+  // Place of panel p of the factor in shared memory, and the distance between its columns. A column
+  // holds the rows from the panel's first row on.
   static NES_DEVICE int panel_stride(int p) { return E - p * N + kPad; }
   static NES_DEVICE int panel(int p) {
     return kFactor + N * (p * (E + kPad) - N * (p * (p - 1) / 2));
   }
 
-  // The roots of the weights, and the ratios of duals to slacks.
+  // Computes the square roots of the weights, and the ratios of duals to slacks.
   NES_DEVICE void weigh() {
     float weight[2];
     NES_UNROLL for (int s = 0; s < 2; ++s) {
@@ -200,7 +224,7 @@ struct Correlated {
     }
     tell<true>(weight, weight);
     NES_UNROLL for (int s = 0; s < 2; ++s) {
-      // Expected squares of the gains.
+      // Squares of the gains, weighted.
       float w[N], kept[N], square[2] = {0.f, 0.f};
       get<N>(shared + kX + at[s] * kRow, w);
       get<N>(shared + kFirst + at[s] * kRow, kept);
@@ -213,8 +237,8 @@ struct Correlated {
         const float difference = column1[k] - shared[kSecond + k * kRow + at[s]];
         square[1] += w[k] * difference * difference;
       }
-      // Rows that can hold with equality only have slack that runs to 0 and duals that are rounding
-      // noise: so many ulps of the row's own diagonal keep them from growing.
+      // In rows that can hold with equality only, the slack converges to 0 and the dual is rounding
+      // noise. Adding some ulps of the row's diagonal to the slack keeps the dual from growing.
       NES_UNROLL for (int p = 0; p < 2; ++p) {
         const float added = dual[p][s] * (kRowUlps * kEpsilon) * square[p];
         ratio[p][s] = where_row(p, s, dual[p][s] * reciprocal(slack[p][s] + added));
@@ -222,11 +246,11 @@ struct Correlated {
     }
   }
 
-  // Factors the Newton matrix, the identity plus root A' diag(ratio) A root: L L'.
+  // Factors the Newton matrix, the identity plus root A' diag(ratio) A root, into L L'.
   NES_DEVICE void factor() {
     weigh();
-    // For each row of this lane: its block of the matrix, which is player 0's part, and what its
-    // one element in every other block, which is player 1's part, is made from.
+    // `block` is the block on the diagonal of each of this lane's rows, which is player 0's part of
+    // the matrix. Player 1's part is one element in every other block, made from `across`.
     float block[2][N], across[2][N];
     tell<false>(ratio[0], ratio[1]);
     float own[N];
@@ -264,7 +288,7 @@ struct Correlated {
     factor_panels<1>(block, across);
     team.meet();
   }
-  // The element of the scaled matrix in the column of (p, j).
+  // Element of the scaled matrix in the column of (p, j).
   NES_DEVICE float crossed(const float (&across)[N], int p) const {
     float line[N], value = 0.f;
     get<N>(shared + kSecond + p * kRow, line);
@@ -272,8 +296,8 @@ struct Correlated {
     NES_UNROLL for (int k = 0; k < N; ++k) value += across[k] * (line[k] - kept);
     return value * shared[kX + p * kRow + j];
   }
-  // The panels whose rows on the diagonal are in one set of the lanes. Each is computed in
-  // registers from the ones before it; what lanes have there of earlier rows is of no use.
+  // Factors the panels whose rows on the diagonal are in one set of the lanes. A panel is computed
+  // in registers from the panels before it. The values of rows above the panel are not used.
   template <int Set>
   NES_DEVICE void factor_panels(const float (&block)[2][N], const float (&across)[2][N]) {
     NES_ROLL for (int q = 0; q < kHalf; ++q) {
@@ -299,7 +323,8 @@ struct Correlated {
           }
         }
       }
-      const int first = q * N;  // the lane of the panel's first row
+      // Lane of the panel's first row.
+      const int first = q * N;
       NES_UNROLL for (int c = 0; c < N; ++c) {
         const float mine = inverse_root(larger(x[Set][c] + least[Set], least[Set]));
         const float pivot = team.from(mine, first + c);
@@ -321,8 +346,8 @@ struct Correlated {
     }
   }
 
-  // Solves for right sides, in place. A row takes part from its own column on, or until it; what
-  // lanes read beyond that is dropped.
+  // Solves the factored system with right-hand sides, in place. A row of the factor ends at the
+  // diagonal; values that lanes read beyond it are not used.
   template <int Count>
   NES_DEVICE void substitute(float (&b)[Count][2]) const {
     forward<0>(b);
@@ -374,14 +399,15 @@ struct Correlated {
     }
   }
 
-  // One predictor-corrector step: `_step`.
+  // Takes one predictor-corrector step.
   NES_DEVICE void step() {
     factor();
     float d_joint[2], d_bound[2], d_slack[2][2], d_dual[2][2], d_shift = 0.f;
-    float primal = 0.f, duals = 0.f;  // reciprocals of the steps at which a variable reaches zero
+    // Reciprocals of the steps at which the first primal and the first dual variable reach zero.
+    float primal = 0.f, duals = 0.f;
     float ones[2] = {0.f, 0.f}, inverse_mass = 0.f;
-    // Before a pass, the bound's direction holds what the products sigma z should become, and the
-    // slack's what s alpha should become.
+    // Before each pass, d_bound holds the aim of the products sigma z, and d_slack the aim of the
+    // products s alpha. The aims of the first pass, the predictor, are 0.
     NES_UNROLL for (int s = 0; s < 2; ++s) {
       d_bound[s] = d_slack[0][s] = d_slack[1][s] = 0.f;
     }
@@ -459,7 +485,7 @@ struct Correlated {
     }
     primal = step_length(primal);
     duals = step_length(duals);
-    // The point ahead takes the place of the direction.
+    // The next point takes the place of the direction.
     NES_UNROLL for (int s = 0; s < 2; ++s) {
       d_joint[s] = larger(joint[s] + primal * d_joint[s], kTiny);
       d_bound[s] = larger(bound[s] + duals * d_bound[s], kTiny);
@@ -489,7 +515,7 @@ struct Correlated {
     excess = choose(move, next_excess, excess);
   }
 
-  // Which strategies exist, into `present`. Returns the numbers of both players'.
+  // Sets `present`, and returns the number of strategies of each player that exist.
   NES_DEVICE void find_strategies(int& rows, int& columns) {
     unsigned bits[2];
     existing<N>(args, progress.game, bits);
@@ -504,6 +530,7 @@ struct Correlated {
     }
   }
 
+  // Loads the game of a fresh team, and sets its starting joint and duals.
   NES_DEVICE void load() {
     const long long game = progress.game;
     int rows = N, columns = N;
@@ -527,6 +554,7 @@ struct Correlated {
     shift = 0.f;
   }
 
+  // Sets the starting points of fresh teams. All lanes of the warp must call it.
   NES_DEVICE void start(bool fresh) {
     team.meet();
     if (fresh) load();
@@ -544,7 +572,8 @@ struct Correlated {
                           team.largest(larger(magnitude(pay1[0]), magnitude(pay1[1])))};
     if (fresh) {
       NES_UNROLL for (int p = 0; p < 2; ++p) {
-        // A row of zeros, "0 <= epsilon", binds nothing but would pin its slack to zero.
+        // A row of zeros, "0 <= epsilon", never binds, but would force its slack to zero. Its limit
+        // is therefore raised.
         const float epsilon = args.epsilon[2ll * progress.game + p];
         const bool bound_by = !(top[p] == 0.f) || epsilon < 0.f;
         binds[p] = bound_by ? 1.f : 0.f;
@@ -565,6 +594,7 @@ struct Correlated {
     progress.begin(error, merit);
   }
 
+  // Writes the point to the memory of the answer.
   NES_DEVICE void write_point() const {
     const long long game = progress.game;
     const int sizes[2] = {Padded ? args.n : N, Padded ? args.m : N};

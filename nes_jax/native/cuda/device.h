@@ -1,6 +1,8 @@
-// What the kernels need of CUDA, and the constants of nes_jax/exact.py that both concepts share.
+// Base of the kernels: arithmetic, teams of lanes, the progress of a game and the queue of games.
 //
-// Compiles under NVRTC and nvcc, and on the host with emulation.h, which runs a warp as 32 fibres.
+// coarse.h and correlated.h build the interior-point method of nes_jax/exact on it, for CCE and CE.
+// The file compiles under NVRTC and nvcc. It also compiles on the host with emulation.h of the
+// tests, which runs the lanes of a warp as 32 fibres.
 #pragma once
 
 #include "arguments.h"
@@ -19,25 +21,28 @@
 
 namespace nes {
 
-// Of nes_jax/exact.py, under the same names.
+// Constants of nes_jax/exact, which has names like _TO_BOUNDARY for kToBoundary.
 constexpr float kToBoundary = 0.98f;
 constexpr float kTiny = 1e-30f;
-constexpr float kEpsilon = 1.1920929e-7f;  // of float32
-constexpr float kFloor = 0.5f * kEpsilon;  // _DAMPING_ULPS
+// Machine epsilon of float32.
+constexpr float kEpsilon = 1.1920929e-7f;
+// Usual damping, and the share of the diagonal by which a pivot is raised: _DAMPING_ULPS there.
+constexpr float kFloor = 0.5f * kEpsilon;
 constexpr float kDampingGrowth = 100.f;
 constexpr float kMaxDamping = 1e-2f;
 constexpr float kRowUlps = 1.f;
 constexpr float kMaxGrowth = 1e4f;
 constexpr float kShortStep = 0.1f;
 constexpr int kMaxRefused = 5;
-// The slack of a row that does not exist, over its dual: so large that the row moves nothing.
+// Ratio of slack to dual for a row that does not exist. It is so large that the row has no effect.
 constexpr float kAbsentRatio = 1e30f;
 
+// Mask of all lanes of a warp.
 constexpr unsigned kAllLanes = 0xffffffffu;
 
 #ifdef __CUDACC__
 
-// Largest and smallest, and not a number if one of both is none: as JAX has it.
+// Larger and smaller of two numbers. As in JAX, the result is NaN if one of them is NaN.
 NES_DEVICE float larger(float a, float b) {
 #if __CUDA_ARCH__ >= 800
   float y;
@@ -48,7 +53,7 @@ NES_DEVICE float larger(float a, float b) {
 #endif
 }
 NES_DEVICE float smaller(float a, float b) { return -larger(-a, -b); }
-// Within one ulp, in one instruction.
+// Reciprocal within one ulp, in one instruction.
 NES_DEVICE float reciprocal(float x) {
   float y;
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
@@ -62,13 +67,13 @@ NES_DEVICE void prefetch(const void* at) { asm volatile("prefetch.global.L2 [%0]
 
 #endif
 
-// Both values are at hand: written with ?:, an element of an array may become a choice between
-// addresses, which forces the array out of the registers.
+// Selects one of two values that are both computed. With ?: on elements of arrays, the compiler may
+// select between addresses, which forces the arrays out of the registers.
 NES_DEVICE float choose(bool first, float a, float b) { return first ? a : b; }
 
 NES_DEVICE float magnitude(float x) { return fabsf(x); }
 
-// Moves `Count` neighbouring floats between registers and memory that is aligned to them.
+// Writes `Count` neighbouring floats to memory that is aligned to them.
 template <int Count>
 NES_DEVICE void put(float* at, const float* x) {
   if constexpr (Count % 4 == 0) {
@@ -81,6 +86,7 @@ NES_DEVICE void put(float* at, const float* x) {
     NES_UNROLL for (int i = 0; i < Count; ++i) at[i] = x[i];
   }
 }
+// Reads `Count` neighbouring floats from memory that is aligned to them.
 template <int Count>
 NES_DEVICE void get(const float* at, float* x) {
   if constexpr (Count % 4 == 0) {
@@ -96,7 +102,7 @@ NES_DEVICE void get(const float* at, float* x) {
   }
 }
 
-// Sum of values in pairs, which rounds less than one after the other.
+// Pairwise sum, which has a smaller rounding error than a sum in sequence.
 template <int Count>
 NES_DEVICE float pairwise(const float* x) {
   if constexpr (Count == 1) {
@@ -106,39 +112,49 @@ NES_DEVICE float pairwise(const float* x) {
   }
 }
 
-// The `Lanes` neighbouring lanes of a warp that share a game.
+// Neighbouring lanes of a warp that share a game.
 template <int Lanes>
 struct Team {
-  int lane;       // within the team
-  int warp_lane;  // within the warp
+  // Number of this lane within the team.
+  int lane;
+  // Number of this lane within the warp.
+  int warp_lane;
 
+  // Value of x in the lane `source` of the team.
   NES_DEVICE float from(float x, int source) const {
     return Lanes == 1 ? x : __shfl_sync(kAllLanes, x, source, Lanes);
   }
+  // Value of x in the lane whose number differs in the bits of `mask`.
   NES_DEVICE float across(float x, int mask) const {
     return __shfl_xor_sync(kAllLanes, x, mask, Lanes);
   }
-  // Both give every lane the same bits.
+  // Sum over the team. Every lane gets the same bits.
   NES_DEVICE float sum(float x) const {
     NES_UNROLL for (int mask = 1; mask < Lanes; mask *= 2) x += across(x, mask);
     return x;
   }
+  // Maximum over the team. Every lane gets the same bits.
   NES_DEVICE float largest(float x) const {
     NES_UNROLL for (int mask = 1; mask < Lanes; mask *= 2) x = larger(x, across(x, mask));
     return x;
   }
-  // Orders what lanes of a team write to and read from shared memory.
+  // Barrier: all writes to shared memory before it are seen by all reads after it.
   NES_DEVICE void meet() const { __syncwarp(); }
 };
 
-// How far a game is: the part of `State` in nes_jax/exact.py that is no point. All lanes of a team
-// hold the same.
+// Progress of a game: the part of `State` in nes_jax/exact other than the point. All lanes of a
+// team have the same values.
 struct Progress {
   float error, merit, damping, best_error;
+  // Number of steps, and number of refused steps in a row.
   int iterations, refused;
+  // Number of the game in the batch.
   int game;
-  bool active;   // there is such a game
-  bool at_best;  // the point is the best so far; otherwise the best one is in the answer's memory
+  // Whether the team has a game.
+  bool active;
+  // Whether the current point is the best so far. Otherwise the best point is in the memory of the
+  // answer.
+  bool at_best;
 
   NES_DEVICE void clear() {
     error = merit = best_error = 0.f;
@@ -157,11 +173,12 @@ struct Progress {
     return error > args.threshold && refused < kMaxRefused && iterations < args.max_iterations;
   }
 
-  // Takes note of a step to a point with these measures. A game that does not run stays.
+  // Accepts or refuses a step to a point with this error and merit, and updates the progress.
   //
-  // Returns whether the point is to be moved there. A factor spoilt by rounding throws the merit
-  // up, or leaves none that is finite: stay, and try again with a stronger diagonal. `leaves_best`
-  // says that the point that is left is the best so far and must be written down.
+  // Returns whether to move to that point. A game that does not run never moves. If rounding spoils
+  // a factorisation, the merit rises far or is not finite; the step is then refused, and the next
+  // one is damped more. `leaves_best` is set if the point that is left is the best so far, and must
+  // be written to the answer.
   NES_DEVICE bool judge(const Arguments& args, float next_error, float next_merit,
                         bool& leaves_best) {
     const bool runs = active && running(args);
@@ -184,7 +201,7 @@ struct Progress {
   }
 };
 
-// The strategies of both players that exist in a game, as bits.
+// Finds the strategies of both players that exist in a game, as bits.
 template <int N>
 NES_DEVICE void existing(const Arguments& args, long long game, unsigned (&bits)[2]) {
   bits[0] = bits[1] = 0u;
@@ -196,27 +213,28 @@ NES_DEVICE void existing(const Arguments& args, long long game, unsigned (&bits)
   }
 }
 
-// Infinity in the place of a not-a-number, which must never look converged or win a comparison.
+// Replaces NaN by infinity. A NaN would make comparisons of errors and merits meaningless.
 NES_DEVICE float never_nan(float x) { return x == x ? x : infinity(); }
 
-// Mehrotra's centring: the product to aim at, the cube of what the predictor alone would leave.
+// Mehrotra's centring: the product to aim at. It is the mean product now, times the cube of the
+// share that the predictor alone would leave.
 NES_DEVICE float centring(float now, float then, float inverse_count) {
   const float left = then * reciprocal(now);
   return smaller(larger(left * left * left, 1e-6f), 1.f) * now * inverse_count;
 }
-// The step to take, from the reciprocal of the one at which a variable reaches zero.
+// Length of the step, from the reciprocal of the length at which a variable reaches zero.
 NES_DEVICE float step_length(float reciprocal_length) {
   return smaller(1.f, kToBoundary * reciprocal(larger(reciprocal_length, 1e-3f)));
 }
 
-// A warp's share of the batch. Warps take chunks of games from a common counter. Within a warp a
-// team whose game has ended takes the next one, so that nobody waits for the slowest; a start takes
-// the whole warp's time, and so waits until half of the teams need one.
+// Solves a warp's share of the batch. Warps take chunks of games from a common counter. Within a
+// warp, a team whose game is done takes the next one, so that no team waits for the slowest. A
+// start takes the time of the whole warp, and therefore waits until half of the teams need one.
 //
 // A `Solver` has `args`, `progress`, `team` and kTeam (the number of lanes of a team), and
-//   start(fresh)  loads the games of the teams marked and puts them at their start
-//   step()        one step of every team
-//   write_point() the point, as the answer; called by some teams only
+//   start(fresh)   loads the games of the fresh teams and sets their starting points
+//   step()         takes one step in every team
+//   write_point()  writes the point as the answer; only some teams may call it
 template <class Solver>
 NES_DEVICE void work(Solver& solver, int warp) {
   constexpr int kTeams = kWarp / Solver::kTeam;
@@ -247,7 +265,8 @@ NES_DEVICE void work(Solver& solver, int warp) {
     if (idle != 0 && next < end && 2 * __popc(idle) >= kTeams) {
       bool fresh = false;
       do {
-        // The first idle team takes the next game, the second idle one the game after it, ...
+        // The first idle team takes the next game, the second idle team the game after it, and so
+        // on.
         const unsigned before = (1u << (solver.team.warp_lane - solver.team.lane)) - 1u;
         const int candidate = next + __popc(idle & before);
         if (!progress.active && candidate < end) {

@@ -1,7 +1,8 @@
-// The kernel of one concept and size, which the compiler is told by macros:
+// Kernel that solves a batch of games, for one concept and size. launch.cpp compiles it with NVRTC.
+// Macros select the variant:
 //   NES_CONCEPT  Coarse or Correlated
-//   NES_SIZE     N: games of up to N x N strategies
-//   NES_PADDED   true: of fewer strategies than N, or with strategies that do not exist
+//   NES_SIZE     N, for games of up to N x N strategies
+//   NES_PADDED   true for games with fewer strategies than N or with strategies that do not exist
 #include "coarse.h"
 #include "correlated.h"
 

@@ -1,8 +1,12 @@
-// The GPU engine as a custom call of XLA: compiles its kernels when they are first needed, keeps
-// them on disk, and launches them on XLA's stream.
+// Host part of the GPU engine: a custom call of XLA that launches the kernels.
 //
-// Needs no CUDA toolkit to build: the driver and NVRTC are opened when they are needed, and what is
-// used of them is declared here. Called from nes_jax/native/cuda/__init__.py.
+// nes_jax/native/cuda/__init__.py registers the call. A kernel (kernels.cu) is compiled by NVRTC
+// when it is first needed, kept on disk, and launched on XLA's stream. Building this file needs no
+// CUDA toolkit: the driver and NVRTC are opened at run time, and the functions used are declared
+// here.
+//
+// The file is longer than others because it is a single library with few entry points; its parts
+// (driver, compiler, cache, launch, custom call) follow one another in that order.
 #include <dlfcn.h>
 #include <unistd.h>
 
@@ -26,7 +30,7 @@
 #include "arguments.h"
 #include "xla/ffi/api/ffi.h"
 
-// Of the CUDA driver and of NVRTC.
+// Types of the CUDA driver and of NVRTC.
 extern "C" {
 typedef int CUresult;
 typedef int CUdevice;
@@ -43,17 +47,18 @@ namespace {
 
 namespace ffi = xla::ffi;
 
-// What went wrong and what to do, on its way to the C border.
+// Error with a message that says what to do. It is caught before it can reach C code.
 struct Failure : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-constexpr int kMultiprocessors = 16, kMajor = 75, kMinor = 76;  // of CUdevice_attribute
+// Values of CUdevice_attribute.
+constexpr int kMultiprocessors = 16, kMajor = 75, kMinor = 76;
 
-// An opened library, of which functions are looked up by name.
+// Shared library that is opened at run time.
 class Library {
  public:
-  // Opens the first of these that can be opened. Returns whether there was one.
+  // Opens the first candidate that can be opened. Returns whether there is one.
   bool open(const std::vector<std::string>& candidates) {
     for (const std::string& candidate : candidates) {
       handle_ = dlopen(candidate.c_str(), RTLD_NOW | RTLD_LOCAL);
@@ -61,6 +66,7 @@ class Library {
     }
     return false;
   }
+  // Looks up a function by name.
   template <class Function>
   void find(Function*& function, const char* name) const {
     function = reinterpret_cast<Function*>(dlsym(handle_, name));
@@ -71,6 +77,7 @@ class Library {
   void* handle_ = nullptr;
 };
 
+// Functions of the CUDA driver.
 struct Driver {
   Library library;
   CUresult (*get_error_string)(CUresult, const char**);
@@ -102,6 +109,7 @@ struct Driver {
     library.find(set_words, "cuMemsetD32Async");
     library.find(launch, "cuLaunchKernel");
   }
+  // Throws Failure if a call did not succeed.
   void check(CUresult result, const char* doing) const {
     if (result == 0) return;
     const char* text = nullptr;
@@ -111,6 +119,7 @@ struct Driver {
   }
 };
 
+// Functions of NVRTC, CUDA's run-time compiler.
 struct Compiler {
   Library library;
   nvrtcResult (*version)(int*, int*);
@@ -144,17 +153,19 @@ struct Compiler {
   }
 };
 
-// Which kernel, for which kind of device.
+// A variant of the kernel, and the kind of device that it is compiled for.
 struct Variant {
   bool correlated;
   int size;
   bool padded;
-  int major, minor;  // compute capability
+  // Compute capability of the device.
+  int major, minor;
 
   bool operator<(const Variant& other) const { return key() < other.key(); }
   std::tuple<bool, int, bool, int, int> key() const {
     return {correlated, size, padded, major, minor};
   }
+  // Options of the compiler.
   std::vector<std::string> options() const {
     return {"--gpu-architecture=sm_" + std::to_string(major) + std::to_string(minor),
             "--std=c++17", "--device-as-default-execution-space",
@@ -164,13 +175,14 @@ struct Variant {
   }
 };
 
-// A kernel in a context.
+// A kernel that is loaded into a context.
 struct Kernel {
   CUfunction function;
-  int blocks;  // that the device runs at a time
+  // Number of blocks that the device runs at the same time.
+  int blocks;
 };
 
-// What all calls share. Its lock is held while kernels are compiled and loaded.
+// State that all calls share. The lock is held while kernels are compiled and loaded.
 struct Engine {
   std::mutex lock;
   std::string sources, cache;
@@ -178,7 +190,8 @@ struct Engine {
   std::map<std::pair<CUcontext, Variant>, Kernel> kernels;
 };
 Engine& engine() {
-  static Engine* const shared = new Engine;  // never destroyed: threads may outlive statics
+  // The object is never destroyed, because threads may run after the destruction of statics.
+  static Engine* const shared = new Engine;
   return *shared;
 }
 const Driver& driver() {
@@ -190,16 +203,19 @@ const Compiler& compiler() {
   return *shared;
 }
 
+// Reads a file.
 std::string read(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   if (!file) throw Failure("nes_jax: cannot read " + path + "; install nes_jax again");
   return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
 }
 
+// Files that a kernel is compiled from.
 constexpr const char* kSources[] = {"kernels.cu", "arguments.h", "device.h", "coarse.h",
                                     "correlated.h"};
 
-// Names the binary of a variant: a hash (FNV-1a) of all that it is made from.
+// Path of the binary of a variant in the cache. The name contains a hash (FNV-1a) of everything
+// that the binary depends on.
 std::string cached_path(const Variant& variant) {
   uint64_t hash = 14695981039346656037u;
   auto add = [&](const std::string& text) {
@@ -214,6 +230,7 @@ std::string cached_path(const Variant& variant) {
   return engine().cache + name;
 }
 
+// Compiles a variant, and returns the binary.
 std::string compile(const Variant& variant) {
   const Compiler& nvrtc = compiler();
   auto check = [&](nvrtcResult result, const char* doing) {
@@ -254,8 +271,8 @@ std::string compile(const Variant& variant) {
   return binary;
 }
 
-// Writes a file so that no other process sees half of it. That it cannot be written is no failure:
-// the binary is then compiled again next time.
+// Writes a binary to the cache, in one step for other processes. Failure to write is no error, as
+// the binary is then compiled again the next time.
 void keep(const std::string& path, const std::string& binary) {
   static std::atomic<unsigned> count{0};
   std::error_code error;
@@ -275,7 +292,8 @@ void keep(const std::string& path, const std::string& binary) {
   if (error) std::filesystem::remove(temporary, error);
 }
 
-// The binary of a variant, from disk if it is there; `fresh` says that it is not to be.
+// Returns the binary of a variant, from the cache or by compilation. With `fresh` it is compiled in
+// any case.
 std::string binary_of(const Variant& variant, bool fresh) {
   const std::string path = cached_path(variant);
   if (!fresh) {
@@ -292,7 +310,7 @@ std::string binary_of(const Variant& variant, bool fresh) {
 Kernel load(const Variant& variant, int multiprocessors) {
   CUmodule module = nullptr;
   if (driver().load_module(&module, binary_of(variant, false).c_str()) != 0) {
-    // What was on disk may be damaged.
+    // The file in the cache may be damaged.
     driver().check(driver().load_module(&module, binary_of(variant, true).c_str()),
                    "loading a kernel");
   }
@@ -305,7 +323,7 @@ Kernel load(const Variant& variant, int multiprocessors) {
   return kernel;
 }
 
-// Makes a stream's context current for as long as it lives.
+// Makes the context of a stream current during the lifetime of the object.
 class Current {
  public:
   explicit Current(CUstream stream) {
@@ -324,6 +342,7 @@ class Current {
   CUcontext context_ = nullptr;
 };
 
+// Returns the kernel for a shape on the device of the current context, and loads it if needed.
 const Kernel& kernel_for(const Current& current, bool correlated, int size, bool padded) {
   CUdevice device = 0;
   Variant variant{correlated, size, padded, 0, 0};
@@ -343,26 +362,27 @@ const Kernel& kernel_for(const Current& current, bool correlated, int size, bool
   return shared.kernels.emplace(key, load(variant, multiprocessors)).first->second;
 }
 
-// How many blocks to launch and how many games a warp takes at a time.
+// Sets the number of blocks to launch and the number of games that a warp takes at a time.
 void plan(nes::Arguments& args, int& blocks, int most_blocks, int teams) {
   constexpr int warps_of_block = nes::kThreads / nes::kWarp;
   const int warps = most_blocks * warps_of_block;
-  // Whole warps; few games a chunk, so that all end at about the same time; no more than 32, to
-  // have the next ones in the cache.
+  // A chunk has a game for each team of a warp at least. Few games a chunk make all warps end at
+  // about the same time, and at most 32 fit into the cache before they are needed.
   args.chunk = std::max(teams, std::min(32, args.batch / (4 * warps)));
   const int needed = (args.batch + args.chunk - 1) / args.chunk;
   blocks = std::min(most_blocks, (needed + warps_of_block - 1) / warps_of_block);
   args.warps = blocks * warps_of_block;
 }
 
+// Address of a buffer, or null for a buffer without elements.
 template <class Element, ffi::DataType type>
 const Element* or_null(const ffi::Buffer<type>& buffer) {
   if (buffer.element_count() == 0) return nullptr;
   return reinterpret_cast<const Element*>(buffer.typed_data());
 }
 
-// Operands and results as in `nes::Arguments`, with any number of leading axes; the log of the
-// target and the strategies may have no elements.
+// Solves a batch on a stream. Operands and results are those of `nes::Arguments`, with any number
+// of leading axes. The logarithm of the target and the strategies may have no elements.
 ffi::Error solve_or_throw(CUstream stream, const ffi::Buffer<ffi::F32>& payoffs,
                           const ffi::Buffer<ffi::F32>& log_target,
                           const ffi::Buffer<ffi::F32>& epsilon,
@@ -433,6 +453,7 @@ ffi::Error solve_or_throw(CUstream stream, const ffi::Buffer<ffi::F32>& payoffs,
   return ffi::Error::Success();
 }
 
+// Handler of the custom call: turns exceptions into errors of XLA.
 ffi::Error solve(CUstream stream, ffi::Buffer<ffi::F32> payoffs, ffi::Buffer<ffi::F32> log_target,
                  ffi::Buffer<ffi::F32> epsilon, ffi::Buffer<ffi::PRED> rows,
                  ffi::Buffer<ffi::PRED> columns, ffi::ResultBuffer<ffi::F32> joint,
@@ -450,6 +471,7 @@ ffi::Error solve(CUstream stream, ffi::Buffer<ffi::F32> payoffs, ffi::Buffer<ffi
   }
 }
 
+// Splits a text into its lines, without empty ones.
 std::vector<std::string> lines(const char* text) {
   std::vector<std::string> result;
   std::istringstream stream(text);
@@ -459,7 +481,8 @@ std::vector<std::string> lines(const char* text) {
   return result;
 }
 
-// Runs what may throw, and puts the reason of a failure into `message`. Returns whether it failed.
+// Runs an action that may throw, and writes the reason of a failure to `message`. Returns whether
+// it failed.
 template <class Action>
 int guarded(Action action, char* message, int size) {
   try {
@@ -479,8 +502,8 @@ int guarded(Action action, char* message, int size) {
 
 extern "C" {
 
-// Says where things are: the folder of the kernels' source, the folder that compiled kernels are
-// kept in, and the files that may be NVRTC, one a line. To be called once, before all else.
+// Sets the folder of the kernels' source, the folder of compiled kernels, and the files that may be
+// NVRTC, one in each line. It must be called once, before any other function.
 int nes_cuda_configure(const char* sources, const char* cache, const char* compilers, char* message,
                        int size) {
   return guarded(
@@ -493,7 +516,7 @@ int nes_cuda_configure(const char* sources, const char* cache, const char* compi
       message, size);
 }
 
-// Whether the driver or NVRTC is missing; `message` says which.
+// Returns whether the driver or NVRTC is missing. `message` then says which.
 int nes_cuda_missing(char* message, int size) {
   return guarded(
       [] {
@@ -504,8 +527,8 @@ int nes_cuda_missing(char* message, int size) {
       message, size);
 }
 
-// Compiles a kernel into the cache, for a device that need not be here. Returns 0, or 1 and says in
-// `message` what is wrong.
+// Compiles a kernel into the cache, for a device that need not be present. Returns 0 on success, or
+// 1 with a reason in `message`.
 int nes_cuda_compile(int correlated, int kernel_size, int padded, int major, int minor,
                      char* message, int size) {
   return guarded(
@@ -519,7 +542,7 @@ int nes_cuda_compile(int correlated, int kernel_size, int padded, int major, int
 }  // extern "C"
 
 #ifdef NES_ON_HOST
-// For tests with emulated_driver.cpp: on a CPU, XLA has no streams.
+// This case is for tests with emulated_driver.cpp. On a CPU, XLA has no streams.
 #define NES_SOLVE [](auto... given) { return solve(nullptr, given...); }
 #define NES_BIND ffi::Ffi::Bind()
 #else

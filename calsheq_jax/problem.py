@@ -1,0 +1,176 @@
+"""A calibration problem: the numbers of a supertype profile that may move, and the targets.
+
+A `Space` names the numbers of a profile that may move; the others keep their values. The moving
+numbers are expressed in coordinates in which their box is [-1, 1]^d, and they never leave the box.
+
+Glossary: d numbers that are calibrated, P numbers of a profile, K targets, B episodes; * any
+leading axes.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import fnmatch
+from typing import Any
+
+import jax
+from jax.flatten_util import ravel_pytree
+import jax.numpy as jnp
+import numpy as np
+
+from calsheq_jax.targets import Target, values_of
+from calsheq_jax.types import Array
+from envs.base import Environment, Profile
+
+
+@dataclasses.dataclass(frozen=True)
+class Space:
+  """The numbers of a profile that move, and their bounds. The function `space` makes it."""
+
+  env: Environment
+  start: tuple[float, ...]  # [P] first values of all numbers, in the order of `ravel_pytree`
+  positions: tuple[int, ...]  # [d] positions of the numbers that move
+  names: tuple[str, ...]  # [d] their names
+  low: tuple[float, ...]  # [d] their lower bounds
+  high: tuple[float, ...]  # [d] their upper bounds
+
+  @property
+  def size(self) -> int:
+    """The number of numbers that move, d."""
+    return len(self.positions)
+
+  def from_numbers(self, numbers: Array) -> Array:
+    """Converts numbers [*, d] in the profile's units to coordinates [*, d]."""
+    low, high = np.array(self.low, np.float32), np.array(self.high, np.float32)
+    return 2 * (numbers - low) / (high - low) - 1
+
+  def numbers(self, coordinates: Array) -> Array:
+    """Converts coordinates [*, d] to the profile's units; rounding never leaves the bounds."""
+    low, high = np.array(self.low, np.float32), np.array(self.high, np.float32)
+    return jnp.clip(low + (high - low) * (coordinates + 1) / 2, low, high)
+
+  def origin(self) -> np.ndarray:
+    """Coordinates [d] of the start."""
+    start = np.array([self.start[i] for i in self.positions], np.float32)
+    return np.clip(self.from_numbers(start), -1, 1)
+
+  def profile(self, coordinates: Array) -> Profile:
+    """Makes the profile at coordinates [d]; vmap it for several profiles."""
+    flat, unravel = ravel_pytree(self.env.profile_space.low)
+    start = jnp.array(self.start, flat.dtype)
+    moved = self.numbers(coordinates).astype(flat.dtype)
+    return unravel(start.at[np.array(self.positions)].set(moved))
+
+
+def space(
+    env: Environment,
+    start: Profile,
+    patterns: Sequence[str] = ("*",),
+    low: Mapping[str, float] | None = None,
+    high: Mapping[str, float] | None = None,
+) -> Space:
+  """Makes the space of the numbers of a profile whose names match a pattern.
+
+  Args:
+    env: the environment.
+    start: the first profile, Lambda_0; numbers that do not move keep its values.
+    patterns: patterns of names (`fnmatch`), such as "supertype_1/connection_*".
+    low, high: bounds by name, where they are to be narrower than the environment's.
+
+  Raises:
+    ValueError: a pattern or name matches nothing, bounds are empty or beyond the environment's, the
+      start is out of bounds, or the profile has numbers that are not real.
+  """
+  if any(not jnp.issubdtype(jnp.result_type(x), jnp.floating) for x in jax.tree.leaves(start)):
+    raise ValueError("a profile that is not of real numbers cannot be calibrated")
+  begin, least, most = (
+      np.asarray(ravel_pytree(tree)[0], np.float64) for tree in (start, *env.profile_space)
+  )
+  names = env.profile_names
+  for pattern in patterns:
+    if not fnmatch.filter(names, pattern):
+      raise ValueError(f"{pattern!r} matches no number of a profile: {', '.join(names)}")
+  positions = tuple(
+      i for i, name in enumerate(names) if any(fnmatch.fnmatchcase(name, p) for p in patterns)
+  )
+  moving = [names[i] for i in positions]
+  for name in (*(low or {}), *(high or {})):
+    if name not in moving:
+      raise ValueError(f"a bound on {name!r}, which is none of {', '.join(moving)}")
+  lows = [(low or {}).get(names[i], least[i]) for i in positions]
+  highs = [(high or {}).get(names[i], most[i]) for i in positions]
+  for i, bottom, top in zip(positions, lows, highs):
+    if not least[i] <= bottom < top <= most[i]:
+      raise ValueError(
+          f"bounds {bottom} to {top} of {names[i]}: they must not be empty, and lie within"
+          f" {least[i]:g} to {most[i]:g}"
+      )
+    if not bottom <= begin[i] <= top:
+      raise ValueError(f"{names[i]} starts at {begin[i]:g}, out of its bounds {bottom} to {top}")
+  return Space(
+      env,
+      tuple(begin.tolist()),
+      positions,
+      tuple(names[i] for i in positions),
+      tuple(float(x) for x in lows),
+      tuple(float(x) for x in highs),
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+  """A space of profiles and the targets of the calibration. Hashable: static under jit.
+
+  Raises:
+    ValueError: there is no target, two targets have one name, or the environment has no such
+      output.
+  """
+
+  space: Space
+  targets: tuple[Target, ...]
+
+  def __post_init__(self):
+    object.__setattr__(self, "targets", tuple(self.targets))
+    if not self.targets:
+      raise ValueError("there are no targets: give one or more")
+    names = [target.name for target in self.targets]
+    for name in names:
+      if names.count(name) > 1:
+        raise ValueError(f"{names.count(name)} targets are called {name}: a name tells them apart")
+    middle = jnp.zeros(self.space.size)
+    state = jax.eval_shape(
+        lambda: self.env.reset(jax.random.key(0), self.space.profile(middle))[1]
+    )
+    outputs = jax.eval_shape(self.env.outputs, state)
+    for target in self.targets:
+      self._check(target, outputs)
+
+  def _check(self, target: Target, outputs: Mapping[str, jax.ShapeDtypeStruct]) -> None:
+    """Raises ValueError if a target is not about one number of the outputs."""
+    if target.function is None:
+      if target.output not in outputs:
+        raise ValueError(
+            f"the target {target.name} is on no output of {type(self.env).__name__}: it has"
+            f" {', '.join(outputs)}"
+        )
+      # JAX would silently take the nearest number for an index beyond the shape.
+      whole = outputs[target.output].shape
+      if len(target.index) > len(whole) or any(
+          not 0 <= i < size for i, size in zip(target.index, whole)
+      ):
+        raise ValueError(
+            f"the target {target.name} is beyond the output's shape {list(whole)}"
+        )
+    shape = jax.eval_shape(target.read, outputs).shape
+    if shape:
+      raise ValueError(
+          f"the target {target.name} has the shape {list(shape)}: give the index of one number"
+      )
+
+  @property
+  def env(self) -> Environment:
+    """The environment whose profile is calibrated."""
+    return self.space.env
+
+  def values(self, states: Any) -> Array:
+    """Reads the targets' numbers from final states of episodes: [B, ...] -> [B, K]."""
+    return jax.vmap(lambda state: values_of(self.targets, self.env.outputs(state)))(states)

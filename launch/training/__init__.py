@@ -1,0 +1,1 @@
+"""Work of the training programs: training, evaluation and reports of each."""

@@ -1,0 +1,124 @@
+"""calsheq_jax.calibrate: against stages by hand, seeds, chunks, bad arguments, a known answer."""
+
+import dataclasses
+import subprocess
+import sys
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+import calsheq_jax
+from calsheq_jax import calsheq, experiments, targets
+
+PROBLEM = experiments.named("linear_quadratic").problem()
+LEARNING = dataclasses.replace(calsheq_jax.CalibratorConfig().learning, epochs=1, minibatches=2)
+CONFIG = calsheq_jax.Config(
+    episodes=8,
+    network=calsheq_jax.PolicyConfig(hidden=(4,)),
+    shared=calsheq_jax.PPOConfig(epochs=1, minibatches=2),
+    calibrator=calsheq_jax.CalibratorConfig(hidden=(4,), learning=LEARNING),
+)
+FEW = {"stages": 5, "judge_episodes": 8, "response_updates": 2, "response_episodes": 8}
+
+
+def calibrate(**changes):
+  return calsheq_jax.calibrate(PROBLEM, CONFIG, **{**FEW, **changes})
+
+
+@pytest.fixture(scope="module")
+def result():
+  return calibrate(report_every=2)
+
+
+def test_fields(result):
+  low, high = PROBLEM.space.low, PROBLEM.space.high
+  assert tuple(result.numbers) == PROBLEM.space.names
+  assert all(a <= x <= b for a, x, b in zip(low, result.numbers.values(), high))
+  np.testing.assert_allclose(
+      [result.profile.mean1, result.profile.mean2], list(result.numbers.values()), rtol=1e-6
+  )
+  values = np.float32([result.values[target.name] for target in PROBLEM.targets])
+  goals = targets.goals_of(PROBLEM.targets)
+  np.testing.assert_allclose(
+      result.reward_of_means, targets.reward(PROBLEM.targets, values, goals), rtol=1e-5
+  )
+  assert 0 < result.reward <= 1 and set(result.supertype_rewards) == {"supertype_1", "supertype_2"}
+  assert result.epsilon == float(result.certificate.epsilon.mean)
+  assert result.certificate.rewards.mean.shape == (6,)
+  assert int(result.state.shared.step) == 5
+
+
+def test_history_is_that_of_the_stages(result):
+  """The stages by hand, with the key that `calibrate` gives them."""
+  init_key, key, _, _ = jax.random.split(jax.random.key(0), 4)
+  goals = targets.goals_of(PROBLEM.targets)
+  step = jax.jit(lambda state: calsheq.stage(state, key, goals, PROBLEM, CONFIG))
+  state = jax.jit(lambda key: calsheq.init(key, PROBLEM, CONFIG))(init_key)
+  rows = []
+  for _ in range(5):
+    state, metrics = step(state)
+    rows.append(metrics)
+  chex.assert_trees_all_close(state, result.state, rtol=1e-3, atol=1e-4)
+  assert set(result.history) == set(rows[0])
+  for name, values in result.history.items():
+    expected = np.stack([row[name] for row in rows])
+    np.testing.assert_allclose(values, expected, rtol=2e-3, atol=1e-4, err_msg=name)
+
+
+def test_seeds_and_progress(result):
+  calls = []
+  again = calibrate(report_every=2, progress=lambda *call: calls.append(call))
+  chex.assert_trees_all_equal(again.state, result.state)
+  assert (again.numbers, again.reward, again.epsilon) == (
+      result.numbers, result.reward, result.epsilon
+  )
+  assert [stage for stage, _ in calls] == [2, 4, 5]
+  for stage, metrics in calls:
+    assert float(metrics["reward"]) == result.history["reward"][stage - 1]
+  assert calibrate(report_every=2, seed=1).numbers != result.numbers
+
+
+def test_without_a_certificate(result):
+  short = calibrate(report_every=2, response_updates=0, response_episodes=1)
+  assert short.epsilon is None and short.certificate is None
+  assert short.numbers == result.numbers and short.reward == result.reward
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"stages": 0}, "stages=0 must be at least 1"),
+        ({"judge_episodes": 3}, "judge_episodes=3 must be at least 4"),
+        ({"report_every": 0}, "report_every=0 must be at least 1"),
+        ({"response_updates": -1}, "response_updates=-1 must be at least 0"),
+        ({"response_episodes": 7}, "response_episodes: 7 episodes of 1 steps.*multiple of 2"),
+    ],
+)
+def test_bad_arguments(changes, message):
+  with pytest.raises(ValueError, match=message):
+    calibrate(**changes)
+
+
+@pytest.mark.slow
+def test_the_known_answer_of_the_small_game_is_found():
+  """Means of types (0.6, 0.3), and an equilibrium: a best response gains next to nothing."""
+  result = calsheq_jax.calibrate(PROBLEM, stages=400)
+  # Over seeds 0 to 3 the numbers are at most 0.01 off, the reward of means is at least 0.92, and
+  # epsilon is at most 0.2% of the value.
+  np.testing.assert_allclose(list(result.numbers.values()), [0.6, 0.3], atol=0.03)
+  assert result.reward_of_means > 0.85 and result.reward < result.reward_of_means
+  assert result.epsilon < 0.01 * float(result.certificate.value.mean)
+
+
+def test_public_names():
+  for name in calsheq_jax.__all__:
+    assert getattr(calsheq_jax, name) is not None
+  # The environments stand alone.
+  code = (
+      "import envs, sys;"
+      "print([name for name in ('distrax', 'haiku', 'calsheq_jax') if name in sys.modules])"
+  )
+  found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+  assert found.stdout == "[]\n"
