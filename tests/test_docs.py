@@ -135,7 +135,7 @@ def flags_of(module):
       [sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True,
       env=os.environ | {"JAX_PLATFORMS": "cpu"}, timeout=300,
   )
-  listed = re.findall(r"^\s*(?:-\w,)?--(\[no\])?(\w+):", done.stdout, re.MULTILINE)
+  listed = re.findall(r"^ +(?:-\w,)?--(\[no\])?(\w+)(?:[:=]|$)", done.stdout, re.MULTILINE)
   names = {flag for _, flag in listed} | {f"no{flag}" for no, flag in listed if no}
   assert names, f"{module} --help: {done.stdout[-500:]}{done.stderr[-1000:]}"
   return names | {"help"}
