@@ -219,6 +219,21 @@ def test_comments_of_fields(tmp_path):
   assert docstrings().field_comment(comments, 5, 5) == ""
 
 
+def test_help_of_fields():
+  module = docstrings()
+  import griffe
+
+  source = """
+import dataclasses
+class A:
+  x: int = dataclasses.field(default=1, metadata={"unit": "m", "help": "Number" " of x."})
+"""
+  with griffe.temporary_visited_module(source) as found:
+    metadata = next(x for x in found["A.x"].value.arguments if x.name == "metadata")
+    assert module.field_help(metadata.value) == "Number of x."
+  assert module.field_help(None) == ""
+
+
 def test_docstrings_become_markdown():
   text = "It is\n\n  a = b * c\n\nof [B, *b] and x[p][q].\n\nArgs:\n  x: [B] sizes."
   block = "\n\n```text\na = b * c\n```\n\n"
