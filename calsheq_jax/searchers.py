@@ -10,8 +10,7 @@ The points depend only on the seed and on the points and scores told before. To 
 make it anew and tell it everything again (`search`).
 
   bo      Bayesian optimisation with a Gaussian process, a Matern 5/2 kernel and expected
-  improvement
-          (package bayesian-optimization), the baseline of Vadori et al. (2020)
+          improvement (package bayesian-optimization), the baseline of Vadori et al. (2020)
   cmaes   evolution of a Gaussian by covariance matrix adaptation (package cma)
   random  uniform random points
 

@@ -5,13 +5,14 @@ import re
 import shutil
 import signal
 
-import jax
 import numpy as np
 import pytest
 
 from calsheq_jax import searchers
 from launch import calsheq_report, calsheq_train
+from launch.figures import calibration as figures
 from launch.runtime import checkpoint, stopping, writers
+from launch.training import calibration, calibration_run
 
 STAGES = 12
 
@@ -33,6 +34,14 @@ def runs(tmp_path_factory):
   for method in ("calsheq", "random"):
     assert calsheq_train.main(command(out / method, method=method)) == 0
   return out
+
+
+def last_state(directory, method):
+  """The state of the last checkpoint of a finished run."""
+  run = calsheq_train.run_of(command(directory, method=method))
+  kind = calibration.Searching if run.searches else calibration.Calibrating
+  training = kind(run, check_stop=lambda: None, say=print)
+  return run, checkpoint.restore(checkpoint.latest(directory), training.like(STAGES))
 
 
 def saved(directory):
@@ -69,11 +78,7 @@ def test_methods_take_the_same_environment_steps(runs):
   """As the rows say, and as the normalisers of the shared policy have seen them."""
   seen = {}
   for method in ("calsheq", "random"):
-    run = calsheq_train.run_of(command(runs / method, method=method))
-    keys = {"init": jax.random.split(jax.random.key(0), 2)}
-    state = checkpoint.restore(
-        checkpoint.latest(run.out), calsheq_train._like(run, keys, STAGES)
-    )
+    run, state = last_state(runs / method, method)
     shared = state.learners if run.searches else state.learners.shared
     seen[method] = shared.agent.observations.count
     assert (shared.step == STAGES).all()
@@ -129,7 +134,7 @@ def test_continued_run_is_bit_equal(runs, tmp_path, method, after):
 
   line = command(tmp_path, "--nofigures", method=method)
   with pytest.raises(stopping.Stopped):
-    calsheq_train.train(calsheq_train.run_of(line), check_stop=stop)
+    calibration.train(calsheq_train.run_of(line), check_stop=stop)
   assert checkpoint.load_metadata(checkpoint.latest(tmp_path))["step"] == 3 * after
   assert calsheq_train.main(line) == 0
   assert without_time(tmp_path) == without_time(runs / method)
@@ -140,12 +145,36 @@ def test_continued_run_is_bit_equal(runs, tmp_path, method, after):
   assert not (tmp_path / "rewards.png").exists()
 
 
+@pytest.mark.parametrize("method", ["calsheq", "random"])
+def test_older_checkpoints_are_continued(runs, tmp_path, monkeypatch, method):
+  """Of a run that was stopped when gae_lambda was called trace."""
+  line = command(tmp_path, "--nofigures", method=method)
+  run = calsheq_train.run_of(line)
+  then = {name.replace("gae_lambda", "trace"): value for name, value in run.settings().items()}
+  assert {"shared/trace", "calibrator/learning/trace"} <= set(then)
+
+  def stop():
+    raise stopping.Stopped(signal.SIGTERM)
+
+  with monkeypatch.context() as patched:
+    patched.setattr(calibration_run.Run, "settings", lambda self: then)
+    with pytest.raises(stopping.Stopped):
+      calibration.train(run, check_stop=stop)
+  assert checkpoint.load_metadata(checkpoint.latest(tmp_path))["config"]["settings"] == then
+  assert calsheq_train.main(line) == 0
+  assert without_time(tmp_path) == without_time(runs / method)
+
+
+def test_fewer_stages_than_a_run_has_had(runs, capsys):
+  line = command(runs / "calsheq", "--nofigures", "--stages=9")
+  assert calsheq_train.main(line) == 2
+  assert re.search("--stages=9: .* has had 12; give as many or more", capsys.readouterr().err)
+
+
 def test_a_searcher_holds_its_profiles_and_the_best_at_the_end(runs):
-  run = calsheq_train.run_of(command(runs / "random", method="random"))
-  keys = {"init": jax.random.split(jax.random.key(0), 2)}
-  state = checkpoint.restore(checkpoint.latest(run.out), calsheq_train._like(run, keys, STAGES))
+  run, state = last_state(runs / "random", "random")
   assert state.points.shape == (2, 3, 2) and state.scores.shape == (2, 3)
-  rows = writers.read(run.out)
+  rows = writers.read(runs / "random")
   low, high = np.array(run.problem.space.low), np.array(run.problem.space.high)
   for i in range(2):
     best = state.points[i][state.scores[i].argmax()]
@@ -186,7 +215,7 @@ def test_report_compares_runs(runs, tmp_path, capsys):
 
 
 def test_two_runs_of_one_method_are_told_apart(runs):
-  results = calsheq_report.read([runs / "calsheq", runs / "random", runs / "calsheq"])
+  results = figures.read([runs / "calsheq", runs / "random", runs / "calsheq"])
   assert [r.label for r in results] == [
       "CALSHEQ, calsheq", "random search", "CALSHEQ, calsheq"
   ]

@@ -113,10 +113,8 @@ def test_older_checkpoints_are_continued(trained, tmp_path, monkeypatch, capsys)
   now = run.settings()
   then = {("trace" if name == "gae_lambda" else name): value for name, value in now.items()}
   assert "trace" in then and len(then) == len(now)
-  calls = []
 
   def stop():
-    calls.append(1)
     raise stopping.Stopped(signal.SIGTERM)
 
   with monkeypatch.context() as patched:

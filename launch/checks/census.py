@@ -242,7 +242,7 @@ def _keep(path: pathlib.Path, name: str, games: np.ndarray) -> None:
     np.savez_compressed(file, **arrays, **({name: games} if len(games) else {}))
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
   """Runs the program and returns its exit code."""
   return program.main(
       argv, name="census", doc=__doc__, define=[_SECTION],
@@ -251,4 +251,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-  sys.exit(main(sys.argv))
+  sys.exit(main())

@@ -210,7 +210,7 @@ def survive(
   return {"kills": executions.kills, "jobs": jobs, "different": different}
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
   """Runs the program and returns its exit code."""
   return program.main(
       argv, name="survival", doc=__doc__, define=[_SECTION],
@@ -219,4 +219,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-  sys.exit(main(sys.argv))
+  sys.exit(main())
