@@ -28,7 +28,8 @@ KEY = jax.random.key(7)
 
 @functools.cache
 def compiled(axis_name=None):
-  step = lambda state, key, goals: calsheq.stage(state, key, goals, PROBLEM, CONFIG, axis_name)
+  def step(state, key, goals):
+    return calsheq.stage(state, key, goals, PROBLEM, CONFIG, axis_name)
   # Whatever the test, it is compiled once.
   return step if axis_name else jax.jit(chex.assert_max_traces(step, n=1))
 
@@ -53,7 +54,8 @@ def test_assumption_2_holds_of_the_default_rates():
   shared, slow = config.shared_rate, config.calibrator_rate
   assert config.two_timescales
   m = np.float64(10.0) ** np.arange(0, 13)
-  exact = lambda s, m: (1 + m / s.delay) ** -s.power
+  def exact(s, m):
+    return (1 + m / s.delay) ** -s.power
   np.testing.assert_allclose(shared(m[:6]), exact(shared, m[:6]), rtol=1e-5)
   # The ratio falls to 0; here it is m^-0.3, within a factor.
   ratio = exact(slow, m) / exact(shared, m)
@@ -119,10 +121,12 @@ def test_particles_persist_and_stay_in_the_box():
 
 
 def test_the_calibrator_waits_and_then_learns():
-  weights = lambda state: state.calibrator.agent.params["network"]
+  def weights(state):
+    return state.calibrator.agent.params["network"]
   first, _ = compiled()(start(), KEY, GOALS)
   jax.tree.map(np.testing.assert_array_equal, weights(first), weights(start()))
-  kept = lambda state: (state.calibrator.optimiser, state.calibrator.kl_weight)
+  def kept(state):
+    return (state.calibrator.optimiser, state.calibrator.kl_weight)
   jax.tree.map(np.testing.assert_array_equal, kept(first), kept(start()))
   assert first.calibrator.agent.returns.count == CONFIG.episodes and first.calibrator.step == 1
   second, _ = compiled()(first, KEY, GOALS)
@@ -156,7 +160,8 @@ def test_seeds_are_one_more_vmap_and_do_not_mix():
   goals = jnp.stack([GOALS, GOALS + 1])
   step = jax.jit(jax.vmap(lambda s, k, g: calsheq.stage(s, k, g, PROBLEM, CONFIG)))
   together, metrics = step(states, keys, goals)
-  take = lambda tree, i: jax.tree.map(lambda x: x[i], tree)
+  def take(tree, i):
+    return jax.tree.map(lambda x: x[i], tree)
   for i in range(2):
     alone, mine = compiled()(take(states, i), keys[i], goals[i])
     chex.assert_trees_all_close(take(together, i), alone, rtol=2e-4, atol=2e-5)
@@ -244,7 +249,8 @@ def test_finds_the_known_profile_within_two_percent_for_five_seeds():
 
   @jax.jit
   def run(states):
-    step = lambda s, key: calsheq.stage(s, key, GOALS, PROBLEM, config)
+    def step(s, key):
+      return calsheq.stage(s, key, GOALS, PROBLEM, config)
     return jax.lax.scan(lambda s, _: jax.vmap(step)(s, keys), states, length=450)
 
   states, metrics = run(states)

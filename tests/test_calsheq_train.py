@@ -51,7 +51,8 @@ def saved(directory):
 
 
 def without_time(directory):
-  drop = lambda row: {k: v for k, v in row.items() if not k.startswith("time/")}
+  def drop(row):
+    return {k: v for k, v in row.items() if not k.startswith("time/")}
   return [drop(row) for row in writers.read(directory)]
 
 

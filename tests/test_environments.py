@@ -50,7 +50,8 @@ def episode(env, key, profile, stretch=1.0):
 @functools.cache
 def compiled(env):
   """reset, step and episode(env, key, profile)."""
-  play = lambda key, profile: episode(env, key, profile)
+  def play(key, profile):
+    return episode(env, key, profile)
   return jax.jit(env.reset), jax.jit(env.step), jax.jit(play)
 
 

@@ -79,7 +79,8 @@ def test_another_market():
 
 def test_hidden_profiles():
   problem = EXPERIMENTS["recover"].problem()
-  draw = lambda seed: experiments.hidden_coordinates(jax.random.key(seed), problem)
+  def draw(seed):
+    return experiments.hidden_coordinates(jax.random.key(seed), problem)
   x = np.array(draw(0))
   assert x.shape == (20,) and np.abs(x).max() <= 0.8 and x.std() > 0.3
   assert np.abs(x - draw(1)).max() > 0.1

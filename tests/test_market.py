@@ -23,7 +23,8 @@ QUANTITY = np.arange(1, CLUSTERS + 1)
 ENV = market.Market(CONFIG)
 SEEDS = st.integers(0, 2**31 - 1)
 BATCH = 200  # of episodes, wherever there are many: each size is compiled for itself
-examples = lambda count: settings(max_examples=count, deadline=None, derandomize=True)
+def examples(count):
+  return settings(max_examples=count, deadline=None, derandomize=True)
 
 
 def uniform_actions(key, shape, dtype=None):
@@ -240,9 +241,10 @@ def test_permuting_merchants_permutes_results(kind, seed):
   profile = random_profile(seed)
   actions = uniform_actions(jax.random.key(seed), (HORIZON, N))
   shared = {"time", "price", "move"}
-  permute = lambda state: state._replace(
-      **{name: x[order] for name, x in state._asdict().items() if name not in shared}
-  )
+  def permute(state):
+    return state._replace(
+        **{name: x[order] for name, x in state._asdict().items() if name not in shared}
+    )
   reset, step, outputs = stepper(env)
   obs, state = reset(jax.random.key(seed), profile)
   mirror = permute(state)
@@ -619,7 +621,8 @@ def test_a_merchant_alone_does_best_at_the_outside_option():
 def test_among_equals_without_risk_to_undercut_pays_down_to_the_mid(common):
   env = market.Market(dataclasses.replace(CONFIG, volatility=0.0))
   profile = ENV.profile(1.0, 1.0, 0.0)
-  mine = lambda e: fixed([e] + [common] * 3, [e] + [common] * 3)
+  def mine(e):
+    return fixed([e] + [common] * 3, [e] + [common] * 3)
   tied, lower, higher = (earned(env, profile, mine(common + d))[0] for d in (0, -0.05, 0.05))
   np.testing.assert_allclose(tied, (1 + common) * HORIZON, rtol=0.02)
   np.testing.assert_allclose(lower, N * (1 + common - 0.05) * HORIZON, rtol=0.02)

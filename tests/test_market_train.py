@@ -100,7 +100,8 @@ def test_continued_run_is_bit_equal(trained, tmp_path, after):
   assert checkpoint.load_metadata(checkpoint.latest(tmp_path))["step"] == 2 * after
   assert market_train.main(command(tmp_path, "--nofigures")) == 0
   jax.tree.map(np.testing.assert_array_equal, states(trained), states(tmp_path))
-  drop = lambda row: {k: v for k, v in row.items() if not k.startswith("time/")}
+  def drop(row):
+    return {k: v for k, v in row.items() if not k.startswith("time/")}
   assert [drop(row) for row in writers.read(tmp_path)] == [
       drop(row) for row in writers.read(trained)
   ]

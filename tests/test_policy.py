@@ -44,7 +44,8 @@ def test_output_agrees_with_plain_numpy(head, shared):
       out = np.tanh(out @ params[f"{name}_{i}"]["w"] + params[f"{name}_{i}"]["b"])
     return out
 
-  linear = lambda name, x: x @ params[name]["w"] + params[name]["b"]
+  def linear(name, x):
+    return x @ params[name]["w"] + params[name]["b"]
   torso = layers("shared" if shared else "policy")
   expected = linear("policy_head", torso)
   if head == "gaussian":

@@ -96,7 +96,8 @@ def test_an_end_cuts_the_sequence_in_two():
 
 
 def samples_of(state, trajectory, weight=None):
-  flat = lambda x: x.reshape((-1,) + x.shape[3:])
+  def flat(x):
+    return x.reshape((-1,) + x.shape[3:])
   rng = np.random.default_rng(3)
   number = trajectory.reward.size
   return ppo.Samples(
@@ -134,7 +135,8 @@ def test_slope_at_ratio_one_is_the_policy_gradient(fresh, played):
 
 def test_slope_by_finite_differences(x64, fresh, played):
   """All terms, away from ratio 1, in float64."""
-  wide = lambda tree: jax.tree.map(lambda x: jnp.asarray(np.asarray(x, np.float64)), tree)
+  def wide(tree):
+    return jax.tree.map(lambda x: jnp.asarray(np.asarray(x, np.float64)), tree)
   samples = wide(samples_of(fresh, played))
   config = dataclasses.replace(CONFIG, entropy_weight=0.1)
   rng = np.random.default_rng(5)
@@ -196,7 +198,8 @@ class Told:
 def test_clipping_by_hand(ratio, advantage, gain, slope):
   config = ppo.Config(value_weight=0.0, entropy_weight=0.1)
   samples = two_steps(ratio, advantage)
-  one = lambda x: ppo._loss(x, samples, Told(), config, jnp.float32(0.5))
+  def one(x):
+    return ppo._loss(x, samples, Told(), config, jnp.float32(0.5))
   (value, report), derivative = jax.value_and_grad(one, has_aux=True)(jnp.float32(0))
   np.testing.assert_allclose(value, -gain + 0.5 * 3 - 0.1 * 7, rtol=1e-5)
   np.testing.assert_allclose(derivative, -slope, rtol=1e-5, atol=1e-6)
@@ -220,10 +223,11 @@ def test_value_clipping_by_hand(value, old_value, target, expected):
 def test_values_are_clipped_about_what_the_network_put_out(fresh, played):
   """In the first minibatch nothing is clipped yet, however far the normaliser has moved."""
   far = played._replace(reward=played.reward + 100)
-  learn = lambda clip: ppo.update(
-      fresh, jax.random.key(2), far, POLICY,
-      dataclasses.replace(CONFIG, epochs=1, minibatches=1, kl_weight=0.0, value_clip=clip),
-  )
+  def learn(clip):
+    return ppo.update(
+        fresh, jax.random.key(2), far, POLICY,
+        dataclasses.replace(CONFIG, epochs=1, minibatches=1, kl_weight=0.0, value_clip=clip),
+    )
   (clipped, report), (free, expected) = learn(0.2), learn(math.inf)
   np.testing.assert_allclose(report["loss/value"], expected["loss/value"], rtol=1e-5)
   chex.assert_trees_all_close(clipped.agent.params, free.agent.params, rtol=1e-5, atol=1e-7)
@@ -256,10 +260,11 @@ def test_learning_rate_scales_the_step(fresh, played):
   jax.tree.map(np.testing.assert_array_equal, state.agent.params, fresh.agent.params)
   assert float(state.agent.returns.count) == float(state.agent.observations.count) == 144
   # To first order in the rate, half of it goes half as far.
-  length = lambda s: math.sqrt(sum(
-      float(jnp.sum((x - y) ** 2))
-      for x, y in zip(jax.tree.leaves(s.agent.params), jax.tree.leaves(fresh.agent.params))
-  ))
+  def length(s):
+    return math.sqrt(sum(
+        float(jnp.sum((x - y) ** 2))
+        for x, y in zip(jax.tree.leaves(s.agent.params), jax.tree.leaves(fresh.agent.params))
+    ))
   whole, half = (length(learn(fresh, jax.random.key(2), played, r)[0]) for r in (0.02, 0.01))
   np.testing.assert_allclose(whole / half, 2, rtol=0.05)
 
@@ -341,7 +346,8 @@ def test_whole_update_traces_once_and_takes_seeds():
     return self_play.update(state, key, ENV, POLICY, CONFIG, PROFILES)
 
   keys = jax.random.split(jax.random.key(5), 3)
-  init = lambda key: ppo.init(key, POLICY, CONFIG)
+  def init(key):
+    return ppo.init(key, POLICY, CONFIG)
   alone = []
   for key in keys:
     state = init(key)
@@ -362,7 +368,8 @@ def test_learner_alone_with_a_problem_of_one_step():
   """No axis of agents, vectors in and out: the best action is a function of what is seen."""
   net = policy.ActorCritic(2, (-2.0, -2.0), (2.0, 2.0), policy.Config(hidden=(16,)))
   config = ppo.Config(learning_rate=5e-3, minibatches=4, kl_target=0.03)
-  best = lambda x: jnp.stack([x[:, 0], -0.5 * x[:, 1]], -1)
+  def best(x):
+    return jnp.stack([x[:, 0], -0.5 * x[:, 1]], -1)
 
   def update(state, key):
     see_key, act_key, learn_key = jax.random.split(jax.random.fold_in(key, state.step), 3)

@@ -78,7 +78,8 @@ def test_ends():
 
 def test_rows_do_not_mix():
   alone = play(KEY, jax.tree.map(lambda x: x[:2], PROFILES))
-  first = lambda x, axis: np.take(x, [0, 1], axis)
+  def first(x, axis):
+    return np.take(x, [0, 1], axis)
   trajectory = PLAYED.trajectory._replace(last_value=None)
   chex.assert_trees_all_close(
       alone.trajectory._replace(last_value=None),
@@ -92,7 +93,8 @@ def test_the_same_episodes_on_any_number_of_devices():
   """vmap binds an axis as shard_map does."""
   for count in (2, 4):
     split = jax.tree.map(lambda x: x.reshape(count, -1), PROFILES)
-    one = lambda p: rollout.collect(ENV, POLICY, AGENT, KEY, p, axis_name="d")
+    def one(p):
+      return rollout.collect(ENV, POLICY, AGENT, KEY, p, axis_name="d")
     played = jax.vmap(one, axis_name="d")(split)
     action = jnp.moveaxis(played.trajectory.action, 0, 1).reshape(6, 4, 3, 2)
     np.testing.assert_allclose(action, PLAYED.trajectory.action, rtol=1e-5, atol=1e-6)
@@ -106,7 +108,8 @@ def test_mean_actions():
 
 
 def test_what_is_watched():
-  watch = lambda state, info: {"position": state.position, "truncated": info["truncated"]}
+  def watch(state, info):
+    return {"position": state.position, "truncated": info["truncated"]}
   played = rollout.collect(ENV, POLICY, AGENT, KEY, PROFILES, watch=watch)
   assert played.watched["truncated"].shape == (6, 4)
   np.testing.assert_array_equal(

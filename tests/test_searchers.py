@@ -71,7 +71,8 @@ def test_cmaes_leaves_the_global_generator_alone():
 
 def test_searches_find_what_chance_does_not():
   """Best of as many tries: 1 - score is about 0.02 for random, 1e-6 for cmaes after 120."""
-  missed = lambda method, tells: 1 - search(method, tells)[0].best()[1]
+  def missed(method, tells):
+    return 1 - search(method, tells)[0].best()[1]
   assert missed("cmaes", 120) < 0.1 * missed("random", 120)
   # Ten points at random, then four of the model's: usually about 0.001 to 0.01, random 0.1.
   assert missed("bo", 14) < 0.5 * missed("random", 14)

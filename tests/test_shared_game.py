@@ -74,9 +74,10 @@ def test_symmetric_values_are_those_of_the_pair():
 
 def test_discount():
   env, still = toys.Countdown(), toys.constant([0.0, 0.0], 4)
-  value = lambda d: shared_game.values(
-      env, toys.Constant(2), still, still, KEY, profiles(3, toys.rules(3)), discount=d
-  )
+  def value(d):
+    return shared_game.values(
+        env, toys.Constant(2), still, still, KEY, profiles(3, toys.rules(3)), discount=d
+    )
   trajectory = jax.vmap(
       lambda key: rollout.episode(
           env, key, toys.rules(3), lambda k, x: policy.act(toys.Constant(2), still, k, x)

@@ -30,7 +30,8 @@ def moved_agent(net, env, scale=0.3):
   """An agent away from its start, so that no layer is near zero."""
   agent = ppo.init(jax.random.key(3), net, ppo.Config()).agent
   rng = np.random.default_rng(0)
-  shift = lambda x: x + scale * rng.normal(size=x.shape).astype(np.float32)
+  def shift(x):
+    return x + scale * rng.normal(size=x.shape).astype(np.float32)
   return agent._replace(params=jax.tree.map(shift, agent.params))
 
 
@@ -44,9 +45,10 @@ def test_gradient_is_the_mean_over_agents_of_scores_times_returns():
 
   @jax.jit
   def score(params, observation, action):
-    log_prob = lambda p: net.distribution(
-        net.apply(p, policy.normalised(agent, observation))[0]
-    ).log_prob(action)
+    def log_prob(p):
+      return net.distribution(
+            net.apply(p, policy.normalised(agent, observation))[0]
+        ).log_prob(action)
     return jax.grad(log_prob)(params)
 
   total = jax.tree.map(jnp.zeros_like, agent.params)

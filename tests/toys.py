@@ -115,7 +115,8 @@ def constant(action, observation_size=1):
   """An agent for `Constant`: action [*, A]."""
   action = jnp.asarray(action, jnp.float32)
   batch = action.shape[:-1]
-  zeros = lambda *shape: jnp.zeros((*batch, *shape))
+  def zeros(*shape):
+    return jnp.zeros((*batch, *shape))
   return Agent(
       action,
       Moments(zeros(), zeros(observation_size), 1 + zeros(observation_size)),
