@@ -15,7 +15,7 @@ RUFF_ARGS := \
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-fast lint gpu clean
+.PHONY: help demo test test-fast lint docs pictures gpu clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -34,11 +34,17 @@ test-fast: $(VENV)/.installed-dev  ## run the tests not marked slow
 lint: $(VENV)/.installed-dev  ## check the code with ruff
 	$(BIN)/ruff check --isolated $(RUFF_ARGS) .
 
+docs: $(VENV)/.installed-docs  ## build the documentation, without a warning; into out/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file docs/mkdocs/mkdocs.yml
+
+pictures: demo  ## make the pictures of README.md and docs/ anew; into docs/images
+	$(BIN)/python docs/mkdocs/pictures.py
+
 gpu:  ## test and measure a machine with an NVIDIA GPU, in six minutes; into out/gpu
 	$(PYTHON) -m launch.checks.gpu_report --out=out/gpu
 
-clean:  ## remove .venv, out/demo, out/gpu, build and caches
-	rm -rf $(VENV) out/demo out/gpu build nes_jax/native/*.so nes_jax/native/*/*.so *.egg-info .pytest_cache .hypothesis .ruff_cache
+clean:  ## remove .venv, out/demo, out/docs, out/gpu, build and caches
+	rm -rf $(VENV) out/demo out/docs out/gpu build nes_jax/native/*.so nes_jax/native/*/*.so *.egg-info .pytest_cache .hypothesis .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp for each extra of setup.py; a stamp as new as that and the C++ sources means that nothing

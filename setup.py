@@ -34,6 +34,19 @@ BASELINES = [
     "bayesian-optimization>=3.0",
 ]
 
+# Console scripts, each for the program of that module in launch/.
+SCRIPTS = {
+    "nes-solve": "nes_solve",
+    "nes-train": "nes_train",
+    "nes-eval": "nes_eval",
+    "market-train": "market_train",
+    "calsheq-train": "calsheq_train",
+    "calsheq-report": "calsheq_report",
+}
+
+# The address of the repository. `tests/test_docs.py` compares it with those in docs/ and README.md.
+URL = "https://github.com/nes-calsheq-jax/nes-calsheq-jax"
+
 # Folder of the repository.
 HERE = pathlib.Path(__file__).parent
 # Folder of the compiled engines.
@@ -134,6 +147,7 @@ setuptools.setup(
     ),
     long_description=(pathlib.Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    url=URL,
     author="The nes-calsheq-jax authors",
     license="Apache-2.0",
     packages=setuptools.find_packages(
@@ -166,6 +180,8 @@ setuptools.setup(
         "cuda": ["jax[cuda12]>=0.7"],
         "cuda13": ["jax[cuda13]>=0.7.2"],
         "tpu": ["jax[tpu]>=0.7"],
+        "docs": ["mkdocs>=1.6", "mkdocs-material>=9.5", "mkdocs-jupyter>=0.26",
+                 "mkdocstrings[python]>=1.0", "mkdocstrings-python>=2.0"],
         "dev": [
             *PROGRAMS,
             *BASELINES,
@@ -174,6 +190,9 @@ setuptools.setup(
             "pytest-xdist>=3.5",
             "ruff>=0.6",
         ],
+    },
+    entry_points={
+        "console_scripts": [f"{name} = launch.{module}:main" for name, module in SCRIPTS.items()]
     },
     classifiers=[
         "Intended Audience :: Science/Research",

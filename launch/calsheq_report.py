@@ -41,7 +41,7 @@ def _work(
   return {}
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
   """Runs the program and returns its exit code."""
   return program.main(
       argv, name="calsheq_report", doc=__doc__, define=_define_flags, prepare=_prepare, work=_work
@@ -49,4 +49,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-  sys.exit(main(sys.argv))
+  sys.exit(main())

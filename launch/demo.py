@@ -316,7 +316,7 @@ def print_files(out: pathlib.Path, seconds: float) -> None:
   print("\n" + NEXT.format(out=out))
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
   """Runs the program and returns its exit code."""
   return program.main(
       argv, name="demo", doc=__doc__, define=[_SECTION],
@@ -325,4 +325,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-  sys.exit(main(sys.argv))
+  sys.exit(main())

@@ -79,7 +79,7 @@ def _work(
   return {}
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
   """The program; returns its exit code."""
   return program.main(
       argv,
@@ -93,4 +93,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-  sys.exit(main(sys.argv))
+  sys.exit(main())

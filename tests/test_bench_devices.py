@@ -1,4 +1,4 @@
-"""launch.bench.devices: an entry from end to end."""
+"""Tests of launch.bench.devices: an entry from end to end."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""launch.bench.market: a small entry from end to end, and the operation count by hand."""
+"""Tests of launch.bench.market: a small entry from end to end, and operation counts by hand."""
 
 import jax
 import numpy as np
@@ -23,23 +23,24 @@ def test_quick_entry_end_to_end(tmp_path):
 
 def test_step_work_by_hand():
   config = market.Config(num_merchants=2, clusters=3, customers=40, horizon=10)
-  # 6 words of customers; 6 + 6 + 1 + 6 random words and 24 a step for connections.
+  # There are 6 words of customers. A step draws 6 + 6 + 1 + 6 random words, and 24 for connections.
   drawn = 116 * (6 + 6 + 1 + 6 + 24) + 3 * 24
   assert market_suite.step_work(config) == drawn + 4 * 2 * 1 * 6 + 16 * 2 * 6
 
 
 def test_state_bytes_by_hand():
   env = market.Market(market.Config(num_merchants=2, clusters=3, customers=40, horizon=10))
-  # In words: what changes twice, types and links once, observations, rewards.
+  # Counts are in words. What changes counts twice, types and links count once.
   changing = 3 + 2 * (2 + 2 + 3 + 3 + 3)
   constant = 2 * 3 + 2 + 2 * 6
   assert market_suite.state_bytes(env) == 4 * (2 * changing + constant + 2 * 12 + 2)
 
 
 def test_random_episodes_and_the_loop_play_the_same_market():
-  """A merchant's rewards under both, by a two-sample test; its p-value is uniform, and 0.40 here.
+  """A two-sample test compares a merchant's rewards in both. Its p-value is 0.40 here.
 
-  Tolerances are drawn in one and their mean in the other, which 1,500 episodes do not tell.
+  `random_episodes` draws tolerances and the loop takes their mean; 1,500 episodes do not show the
+  difference.
   """
   config = market.Config(num_merchants=3, clusters=3, customers=20, horizon=8)
   play = market_suite.random_episodes(market.Market(config), 1000)
@@ -50,5 +51,5 @@ def test_random_episodes_and_the_loop_play_the_same_market():
   assert loop.shape == (500, 3)
   p_value = stats.ks_2samp(np.asarray(ours[:, 0]), loop[:, 0]).pvalue
   assert p_value > 0.001
-  # Half as much again of everything it would tell: 2e-5.
+  # The test would see rewards that are half as large again, with a p-value of 2e-5.
   assert stats.ks_2samp(np.asarray(ours[:, 0]) * 1.5, loop[:, 0]).pvalue < 0.001

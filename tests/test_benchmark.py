@@ -1,4 +1,4 @@
-"""launch.benchmark: a small entry from end to end, and the flop counts by hand."""
+"""Tests of launch.benchmark: a small entry from end to end, and operation counts by hand."""
 
 import csv
 import dataclasses
@@ -40,11 +40,11 @@ def test_quick_entry_end_to_end(tmp_path, capsys):
   assert row["over_floor"] == pytest.approx(row["us_game"] / row["floor_us"])
   assert row["engine"] in nes_jax.engines()
   assert row["jit_us"] > 0 and row["first_ms"] > 0 and row["converged_pct"] == 100
-  # The older version is this one, in another process.
+  # Here the older version is this checkout, in another process.
   assert row["before_ratio"] == pytest.approx(row["before_us"] / row["us_game"])
   assert row["ecos_failed"] == row["direct_failed"] == "0/2" and row["clarabel_ratio"] > 0
-  assert row["polarix_us"] is None  # knows no CCE
-  # float32 at tolerance 1e-4 against Clarabel's default: usually 1e-3 or less.
+  assert row["polarix_us"] is None  # Polarix solves for CEs only.
+  # The distance of float32 at tolerance 1e-4 to Clarabel's default is usually at most 1e-3.
   assert row["distance"] < 2e-2
   printed = " ".join(capsys.readouterr().out.split())
   assert "| size | concept | batch |" in printed and "| 4x4 | cce | 16 |" in printed
@@ -61,7 +61,7 @@ def test_quick_entry_end_to_end(tmp_path, capsys):
 @pytest.mark.parametrize("concept", ["cce", "ce"])
 @pytest.mark.parametrize("shape", [(3, 3), (2, 3, 2)])
 def test_peers_agree(concept, shape):
-  """On the same problem, stated by hand and by CVXPY. Usually 1e-5 apart."""
+  """Peers solve the same problem, stated by hand and by CVXPY. Joints usually differ by 1e-5."""
   payoffs = np.asarray(spheres.sample(jax.random.key(0), 3, shape))
   outcomes = {name: peers.measure(name, concept, payoffs) for name in ("clarabel", "direct")}
   outcomes["moreau"] = peers.measure("moreau", concept, payoffs)
@@ -109,12 +109,12 @@ def test_games_of_many_shapes(monkeypatch, tmp_path):
   row = exact.shapes_row(quick=False)
   assert row["cce_s"] == row["ce_s"] == 50 and row["converged"] == "200/200"
   assert len(set(solved)) == 200 and {min(s) for _, s in solved} | {16} <= set(range(2, 17))
-  # On its own it leaves no table of entries.
+  # The smaller table alone writes no table of entries.
   monkeypatch.setattr(suite, "machine_rate", lambda: 1e9)
   assert suite.run("exact", tmp_path, only=["shapes"], quick=True) == []
   record = json.loads((tmp_path / "exact.json").read_text())
   assert record["extras"]["shapes"]["shapes"] == 2 and not (tmp_path / "exact.csv").exists()
-  # By default only where nothing is compiled.
+  # The smaller table is measured by default only if the engine compiles nothing.
   monkeypatch.setattr(exact, "engine", lambda *_: "native")
   assert suite.choose("exact", [])[1] == ["gradient", "shapes"]
   monkeypatch.setattr(exact, "engine", lambda *_: "jax")
@@ -141,14 +141,14 @@ def test_gradients_are_those_of_layers():
   assert row["one_us"] > 0 and row["us_game"] > 0 and row["largest"] > 1e-3
   if row["difference"] is None:
     pytest.skip("cvxpylayers is not installed")
-  # Ours is of float32 at tolerance 1e-4: usually 1e-3 of the largest.
+  # In float32 at tolerance 1e-4 the difference is usually 1e-3 of the largest derivative.
   assert row["difference"] < 0.05 * row["largest"]
 
 
 def test_another_version_in_a_process_of_its_own(tmp_path):
   package = tmp_path / "nes_jax"
   package.mkdir()
-  # An old one: it knows no `batched`, and prints.
+  # The older version has no argument `batched`, and it prints.
   (package / "__init__.py").write_text(
       "import collections\n"
       "Answer = collections.namedtuple('Answer', ['converged'])\n"
@@ -174,10 +174,10 @@ def test_newton_flops_by_hand():
   matrix = 6 * n**3 + (2 * n) ** 3 / 3
   rest = 4 * (2 * n) ** 2 + 6 * 2 * n**2 * 2
   assert exact.newton_flops((n, n), "cce") == pytest.approx(matrix + rest)
-  # CE 4x4: D = 24 duals against 16 joint strategies: the joint's system is the smaller.
+  # A CE of 4x4 has 24 duals and 16 joint strategies, so that the joint's system is smaller.
   joint = 2 * 16 * 3 * 4 + 16**3 / 3 + 4 * 16**2 + 6 * (2 * 2 * 16 * 3)
   assert exact.newton_flops((4, 4), "ce") == pytest.approx(joint)
-  # CE 2x2x2x2x2: D = 10 duals against 32.
+  # A CE of 2x2x2x2x2 has 10 duals and 32 joint strategies.
   dual = 5 * 32 + 10 * 2 * 32 + 10**3 / 3 + 4 * 10**2 + 6 * (5 * 2 * 32)
   assert exact.newton_flops((2,) * 5, "ce") == pytest.approx(dual)
 
@@ -237,14 +237,17 @@ def test_quick_neural_entry_end_to_end(tmp_path):
 def test_network_work_by_hand():
   config = network.Config("cce", payoff_channels=(3,), dual_channel=5, dual_channels=(7,))
   flops, written = neural.network_work(config, (2, 4))
-  # A layer of 3 products of 8 entries, 1 -> 3; dual layers of 6 entries, 5 -> 7 -> 1.
+  # The payoff layer has 3 products of 8 entries, with 1 -> 3 channels. The dual layers have 6
+  # entries, with 5 -> 7 -> 1 channels.
   assert flops == 2 * 3 * 8 * 3 + 2 * 6 * (5 * 7 + 7)
   assert written == 2 * 8 * 3 + 6 * (5 + 7 + 1)
   rounds = dataclasses.replace(config, rounds=2)
   more, wider = neural.network_work(rounds, (2, 4))
-  # Of a round: three passes over 2 players' 8 payoffs, layers 7 + 3 -> 7 -> 1 of 6 entries.
+  # A round makes three passes over the 8 payoffs of 2 players, and has layers of 6 entries with
+  # 7 + 3 -> 7 -> 1 channels.
   assert more - flops == 2 * 2 * (3 * 2 * 8 + 6 * (10 * 7 + 7))
   assert wider - written == 2 * 6 * (7 + 1)
-  # Of a Newton step: three passes, two for each of 16 conjugate gradients, one a length.
+  # A Newton step makes three passes, two for each of 16 conjugate gradients, and one for each of 5
+  # lengths.
   most, _ = neural.network_work(dataclasses.replace(rounds, newton=3), (2, 4))
   assert most - more == 3 * 2 * (3 + 2 * 16 + 5) * 2 * 8

@@ -1,4 +1,4 @@
-"""launch.checks.census: a short form of it, and that it continues."""
+"""Tests of launch.checks.census: a small census, and that it continues."""
 
 import csv
 
@@ -23,7 +23,7 @@ def test_rows_are_right_and_computed_once(tmp_path, monkeypatch, capsys):
     solution = solve(payoffs, **options)
     if len(calls) > 1:
       return solution
-    # The first row's last game: an answer that claims to be right and is not.
+    # The last game of the first row gets a wrong answer that is marked as converged.
     joint = solution.joint.copy()
     joint[-1] = 0
     joint[-1, 0, 0] = 1
@@ -46,7 +46,7 @@ def test_rows_are_right_and_computed_once(tmp_path, monkeypatch, capsys):
     assert 0 <= float(row["seconds"]) < 30
   assert float(rows[0]["residual"]) > 0.1 and float(rows[1]["residual"]) <= 1e-8
   assert float(rows[1]["gap"]) <= 1e-8
-  # By hand: the joint is the first cell, from where the best deviation is worth this much.
+  # The joint is the first cell, from which the gains of the best deviations follow by hand.
   payoffs = census.draw(census.Run(tmp_path, games=4, strategies=3), "shapley", 0.0)
   first, second = payoffs[-1]
   gap = (first[:, 0].max() - first[0, 0]) + (second[0].max() - second[0, 0])
@@ -57,11 +57,11 @@ def test_rows_are_right_and_computed_once(tmp_path, monkeypatch, capsys):
   table = (tmp_path / "census.md").read_text().splitlines()
   assert [line.split(" | ")[0] for line in table[-2:]] == ["| shapley", "| ranking"]
 
-  # Again, with another concept: only its rows are new.
+  # With one more concept, only its rows are computed.
   assert census.main([*flags, "--concepts=cce,ce"]) == 0
   assert calls == ["cce", "cce", "ce", "ce"]
   again = read(tmp_path / "census.csv")
   assert again[:2] == rows and [row["recomputed"] for row in again] == ["3", "4", "4", "4"]
   assert "left 1.0000" in capsys.readouterr().out
   assert census.main([*flags, "--kinds=ranking,blotto", "--players=3", "--concepts=none"]) == 2
-  assert "unknown 'none'; use some of cce, ce" in capsys.readouterr().err
+  assert "--concepts=none: use one of cce, ce" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""launch.runtime.checkpoint: bit for bit and back, damage, wrong trees, and what is kept."""
+"""launch.runtime.checkpoint: exact round trips, damage, trees that differ, and old files."""
 
 import math
 from typing import NamedTuple
@@ -55,7 +55,7 @@ def update(state):
 
 
 def assert_same(a, b):
-  """Equal structures, types, dtypes and bits."""
+  """Checks that two trees have equal structures, types, dtypes and bits."""
   assert jax.tree.structure(a) == jax.tree.structure(b)
   for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)):
     if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
@@ -86,7 +86,7 @@ def steps(directory):
   return sorted(checkpoint.load_metadata(path)["step"] for path in directory.glob("*.npz"))
 
 
-# There and back.
+# Round trips.
 
 
 def test_continuing_is_bit_equal_to_not_stopping(tmp_path):
@@ -167,7 +167,7 @@ ARRAYS = st.one_of(
     ),
 )
 LEAVES = st.one_of(ARRAYS, st.integers(), st.floats(width=64), st.booleans(), st.text(max_size=3))
-# Any names at all; None and empty nodes too.
+# Trees with any names, with None and with empty nodes.
 TREES = st.recursive(
     st.one_of(LEAVES, st.none()),
     lambda children: st.one_of(
@@ -187,7 +187,7 @@ def test_any_tree_comes_back(tmp_path_factory, state):
   assert_same(checkpoint.restore(path, state), state)
 
 
-# Not what was asked for.
+# States of another structure.
 
 
 def test_errors_name_the_first_leaf_that_differs(tmp_path):
@@ -224,7 +224,7 @@ def test_what_cannot_be_saved_is_named_and_nothing_is_written(tmp_path):
   assert not list(tmp_path.iterdir())
 
 
-# Damage.
+# Damaged files.
 
 
 def test_latest_passes_over_a_file_cut_short(tmp_path):
@@ -325,7 +325,7 @@ def test_leftovers_of_a_killed_run_are_swept_and_other_files_stay(tmp_path):
   assert names == {"checkpoint-000000000003.npz", *(other.name for other in others)}
 
 
-# What is kept.
+# Checkpoints that are kept.
 
 
 def test_no_directory_and_no_metric(tmp_path):

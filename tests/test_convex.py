@@ -1,8 +1,9 @@
-"""nes_jax.solve against CVXPY: the same problem (6), float64, random games on the sphere.
+"""Tests of nes_jax.solve against CVXPY: problem (6) in float64, random games on the sphere.
 
-Both sides see payoffs, welfare and epsilon that are normalised already, so units agree. Clarabel
-with tolerance 1e-12 often stops as "optimal_inaccurate", short of that and still far more accurate
-than what is asserted; where two answers part, the failure shows how feasible and how good both are.
+Both sides get payoffs, welfare and epsilon that are normalised already, so that units agree. With
+tolerance 1e-12 Clarabel often stops as "optimal_inaccurate", with an answer that is far more
+accurate than the tests ask for. If two answers differ, the failure shows how much each of them
+violates the constraints, and its objective.
 """
 
 import functools
@@ -16,7 +17,7 @@ pytest.importorskip("cvxpy", reason="needs the baselines extra")
 from launch.baselines import convex
 import nes_jax
 
-# (concept, shape) -> games of the fast test. The slow one takes SLOW_GAMES of each.
+# Number of games of the fast test by concept and shape. The slow test takes SLOW_GAMES of each.
 CASES = {
     ("cce", (2, 2)): 8,
     ("cce", (4, 4)): 8,
@@ -33,9 +34,9 @@ CASES = {
     ("ce", (2, 2, 2, 2, 2)): 8,
 }
 SLOW_GAMES = 64
-# Where each test compiles a program of its own, the fast ones are these.
+# Cases of the fast tests that compile a program each.
 QUICK = [("cce", (2, 2)), ("cce", (4, 4)), ("ce", (2, 2)), ("ce", (4, 4))]
-# selection -> mu. One batch holds them all: one compiled program a case.
+# Welfare weight mu of each selection. One batch holds all of them, so that a case compiles once.
 HARD = {
     "max_entropy": 0.0,
     "min_relative_entropy": 0.0,
@@ -47,7 +48,7 @@ HARD = {
 
 
 def over_cases(quick=CASES):
-  """Parametrises (concept, shape, games): few games of `quick` cases; 64 of all, marked slow."""
+  """Parametrises (concept, shape, games): few games of `quick` cases, many of all in slow tests."""
   fast = [(*case, CASES[case]) for case in quick]
   slow = [pytest.param(*case, SLOW_GAMES, marks=pytest.mark.slow) for case in CASES]
 
@@ -58,7 +59,7 @@ def over_cases(quick=CASES):
 
 
 def on_sphere(rng, shape):
-  """[A1, ..., AN] uniform on the zero-mean sphere of radius sqrt(|A|)."""
+  """An array [A1, ..., AN], uniform on the zero-mean sphere of radius sqrt(|A|)."""
   x = rng.normal(size=shape)
   x = x - x.mean()
   return x / math.sqrt((x**2).mean())
@@ -88,7 +89,7 @@ def distance(joint, other):
 
 
 def judge(payoffs, concept, joint, epsilon, target, utility):
-  """NumPy's opinion of an answer: largest violation, and W . sigma mu - KL."""
+  """Largest violation of a constraint, and mu W . sigma - KL, computed in NumPy."""
   players = [row[0] for row in convex.deviation_rows(joint.shape, concept)]
   gains = convex.deviation_matrix(payoffs, concept) @ joint.ravel()
   safe = np.maximum(joint, 1e-300)
@@ -98,10 +99,10 @@ def judge(payoffs, concept, joint, epsilon, target, utility):
 
 
 def trusted(payoffs, concept, answer):
-  """Whether the reference has an answer to compare with.
+  """Whether the answer of the reference is good enough for a comparison.
 
-  Asked for 1e-12 Clarabel fails on a few games in a thousand, and on a few more stops at a joint
-  that violates constraints by 1e-6, and is then 1e-4 away from one that does not.
+  With tolerance 1e-12 Clarabel fails on a few games in a thousand. On a few others it stops at a
+  joint that violates constraints by 1e-6, which may be 1e-4 away from the equilibrium.
   """
   if not np.isfinite(answer.joint).all():
     return False
@@ -112,7 +113,7 @@ def trusted(payoffs, concept, answer):
 
 def test_deviation_matrix_by_hand():
   payoffs = np.array([[[1.0, 2.0], [5.0, 3.0]], [[0.0, 1.0], [4.0, 2.0]]])
-  # Columns: (0, 0), (0, 1), (1, 0), (1, 1).
+  # The columns are the joint strategies (0, 0), (0, 1), (1, 0), (1, 1).
   coarse = [[0, 0, -4, -1], [4, 1, 0, 0], [0, -1, 0, 2], [1, 0, -2, 0]]
   np.testing.assert_array_equal(convex.deviation_matrix(payoffs, "cce"), coarse)
   correlated = [[4, 1, 0, 0], [0, 0, -4, -1], [1, 0, -2, 0], [0, -1, 0, 2]]
@@ -139,13 +140,13 @@ def test_references_agree_on_linear_programs(objective):
     values.append([(welfares[0] * answer.joint).sum() * (objective == "linear"), *answer.epsilon])
   values = np.array(values)
   sums = values if objective == "linear" else values.sum(1)
-  # Usually 1e-9.
+  # The difference is usually 1e-9.
   np.testing.assert_allclose(sums, np.broadcast_to(sums[0], sums.shape), atol=1e-7)
 
 
 @functools.cache
 def solve_hard(concept, shape, games):
-  """Every selection of HARD: joints [selections, B, A1, ...] and residuals [selections, B]."""
+  """Joints [selections, B, A1, ...] and residuals [selections, B] of all selections of HARD."""
   payoffs, targets, welfares, _ = draw(shape, games)
   uniform = np.full_like(targets, 1 / math.prod(shape))
   times = len(HARD)
@@ -163,9 +164,10 @@ def solve_hard(concept, shape, games):
 
 @over_cases()
 def test_hard_constraints(concept, shape, games):
-  """Half L1 distance <= 1e-4 to the selected equilibrium; objective within 1e-6 for infinite mu.
+  """The solver gap is at most 1e-4; for infinite mu the objective is within 1e-6.
 
-  Usually 1e-7 to 1e-9; the worst of the fast games 3e-5 (welfare_100, CCE 8x8). Objective: 2e-8.
+  The solver gap is usually 1e-7 to 1e-9, and 3e-5 for the worst of the fast games (welfare_100, CCE
+  8x8). The objective is within 2e-8.
   """
   payoffs, targets, welfares, _ = draw(shape, games)
   joints, residuals = solve_hard(concept, shape, games)
@@ -203,7 +205,7 @@ def test_hard_constraints(concept, shape, games):
 
 @over_cases(QUICK)
 def test_maximum_strength(concept, shape, games):
-  """The smallest sum of epsilons. Usually 1e-9 from the linear program's, at most 3e-5."""
+  """The sum of epsilons differs from the linear program's usually by 1e-9, at most by 3e-5."""
   payoffs, _, _, _ = draw(shape, games)
   solution = solve(payoffs, concept, "max_strength")
   problem = convex.Reference(shape, concept, objective="strength", solver="HIGHS")

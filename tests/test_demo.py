@@ -1,4 +1,4 @@
-"""launch.demo and launch.figures: polytopes by hand, selections inside them, a small run."""
+"""Tests of launch.demo and launch.figures: polytopes by hand, selections in them, a small run."""
 
 import csv
 
@@ -23,7 +23,7 @@ def polytope(payoffs):
 @pytest.mark.parametrize(
     "payoffs, expected",
     [
-        # Two pure equilibria, the mixed one (1/3, 2/3)^2, and two that are not Nash.
+        # Three of the points are Nash equilibria: two pure ones, and the mixed one (1/3, 2/3)^2.
         (
             CHICKEN.payoffs,
             [[0, 0, 1, 0], [0, 1 / 4, 1 / 4, 1 / 2], [0, 1, 0, 0], [1 / 9, 2 / 9, 2 / 9, 4 / 9],
@@ -42,7 +42,8 @@ def test_extreme_points(payoffs, expected):
 
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
 def test_polytopes_ignore_scale_and_own_offsets(scale):
-  offset = np.array([[[3.0, -1]], [[5], [2]]], dtype=object)  # of the other player's strategies
+  # One offset for each strategy of the other player.
+  offset = np.array([[[3.0, -1]], [[5], [2]]], dtype=object)
   moved = np.stack([scale * (g + np.asarray(o, float)) for g, o in zip(BATTLE.payoffs, offset)])
   np.testing.assert_allclose(polytope(moved)[1], polytope(BATTLE.payoffs)[1], atol=1e-9)
 
@@ -67,7 +68,7 @@ def test_three_players_and_uneven_strategies():
   rows = figures.ce_constraints(payoffs)
   assert rows.shape == (12 + 2 + 6 + 2, 12)
   joint = np.random.default_rng(1).dirichlet(np.ones(12)).reshape(2, 3, 2)
-  # Player 2 told 0 and playing 2: the second of its rows.
+  # The second row of player 2 is about playing 2 where 0 is recommended.
   gain = sum(
       joint[a, 0, c] * (payoffs[1, a, 0, c] - payoffs[1, a, 2, c])
       for a in range(2) for c in range(2)
@@ -82,7 +83,7 @@ def test_selected_points_lie_in_their_polytopes():
     joints = joints.reshape(6, 4)
     assert np.isfinite(joints).all(), f"{game.name}: not converged"
     np.testing.assert_allclose(joints.sum(1), 1, atol=1e-9)
-    assert (joints @ rows.T).min() > -1e-6, game.name  # 1e-9 as a rule
+    assert (joints @ rows.T).min() > -1e-6, game.name  # The minimum is usually -1e-9.
     points = figures.extreme_points(rows)
     welfare = game.payoffs.sum(0).ravel()
     best = (points @ welfare).max()
@@ -92,7 +93,7 @@ def test_selected_points_lie_in_their_polytopes():
 
 
 def test_uniform_gaps_by_hand():
-  # Against uniform play chicken's strategies earn 3.5 and 4.
+  # Against uniform play, the strategies of chicken earn 3.5 and 4.
   games = CHICKEN.payoffs[None]
   np.testing.assert_allclose(uniform_gaps(games, "cce"), [2 * 0.25])
   np.testing.assert_allclose(uniform_gaps(games, "ce"), [2 * 0.5 / 2])
@@ -126,7 +127,7 @@ def test_bad_flags(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_small_run(tmp_path, capsys):
-  """On 3x3 corners of two games a class: nearly all of the time is compilation."""
+  """A run on the 3x3 corners of two games of each class."""
   games = {name: x[:, :, :3, :3] for name, x in demo.read_classes(demo._GAMES, 2).items()}
   np.savez(tmp_path / "corners.npz", **games)
   assert demo.main(["demo", f"--games={tmp_path / 'corners.npz'}", f"--out={tmp_path}"]) == 0

@@ -13,7 +13,12 @@ from launch.runtime import flags, program
 from launch.runtime.flags import Section, UsageError
 
 # Programs whose flags are sections.
-PROGRAMS = ("launch.nes_solve", "launch.market_train", "launch.calsheq_train")
+PROGRAMS = (
+    "launch.nes_solve",
+    "launch.nes_train",
+    "launch.market_train",
+    "launch.calsheq_train",
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""launch.checks.fuzz: a short form of it, and that it would see a failure."""
+"""Tests of launch.checks.fuzz: a short run, and that it sees failures."""
 
 import random
 

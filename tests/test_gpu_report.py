@@ -1,4 +1,4 @@
-"""launch.checks.gpu_report: that it goes on whatever becomes of a part, and a short form of it."""
+"""Tests of launch.checks.gpu_report: that it goes on when parts fail, and a quick run."""
 
 import json
 import sys
@@ -7,11 +7,11 @@ import time
 import pytest
 
 from launch.bench import suite
-from launch.checks import gpu_report
+from launch.checks import gpu_report, gpu_tables
 from launch.checks.gpu_report import Part
 from launch.runtime import writers
 
-# What `launch.benchmark` writes, as far as the report reads it.
+# The part of the files of `launch.benchmark` that the report reads.
 EXACT = {
     "hardware": {
         "devices": 1, "device": "NVIDIA X", "platform": "gpu", "cpu": "Y", "cores": 16,
@@ -71,7 +71,7 @@ def test_goes_on_when_parts_fail(tmp_path, monkeypatch):
   assert content["suites"] == {"exact": EXACT["rows"], "train": []}
   assert [part["code"] for part in content["parts"]] == [1, None, 3, 0]
   assert (tmp_path / "train.txt").read_text().split() == ["more"]
-  # All is well when what was stopped had no failure, too.
+  # A part that was stopped without a failure counts as well.
   wanted = [Part("tests", 1, script(f"print({TESTS.replace('FAILED', 'PASSED')!r})")), wanted[-1]]
   assert gpu_report.measure(tmp_path, 60, wanted, quick=True)
   assert "QUICK" in (tmp_path / "report.md").read_text()
@@ -80,34 +80,34 @@ def test_goes_on_when_parts_fail(tmp_path, monkeypatch):
 def test_files_of_tests_that_cannot_be_imported():
   log = "ERROR tests/test_solve.py\ntests/test_dual.py::test_one PASSED [100%]\n"
   log += "ERROR tests/test_solve.py - ModuleNotFoundError: No module named 'x'\n"
-  assert gpu_report.tests_of(log) == {
+  assert gpu_tables.tests_of(log) == {
       "passed": ["tests/test_dual.py::test_one"], "error": ["tests/test_solve.py"]
   }
 
 
 def test_all_columns_are_there(tmp_path):
-  """A part of a suite names entries that exist, and quick ones are few."""
+  """Parts measure entries that exist, and a quick part measures one."""
   for quick in (False, True):
     for part in gpu_report.parts(tmp_path, quick):
       if part.command[1] != "launch.benchmark":
         continue
       values = dict(flag.lstrip("-").split("=") for flag in part.command[2:] if "=" in flag)
       entries, extras = suite.choose(values["suite"], values["only"].split(","))
-      assert values["suite"] == part.name and part.name in gpu_report.COLUMNS and not extras
+      assert values["suite"] == part.name and part.name in gpu_tables.COLUMNS and not extras
       assert len(entries) == 1 or not quick
       assert ("--quick" in part.command) == quick
 
 
 def test_bad_flags(tmp_path, capsys, monkeypatch):
-  monkeypatch.setenv("PATH", str(tmp_path))  # which has no nvidia-smi
+  monkeypatch.setenv("PATH", str(tmp_path))  # This directory has no nvidia-smi.
   for flags, message in (
       ([], "nvidia-smi finds no GPU here; --quick tries the program without one"),
-      (["--quick", "--only=fast"], "unknown 'fast'; use some of exact, neural"),
+      (["--quick", "--only=fast"], "--only=fast: use one of exact, neural"),
       (["--seconds=0"], "--seconds=0 must be at least 1"),
   ):
     assert gpu_report.main(["gpu_report", f"--out={tmp_path / 'out'}", *flags]) == 2
     assert message in capsys.readouterr().err
-  # A GPU that JAX does not use: here it computes on the CPU.
+  # There is a GPU, but JAX computes on the CPU.
   nvidia_smi = tmp_path / "nvidia-smi"
   nvidia_smi.write_text("#!/bin/sh\necho NVIDIA X, 580, 80000 MiB, 1980 MHz\n")
   nvidia_smi.chmod(0o755)
@@ -118,14 +118,14 @@ def test_bad_flags(tmp_path, capsys, monkeypatch):
 
 
 def test_what_a_training_has_come_to(tmp_path):
-  assert gpu_report.trained(tmp_path / "none", 8) == []
+  assert gpu_tables.trained(tmp_path / "none", 8) == []
   clock = iter((0.0, 2.0, 3.0)).__next__
   with writers.Writer(tmp_path, console_every=None, clock=clock) as writer:
     writer.write(100, {"train/loss": 1.0})
     writer.write(200, {"train/loss": 1.0, "eval/solver_gap": 0.25})
-  (row,) = gpu_report.trained(tmp_path, 8)
+  (row,) = gpu_tables.trained(tmp_path, 8)
   assert row == {"updates": 200, "batch": 8, "games_s": 800.0, "solver_gap": 0.25}
-  assert gpu_report.table("train", [row]).splitlines()[-1] == "| 200 | 8 | 800 | 0.25 |"
+  assert gpu_tables.table("train", [row]).splitlines()[-1] == "| 200 | 8 | 800 | 0.25 |"
 
 
 @pytest.mark.slow

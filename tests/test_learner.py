@@ -19,6 +19,7 @@ import pytest
 
 from launch import nes_train
 from launch.runtime import checkpoint, writers
+from launch.training.network import NetworkTraining
 import nes_jax
 from nes_jax import dual, network, pretrained, selection, training
 from nes_jax.keys import example_keys
@@ -484,6 +485,18 @@ def test_a_start_may_lack_newton_steps():
   assert run.training.network.newton == config.newton + 1 and run.start.name == "me_cce_2p"
 
 
+def test_checkpoints_with_former_names_are_continued():
+  """Fields of the training were once called bend and norm."""
+  job = NetworkTraining(nes_train.run_of(command("x", "--bend=3", "--sphere=l1")))
+  now = job.metadata()
+  before = {**now, "training": dict(now["training"])}
+  for old, new in (("bend", "log_loss_above"), ("norm", "sphere")):
+    before["training"][old] = before["training"].pop(new)
+  settings = job.settings(now)
+  assert job.settings(before) == settings
+  assert (settings["log_loss_above"], settings["sphere"], settings["norm"]) == (3, "l1", "rms")
+
+
 @pytest.mark.parametrize(
     "flags, message",
     [
@@ -491,12 +504,12 @@ def test_a_start_may_lack_newton_steps():
         (["--start=me_ce_2p"], "another network: concept ce there, cce here; payoff_channels"),
         (["--shapes=3x3,4x2"], r"--out=.* holds another run .shapes"),
         (["--seed=5"], "holds another run .seed 0 -> 5."),
-        (["--shapes=3by3"], "'3by3' is no shape"),
+        (["--shapes=3by3"], "--shapes=3by3: '3by3' is no shape"),
         (["--batch=many"], "--batch=many: integers"),
-        (["--batch=1,2,3"], "batches=.*one positive size for each"),
+        (["--batch=1,2,3"], "--batch=.*one positive size for each"),
         (["--export=net"], "ends in .npz"),
         (["--concept=nash"], "--concept"),
-        (["--norm=instance"], "norm='instance'"),
+        (["--norm=instance"], "--norm=instance: use one of batch, rms, none"),
         (["--save_every=0"], "--save_every=0 must be at least 1"),
         (["more"], "unexpected argument 'more'"),
     ],

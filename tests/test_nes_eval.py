@@ -1,4 +1,4 @@
-"""launch.nes_eval and launch.evaluation: small evaluations, stored results, tables and pictures."""
+"""Tests of launch.nes_eval and launch.evaluation: cache, measurements, tables and pictures."""
 
 import csv
 import dataclasses
@@ -44,7 +44,7 @@ def refuse(*_, **__):
   raise AssertionError("computed again")
 
 
-# Stored results.
+# The cache.
 
 
 def test_results_are_computed_once_a_key(tmp_path):
@@ -74,7 +74,7 @@ def test_keys_see_code_and_networks():
   assert fingerprints.network(one) == fingerprints.network(one._replace(moments={}))
 
 
-# Measures.
+# Measurements.
 
 
 def test_spread():
@@ -84,7 +84,7 @@ def test_spread():
 
 @pytest.mark.parametrize("concept", ["cce", "ce"])
 def test_gap_is_that_of_the_library(concept):
-  """By the dense matrix, as for ECOS."""
+  """The gap by the dense matrix equals that of nes_jax.metrics."""
   payoffs = np.asarray(spheres.sample(jax.random.key(0), 1, (2, 3, 2))[0], np.float64)
   joint = np.random.default_rng(0).dirichlet(np.ones(12)).reshape(2, 3, 2)
   wanted = metrics.gap(jnp.asarray(payoffs), jnp.asarray(joint), jnp.zeros(3), concept)
@@ -111,7 +111,7 @@ def small_classes(monkeypatch):
 
 
 def test_classes_and_tables(small_classes, tmp_path, monkeypatch):
-  """One test, for what it compiles: CCE by all methods, a table, and both again from the disk."""
+  """CCEs by all methods and a table, and both again from the cache; one test compiles less."""
   pytest.importorskip("cvxpy")
   monkeypatch.setattr(classes, "CONCEPTS", ("cce",))
   cache = Cache(tmp_path)
@@ -127,7 +127,7 @@ def test_classes_and_tables(small_classes, tmp_path, monkeypatch):
       assert row.failed == 0 and row.gap.worst < 1e-3 and row.solver_gap.worst < 0.03, row
     assert (row.us_game > 0) == (method != "uniform")
   uniform = {name: found[name, "uniform"] for name in classes.CLASSES}
-  assert uniform["DispersionGame"].gap.worst < 1e-9  # uniform play solves it
+  assert uniform["DispersionGame"].gap.worst < 1e-9  # Uniform play is the equilibrium.
   assert uniform["L1 invariant"].gap.mean > 0.3
   assert failures.games == 18 and failures.float64 == 0 and failures.left == 0
   assert failures.worst_residual < 1e-8
@@ -141,8 +141,8 @@ def test_classes_and_tables(small_classes, tmp_path, monkeypatch):
 
   monkeypatch.setattr(nes_jax, "solve", refuse)
   again = classes.summary(Cache(tmp_path), TINY)
-  assert str(again) == str((rows, [failures]))  # NaN is not equal to itself
-  # A new network makes its own results anew, and no others.
+  assert str(again) == str((rows, [failures]))  # NaN is not equal to itself.
+  # A new network needs new results.
   changed = trained._replace(params=jax.tree.map(lambda x: x * 1.01, trained.params))
   monkeypatch.setattr(measure, "network_for", lambda *_: changed)
   with pytest.raises(AssertionError, match="computed again"):
@@ -177,14 +177,14 @@ def test_linear_network_is_linear_before_the_softplus():
     return jnp.stack([jnp.stack(answer(one)) for one in payoffs])
 
   def bend(**changes):
-    """Largest f(x) + f(y) - f(x + y) - f(0) of what goes into the softplus."""
+    """The largest f(x) + f(y) - f(x + y) - f(0), where f is the input of the softplus."""
     size = {"payoff_channels": (8, 8), "dual_channel": 8, "dual_channels": (8,)}
     config = network.Config("cce", centre="mean", norm="none", **size, **changes)
     found = np.asarray(duals(config, jnp.stack([x, y, x + y, 0 * x])), np.float64)
-    raw = np.log(np.expm1(found * 3**0.5))  # the duals of 3x3 games have scale 1 / sqrt(3)
+    raw = np.log(np.expm1(found * 3**0.5))  # Duals of 3x3 games have scale 1 / sqrt(3).
     return np.abs(raw[0] + raw[1] - raw[2] - raw[3]).max()
 
-  assert bend(**curves.linear("cce")) < 2e-4  # usually 1e-5
+  assert bend(**curves.linear("cce")) < 2e-4  # The value is usually 1e-5.
   assert bend() > 0.02
 
 
@@ -192,7 +192,7 @@ def test_uniform_payoffs_are_not_preprocessed():
   keys = jax.random.split(jax.random.key(0), 2000)
   payoffs = np.asarray(training.sample(keys, "max_entropy", (2, 2), 1e5, "uniform").payoffs)
   assert payoffs.min() > -(3**0.5) and payoffs.max() < 3**0.5
-  # 16,000 numbers: standard errors 0.008 and 0.007.
+  # The standard errors of 16,000 numbers are 0.008 and 0.007.
   assert abs(payoffs.mean()) < 0.04 and abs(payoffs.var() - 1) < 0.04
   assert np.abs(payoffs.mean((2, 3))).mean() > 0.2
 
@@ -204,7 +204,8 @@ def test_curves_are_those_of_the_paper():
   assert len(by_panel["ablation"]) == 3 and by_panel["ablation"][0].training.shapes == ((4, 4, 4),)
   assert {c.training.shapes for c in by_panel["selection"]} == {((4, 4),)}
   configs = [config for config, seed in curves.trainings(Settings()) if seed == 0]
-  assert len(set(configs)) == len(configs) < len(found)  # what two panels show is trained once
+  # Curves that two panels show are trained once.
+  assert len(set(configs)) == len(configs) < len(found)
   at = {curves.directory(pathlib.Path("x"), c, s, Settings()) for c in configs for s in (0, 1)}
   assert len(at) == 2 * len(configs)
 
@@ -220,7 +221,7 @@ def test_training_is_continued_and_not_repeated(tmp_path, monkeypatch):
   one = curves.network_of(tmp_path, config, seed, TINY)
   solution = nes_jax.solve(np.eye(3) * np.ones((2, 1, 1)), method="neural", trained=one)
   assert np.isfinite(solution.joint).all()
-  monkeypatch.setattr(curves.nes_train, "train", refuse)
+  monkeypatch.setattr(curves.trainer, "train", refuse)
   curves.train(tmp_path, config, seed, TINY)
   monkeypatch.setattr(curves, "curves", lambda _: [curves.Curve("selection", "ME", config)])
   (learned,) = curves.learned(tmp_path, TINY)
@@ -239,7 +240,7 @@ def test_polytopes_without_networks_are_exact():
 
 
 def test_polytopes_by_network():
-  """One that is for maximum entropy alone does not take the place of those that see more."""
+  """A network for maximum entropy alone does not stand in for networks with more inputs."""
   networks = polytopes.networks()
   assert networks.max_entropy is not None
   if networks.nearest_pure is None:
@@ -334,7 +335,7 @@ def test_bad_settings(fields, message):
 
 
 def test_the_network_of_table_2(tmp_path, monkeypatch):
-  """One that ships and was trained on that size alone, if there is one."""
+  """A network of nes_jax/weights that was trained on that size alone is preferred."""
   config = curves.square(TINY)
   one = pretrained.load("me_cce_2p")
   fits = one._replace(training=config)
@@ -349,7 +350,7 @@ def test_the_network_of_table_2(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_small_run(small_classes, tmp_path, monkeypatch, capsys):
-  """Two sections from end to end, stopped once, then again from what is stored."""
+  """Two sections from end to end: stopped once, continued, and again from the cache."""
   (config, seed), *_ = curves.trainings(TINY)
   same = [curves.Curve(panel, "ME", config) for panel in curves.PANELS]
   monkeypatch.setattr(curves, "curves", lambda _: same)
@@ -372,13 +373,13 @@ def test_small_run(small_classes, tmp_path, monkeypatch, capsys):
   assert "Figure 4" in text and "Figure 3" in text and "Figure 1" not in text
   assert len(list(tmp_path.glob("cache/*"))) > stored
   monkeypatch.setattr(nes_jax, "solve", refuse)
-  monkeypatch.setattr(curves.nes_train, "train", refuse)
+  monkeypatch.setattr(curves.trainer, "train", refuse)
   nes_eval.evaluate(run)
   assert (tmp_path / "report.md").read_text() == text
 
 
 def test_two_hosts_share_the_work(tmp_path, coordinator):
-  """Tables of two sizes: each process solves the games of one, without networks."""
+  """Each of two processes solves the games of one size, without networks."""
   code = (
       "import sys; from launch import nes_eval; nes_eval.measure.network_for = lambda *_: None;"
       "nes_eval.curves.square_network = lambda *_: None; sys.exit(nes_eval.main(sys.argv))"

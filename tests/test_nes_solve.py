@@ -24,7 +24,8 @@ from launch.solving.work import run
 import nes_jax
 from nes_jax.games import files
 
-NUM, PART = 40, 16  # one shape and part size wherever possible, so that one program serves all
+# One number of games and one part size, so that most tests share one compiled program.
+NUM, PART = 40, 16
 KEYS = ("joint", "epsilon", "gap", "residual", "converged", "iterations", "repeated", "invalid")
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -86,7 +87,7 @@ def test_npz_end_to_end(config, capfd):
       np.testing.assert_array_equal(
           answers[f"marginals_{p}"][start : start + PART], sol.marginals[p]
       )
-  # The last part is filled up for the solver, and cut again.
+  # The last part is filled up for the solver, and its answers are cut again.
   last = nes_jax.solve(payoffs[-PART:], batched=True)
   np.testing.assert_allclose(answers["joint"][-8:], last.joint[-8:], atol=1e-4)
   assert answers["joint"].shape == (NUM, 4, 4) and answers["converged"].all()
@@ -124,7 +125,7 @@ def test_openspiel(config):
   pytest.importorskip("pyspiel")
   report, _ = run(dataclasses.replace(config, games="openspiel:matrix_pd"))
   assert report.converged == 1
-  # Defecting dominates.
+  # Defection dominates.
   np.testing.assert_allclose(load(config.out)["joint"], [[[0, 0], [0, 1]]], atol=1e-3)
 
 
@@ -138,7 +139,7 @@ def test_continues_with_the_same_bytes(config):
   assert sorted(p.name for p in parts.glob("part*")) == ["part-000000.npz", "part-000001.npz"]
   assert not pathlib.Path(config.out).exists()
   lines, counting = [], Counting()
-  # The part size is that of the stopped run where none is given.
+  # Without --part_size, the run takes the part size of the stopped one.
   again = dataclasses.replace(config, part_size=None)
   report, _ = run(again, solve=counting, say=lines.append)
   assert counting.calls == 1 and report.solved_here == 8 and report.converged == NUM
@@ -180,7 +181,7 @@ def test_damaged_part_is_solved_again(config, damage):
   if damage == "cut":
     content = content[: len(content) // 2]
   elif damage == "flip":
-    content[600] ^= 1  # in the joints
+    content[600] ^= 1  # a byte of the joints
   part.write_bytes(content)
   if damage == "other":
     np.savez(part, joint=np.zeros(3))
@@ -201,7 +202,7 @@ def test_other_options_or_games_are_refused(config, capfd):
   files.write_npz(config.games, payoffs_of(seed=1))
   assert nes_solve.main(argv(config)) == 2
   assert "--games was" in capfd.readouterr().err
-  # Without a part there is nothing to lose.
+  # A store without parts may be replaced.
   os.unlink(pathlib.Path(config.out + ".parts", "part-000000.npz"))
   assert nes_solve.main(argv(config)) == 0
 
@@ -260,7 +261,7 @@ class Fake:
   """
 
   def __init__(self):
-    self.calls = []  # payoffs, options
+    self.calls = []  # pairs of payoffs and options
 
   def __call__(self, payoffs, **options):
     self.calls.append((payoffs, options))
@@ -423,7 +424,7 @@ def test_games_of_different_shapes_have_the_answers_of_each_alone(ragged):
   report, _ = run(dataclasses.replace(config, precision="float64"))
   assert report.converged == 5
   answers = load(config.out)
-  # By hand: one player has a single strategy, and the other takes the best of two or three.
+  # One player has a single strategy, so the other one takes the best of two or three.
   expected = np.zeros((5, 3, 3))
   expected[1, 0, np.argmax(games[1][1, 0])] = 1
   expected[2, np.argmax(games[2][0, :, 0]), 0] = 1
@@ -449,7 +450,7 @@ def test_masked_strategies_of_an_array_are_valid(config, changes):
   assert list(np.flatnonzero(answers["invalid"])) == [7]
   assert answers["converged"][[5, 6]].all()
   assert not answers["joint"][5, 1:].any() and not answers["joint"][6, :, 3].any()
-  # Player 2's best answer to the only strategy left.
+  # The best response of player 2 to the only strategy of player 1.
   best = np.argmax(payoffs[5, 1, 0])
   np.testing.assert_allclose(answers["joint"][5, 0, best], 1, atol=1e-2)
   np.testing.assert_allclose(answers["joint"][[5, 6]].sum((1, 2)), 1, atol=1e-4)
@@ -605,7 +606,7 @@ def test_bad_flags(config, changes, message, capfd, monkeypatch):
   assert nes_solve.main(argv(config, **changes)) == 2
   error = capfd.readouterr().err
   assert "Traceback" not in error
-  # Beside it the start line, and what OpenSpiel itself prints.
+  # The start line and messages of OpenSpiel may stand beside the error.
   lines = [line for line in error.splitlines() if line.startswith("nes_solve: ")]
   lines = [line for line in lines if "platform" not in line]
   assert len(lines) == 1 and message in lines[0]
@@ -647,7 +648,7 @@ def test_truth_values_are_a_target(config, tmp_path):
 
 
 def test_unwritable_and_full_disks(config, tmp_path, capfd, monkeypatch):
-  # A file where a directory is needed: root may write everywhere else.
+  # A file stands where a directory is needed. Root may write everywhere else.
   assert nes_solve.main(argv(config, out=f"{config.games}/out.npz")) == 2
   assert "cannot write in" in capfd.readouterr().err
   assert nes_solve.main(argv(config, out=config.games, overwrite=True)) == 2
@@ -666,7 +667,7 @@ def test_unwritable_and_full_disks(config, tmp_path, capfd, monkeypatch):
   assert nes_solve.main(argv(config)) == 1
   error = capfd.readouterr().err
   assert "No space left" in error and "continues" in error
-  assert not list(tmp_path.glob("out.npz.parts/*"))  # nothing half-written
+  assert not list(tmp_path.glob("out.npz.parts/*"))  # no incomplete file
 
 
 def test_sigterm_stops_where_it_continues(config):
@@ -701,7 +702,7 @@ def test_default_parts_fit(shape, concept, tmp_path):
   schema = answer_schema(shape, config)
   assert 1 <= size <= 65536
   assert size * (8 * np.prod(shape) + store.row_bytes(schema)) <= 2**28
-  # Parts of almost equal size: filling up the last one costs next to nothing.
+  # Parts have almost equal sizes, so that filling up the last one costs next to nothing.
   parts = -(-1_000_003 // size)
   assert parts * size - 1_000_003 < parts
 

@@ -25,7 +25,7 @@ BATCH = 16
 COUNTS = (1, 2, 8)
 
 
-# A learner in small: no Adam, which would hide a gradient that is too large by a factor.
+# A small learner. It has no Adam, which would hide a gradient that is too large by a factor.
 
 
 def initial_params():
@@ -33,7 +33,7 @@ def initial_params():
 
 
 def gradient(params, key, axis_name=None):
-  """(gradient of the global batch's mean loss, examples [b, 3])."""
+  """The gradient of the mean loss of the global batch, and the examples [b, 3] of this device."""
   keys = parallel.example_keys(key, BATCH, axis_name)
   examples = jax.vmap(lambda k: jax.random.normal(k, (3,)))(keys)
 
@@ -59,7 +59,7 @@ def flatten(prefix, tree):
   }
 
 
-# Run in processes of their own.
+# Functions that run in processes of their own.
 
 
 def on_eight_devices(out):
@@ -80,7 +80,7 @@ def on_eight_devices(out):
     assert examples.addressable_shards[0].data.shape == (BATCH // count, 3)
     results |= flatten(f"{count}/", (gradients, parallel.gather(examples)))
 
-    # A donated state, step by step: one program, and what the caller holds stays his.
+    # Three steps of a donated state compile once and leave the arrays of the caller alone.
     traces = []
 
     def step(state, key):
@@ -103,7 +103,7 @@ def on_eight_devices(out):
 
     rows = np.arange(2.0 * BATCH).reshape(BATCH, 2)
     placed = parallel.shard({"rows": rows, "keys": jax.random.split(key, BATCH)}, mesh)
-    rows[:] = 0  # what is placed is a copy
+    rows[:] = 0  # the placed array is a copy
     results[f"{count}/rows"] = parallel.gather(placed)["rows"]
     results[f"{count}/keys"] = jax.random.key_data(parallel.gather(placed)["keys"])
   np.savez(out, **results)
@@ -154,7 +154,7 @@ def as_one_of_two_hosts(out):
   results["rows"] = parallel.gather(own)
   results["keys"] = jax.random.key_data(parallel.gather(keys))
 
-  # What is spread over hosts is saved whole, by one of them.
+  # One process saves the whole of an array that is spread over hosts.
   state = {"rows": own, "params": parallel.replicate(params, mesh), "keys": keys, "step": 5}
   path = checkpoint.save(out / "run", state, step=5)
   with writers.Writer(out / "run", console_every=None) as writer:
@@ -167,7 +167,7 @@ def as_one_of_two_hosts(out):
     )
     assert len(list((out / "run").iterdir())) == 3 and len(writers.read(out / "run")) == 1
 
-  # One host is asked to stop; both do.
+  # One process is asked to stop, and both stop.
   def check_stop():
     if me == 1:
       raise stopping.Stopped(signal.SIGTERM)
@@ -220,7 +220,7 @@ def test_examples_are_the_same_on_any_number_of_devices(eight, count):
 @pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize("leaf", ["[0]['w']", "[0]['b']"])
 def test_gradients_are_the_same_on_any_number_of_devices(eight, count, leaf):
-  # They differ by 1e-7; a sum in place of a mean would be a factor of 2 or 8.
+  # The gradients differ by 1e-7. A sum in place of a mean would be 2 or 8 times as large.
   np.testing.assert_allclose(eight[f"{count}/{leaf}"], eight[f"none/{leaf}"], rtol=1e-5, atol=1e-7)
   assert np.abs(eight[f"none/{leaf}"]).max() > 0.01
 
@@ -263,7 +263,7 @@ def test_two_hosts(tmp_path, coordinator):
         np.testing.assert_allclose(archive[name], value, rtol=1e-5, atol=1e-7, err_msg=name)
 
 
-# On the devices that there are.
+# Tests on the devices of this process.
 
 
 def test_without_an_axis_the_slice_is_everything():

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from launch import nes_train
+from launch.training import held_out
 import nes_jax
 from nes_jax import network, pretrained, training
 from nes_jax.games import spheres
@@ -19,11 +19,11 @@ def test_card_is_true(name):
   assert path.stat().st_size < 1e6 and path.with_suffix(".md").exists()
   assert network.num_parameters(net.params) == net.facts["parameters"]
   shape = min(net.training.shapes, key=lambda shape: abs(shape[0] - 8))
-  test = nes_train.held_out(net.training, shape, 512)
+  test = held_out.draw(net.training, shape, 512)
   answer = nes_jax.solve(
       test.problem.payoffs,
       concept=net.config.concept,
-      selection=nes_train.asked(net.training, test.problem),
+      selection=held_out.selection_of(net.training, test.problem),
       method="neural",
       trained=net,
       batched=True,

@@ -1,4 +1,4 @@
-"""launch.checks.survival: a short form of it, and that it would see a difference."""
+"""Tests of launch.checks.survival: a short run, and that it sees differences."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from launch.checks import survival
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["nes_train", "nes_solve"])
 def test_kills_lose_nothing(tmp_path, name):
-  run = survival.Run(survival.Job(name, tmp_path / name), kills=2)
+  run = survival.Run(tmp_path / name, name, kills=2)
   report = survival.survive(run)
   assert report["kills"] == 2 and report["jobs"] >= 1 and report["different"] == 0
 

@@ -1,4 +1,4 @@
-"""launch.runtime.writers: rows there and back, late columns, kills and resumed runs."""
+"""launch.runtime.writers: round trips of rows, late columns, kills and resumed runs."""
 
 import csv
 import json
@@ -18,7 +18,7 @@ TIMES = (writers.SECONDS, writers.RATE)
 
 
 class Clock:
-  """Advances by hand."""
+  """A clock that the test advances."""
 
   now = 1000.0
 
@@ -36,13 +36,13 @@ def open_writer(directory, **options):
 
 
 def table(directory):
-  """metrics.csv as other programs read it."""
+  """The rows of metrics.csv, as the standard library reads them."""
   with open(directory / "metrics.csv", newline="") as file:
     return list(csv.DictReader(file))
 
 
 def metrics(rows):
-  """Rows without their times."""
+  """The rows without their times."""
   return [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
 
 
@@ -191,7 +191,7 @@ VALUES = st.dictionaries(st.sampled_from("abc"), st.floats(), max_size=3)
 
 
 def text(rows):
-  """For comparing: NaN is not equal to itself, and the two files have names in other orders."""
+  """A form for comparisons: NaN differs from itself, and the files order names differently."""
   return repr([sorted(row.items()) for row in rows])
 
 
@@ -199,13 +199,13 @@ def text(rows):
 @given(rows=st.lists(VALUES, min_size=1, max_size=6), data=st.data())
 def test_a_kill_at_any_byte_loses_at_most_the_last_row(tmp_path_factory, rows, data):
   directory = tmp_path_factory.mktemp("kill")
-  clock = Clock()  # the files have to be the same when an example is tried again
+  clock = Clock()  # a fresh clock makes equal files when Hypothesis repeats an example
   writer = open_writer(directory, clock=clock)
   for step, row in enumerate(rows):
     writer.write(step, row)
   writer.close()
   everything = metrics(writers.read(directory))
-  # Either file may have been in the middle of its last line.
+  # A kill may leave either file in the middle of its last line.
   for path in sorted(directory.iterdir()):
     content = path.read_bytes()
     start = content[:-1].rfind(b"\n") + 1
@@ -223,7 +223,7 @@ def test_a_kill_at_any_byte_loses_at_most_the_last_row(tmp_path_factory, rows, d
   assert_files_agree(directory)
 
 
-# The console, other processes, TensorBoard.
+# Console, other processes and TensorBoard.
 
 
 def test_the_console_gets_a_line_every_few_seconds_and_the_last_row(tmp_path, clock, capsys):

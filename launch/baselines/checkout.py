@@ -1,28 +1,19 @@
 """Times calls of `nes_jax.solve` in another process: a first call, or calls of an older version.
 
-`Process` starts this file as a program with a checkout in PYTHONPATH. The checkout may be an older
-one. The file therefore imports nothing of this project but nes_jax, and passes only arguments that
-the checkout's `solve` has.
-
-The process reads requests, each a line of JSON: "file" (.npy of payoffs), "concept" and "batched".
-It answers each with a line of JSON: "seconds" of one call until its arrays are there, "games", the
-number of games, "converged", the number of games that converged, and "module", the file of nes_jax.
-The time leaves out imports. In the first call it includes the start of JAX's backend, unless
-payoffs were put on a device before.
+The process runs `launch/baselines/timed_solve.py` with a checkout in PYTHONPATH.
 """
 
-import inspect
 import json
 import os
 import pathlib
 import subprocess
 import sys
 import tempfile
-import time
 from typing import Any
 
 import numpy as np
 
+_PROGRAM = pathlib.Path(__file__).with_name("timed_solve.py")
 # JAX must leave memory of a GPU to the process that started this one.
 _ENVIRONMENT = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 # Without the cache the first call compiles.
@@ -42,9 +33,9 @@ class Process:
     self._folder = tempfile.TemporaryDirectory(prefix="timed-solve-")
     environment = {name: value for name, value in os.environ.items() if name != _CLEARED}
     environment |= _ENVIRONMENT | {"PYTHONPATH": str(self._root)}
-    # The option -P keeps the directory of this file out of the module search path.
+    # The option -P keeps the directory of the program out of the module search path.
     self._process = subprocess.Popen(
-        [sys.executable, "-P", __file__], cwd=self._folder.name, env=environment,
+        [sys.executable, "-P", str(_PROGRAM)], cwd=self._folder.name, env=environment,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )
     self._files: dict[int, tuple[str, np.ndarray]] = {}
@@ -59,7 +50,7 @@ class Process:
       batched: whether payoffs have a batch axis.
 
     Returns:
-      The answer, as the module describes it.
+      The answer, as `launch.baselines.timed_solve` describes it.
 
     Raises:
       RuntimeError: the process has ended, or its nes_jax is not in the checkout.
@@ -97,39 +88,3 @@ class Process:
 
   def __exit__(self, *_) -> None:
     self.close()
-
-
-def _serve() -> None:
-  """Answers requests until stdin ends. Output of nes_jax goes to stderr."""
-  import jax
-
-  import nes_jax
-
-  known = inspect.signature(nes_jax.solve).parameters
-  answers, sys.stdout = sys.stdout, sys.stderr
-  given: dict[str, np.ndarray] = {}
-  for line in sys.stdin:
-    request = json.loads(line)
-    path, batched = request["file"], request["batched"]
-    if path not in given:
-      given[path] = np.load(path)
-    payoffs = given[path]
-    if batched:
-      payoffs = jax.block_until_ready(jax.device_put(payoffs))
-    options = {"concept": request["concept"], "precision": "float32", "batched": batched}
-    options = {name: value for name, value in options.items() if name in known}
-    start = time.perf_counter()
-    solution = jax.block_until_ready(nes_jax.solve(payoffs, **options))
-    seconds = time.perf_counter() - start
-    converged = np.asarray(solution.converged)
-    answer = {
-        "seconds": seconds,
-        "games": converged.size,
-        "converged": int(converged.sum()),
-        "module": nes_jax.__file__,
-    }
-    print(json.dumps(answer), file=answers, flush=True)
-
-
-if __name__ == "__main__":
-  _serve()

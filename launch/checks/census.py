@@ -1,40 +1,40 @@
-"""Measures how the exact engine does on games that are not generic: those with ties and structure.
+"""Measures the exact engine on games that are not generic, which have ties and structure.
 
   python -m launch.checks.census --out=out/census
 
-For each kind of `nes_jax.games.structured` that exists for so many players, each size of noise and
-each concept, the program solves a batch of games in one call. It then judges the answers without
-the engine: from the joints and duals, it computes the residuals and gaps again in float64.
+The games are of the kinds of `nes_jax.games.structured` that exist for the number of players. For
+each kind, each size of noise and each concept, the program solves a batch of games in one call. It
+then judges the answers without the engine: it computes residuals and gaps again, in float64, from
+joints and duals.
 
 Writes into --out:
 
-  census.csv  one row for each kind, noise and concept, written as soon as it is known
-  census.md   the rows of this run as a table, at the end
+  census.csv  a row for each kind, noise and concept, written as soon as it is known
+  census.md   the rows of this run as a table, written at the end
   left.npz    games that did not converge, or whose residual computed again is too large, in an
               array KIND_NOISE_CONCEPT for each row; runs with other sizes need another --out
 
-The same command, given again, continues: rows that are there are not computed again, even if the
-engine has changed since. To measure anew, give a new directory.
+The same command, given again, continues. Rows that are there are not computed again, even if the
+engine has changed since; give a new directory to measure anew.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 import csv
 import dataclasses
 import functools
-import io
 import math
 import pathlib
 import sys
 import time
+from typing import Any
 
-from absl import flags
 import jax
 from jax import experimental
 import jax.numpy as jnp
 import numpy as np
 
-from launch.runtime import program, progress
-from launch.runtime.program import UsageError
+from launch.runtime import flags, program, progress, tables
+from launch.runtime.flags import UsageError
 import nes_jax
 from nes_jax import invariance, metrics
 from nes_jax.games import structured
@@ -42,7 +42,7 @@ from nes_jax.games.files import replacing
 from nes_jax.types import CONCEPTS, Concept, Solution
 
 TOLERANCES = {"float32": 1e-4, "float64": 1e-8}
-# The first columns are the settings, which say whether a row is there already.
+# A row of the file counts as one of this run if these columns, its settings, are equal.
 SETTINGS = ("kind", "noise", "concept", "games", "strategies", "players", "precision")
 COLUMNS = (
     *SETTINGS, "converged", "recomputed", "repeated", "residual", "gap", "steps_mean", "steps_max",
@@ -54,35 +54,59 @@ tolerance. `residual` is the worst of these residuals, and `gap` is the worst ga
 range of the game's payoffs. `seconds` leaves out compilation.
 """
 
-Row = dict[str, str]  # by column, as in the file
+Row = dict[str, str]  # texts of the cells by column
+
+
+def _field(default: Any, text: str, **metadata: Any) -> Any:
+  return dataclasses.field(default=default, metadata={"help": text, **metadata})
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
   """A run of this program."""
 
-  out: pathlib.Path
-  kinds: Sequence[str] = structured.NAMES
-  noises: Sequence[float] = (0.0, 1e-8, 1e-6, 1e-4)
-  games: int = 1000
-  strategies: int = 5
-  players: int = 2
-  precision: str = "float64"
-  concepts: Sequence[Concept] = CONCEPTS
+  out: pathlib.Path = _field(
+      pathlib.Path("out/census"), "Directory of the results.", metavar="DIRECTORY"
+  )
+  kinds: tuple[str, ...] = _field(
+      structured.NAMES, "Kinds of games.", choices=structured.NAMES, metavar="KIND,..."
+  )
+  noises: tuple[float, ...] = _field(
+      (0.0, 1e-8, 1e-6, 1e-4),
+      "Standard deviations of the noise, in units of the range of a game's payoffs.",
+  )
+  games: int = _field(1000, "Number of games of each row.")
+  strategies: int = _field(5, "Number of strategies of each player.")
+  players: int = _field(2, "Number of players of each game.")
+  precision: str = _field("float64", "Precision of the engine.", choices=tuple(TOLERANCES))
+  concepts: tuple[Concept, ...] = _field(CONCEPTS, "Solution concepts.", choices=CONCEPTS)
+
+  def __post_init__(self):
+    flags.at_least_one(self, "games")
+    if min(self.strategies, self.players) < 2:
+      raise ValueError("--strategies and --players must be at least 2")
+    if not all(0 <= noise < math.inf for noise in self.noises):
+      raise ValueError("--noises must be finite, and 0 or more")
+
+
+_SECTION = flags.Section("The census", Run)
 
 
 def recompute(
     payoffs: np.ndarray, solution: Solution, concept: Concept
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Residuals [B] and, in units of the payoffs, gaps [B] of answers of maximum entropy.
+  """Computes residuals and gaps of maximum-entropy equilibria again, in float64.
 
   Args:
     payoffs: [B, N, A1, ..., AN].
-    solution: what `nes_jax.solve` returned for them.
+    solution: the solution that `nes_jax.solve` returned for them.
     concept: "cce" or "ce".
+
+  Returns:
+    Residuals [B], and gaps [B] in units of the payoffs.
   """
   wide = functools.partial(np.asarray, dtype=np.float64)
-  # JAX versions before 0.8 only have the experimental one.
+  # JAX versions before 0.8 have the experimental switch only.
   enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else experimental.enable_x64
   with enable_x64(True):
     given = (payoffs, solution.joint, solution.epsilon, solution.duals)
@@ -103,14 +127,24 @@ def _judge(payoffs, joint, epsilon, duals, concept):
 
 
 def draw(run: Run, kind: str, noise: float) -> np.ndarray:
-  """The games of a row. All rows of a kind have the same games, but for the size of the noise."""
+  """The games of a row. Rows of one kind have the same games, with noise of different sizes."""
   rng = np.random.default_rng(0)
   payoffs = structured.sample(rng, kind, run.games, run.strategies, run.players)
   return structured.with_noise(rng, payoffs, noise)
 
 
 def measure(run: Run, payoffs: np.ndarray, concept: Concept) -> tuple[Row, np.ndarray]:
-  """Solves games -> the columns that are not settings, and which games are left [B]."""
+  """Solves games in one call.
+
+  Args:
+    run: the run.
+    payoffs: [B, N, A1, ..., AN].
+    concept: "cce" or "ce".
+
+  Returns:
+    The columns of the row that are not settings; and [B] bool, whether a game did not converge or
+    has a residual, computed again, above the tolerance.
+  """
   began = time.monotonic()
   with progress.CompileClock() as clock:
     solution = nes_jax.solve(
@@ -134,25 +168,21 @@ def measure(run: Run, payoffs: np.ndarray, concept: Concept) -> tuple[Row, np.nd
   return row, ~(solution.converged & right)
 
 
-def take(run: Run, *, check_stop=lambda: None, say=print) -> dict[str, float]:
-  """Takes the census.
+def take(
+    run: Run, *, check_stop: Callable[[], None] = lambda: None, say: Callable[[str], Any] = print
+) -> dict[str, float]:
+  """Measures all rows that are not there yet.
 
   Returns:
-    How many rows and games it has, and how many games have a residual that is too large.
+    "rows" and "games", the numbers of rows and games; "left", the number of games whose residual,
+    computed again, is above the tolerance.
 
   Raises:
     UsageError: the directory has the rows of another version of this program.
   """
   run.out.mkdir(parents=True, exist_ok=True)
   rows = _read(run.out / "census.csv")
-  wanted = []
-  for kind in run.kinds:
-    try:
-      structured.sample(np.random.default_rng(0), kind, 1, run.strategies, run.players)
-    except ValueError as error:
-      say(f"skipped: {error}")
-    else:
-      wanted += [(kind, noise, concept) for noise in run.noises for concept in run.concepts]
+  wanted = _wanted(run, say)
   sizes = (run.games, run.strategies, run.players, run.precision)
   table = []
   with progress.bar(len(wanted), unit="row") as bar:
@@ -162,10 +192,11 @@ def take(run: Run, *, check_stop=lambda: None, say=print) -> dict[str, float]:
       if settings not in rows:
         payoffs = draw(run, kind, noise)
         row, left = measure(run, payoffs, concept)
-        # The games come first: after a kill between the two, both are written again.
+        # The games are written before the row, so that a kill between the two loses none: without
+        # the row, both are written again.
         _keep(run.out / "left.npz", f"{kind}_{noise}_{concept}", payoffs[left])
         rows[settings] = dict(zip(SETTINGS, settings)) | row
-        _write_csv(run.out / "census.csv", rows.values())
+        tables.write_csv(run.out / "census.csv", COLUMNS, rows.values())
       table.append(rows[settings])
       bar.update(1)
   lines = [COLUMNS, ["---"] * len(COLUMNS), *(row.values() for row in table)]
@@ -175,8 +206,21 @@ def take(run: Run, *, check_stop=lambda: None, say=print) -> dict[str, float]:
   return {"rows": len(table), "games": total, "left": total - right}
 
 
+def _wanted(run: Run, say: Callable[[str], Any]) -> list[tuple[str, float, Concept]]:
+  """The kind, noise and concept of each row; kinds without games of this size are left out."""
+  wanted = []
+  for kind in run.kinds:
+    try:
+      structured.sample(np.random.default_rng(0), kind, 1, run.strategies, run.players)
+    except ValueError as error:
+      say(f"skipped: {error}")
+    else:
+      wanted += [(kind, noise, concept) for noise in run.noises for concept in run.concepts]
+  return wanted
+
+
 def _read(path: pathlib.Path) -> dict[tuple[str, ...], Row]:
-  """The rows of earlier runs by their settings."""
+  """The rows of earlier runs, by their settings."""
   if not path.exists():
     return {}
   with path.open(newline="") as file:
@@ -187,7 +231,7 @@ def _read(path: pathlib.Path) -> dict[tuple[str, ...], Row]:
 
 
 def _keep(path: pathlib.Path, name: str, games: np.ndarray) -> None:
-  """Puts the games that are left of a row into the archive, in place of those of an earlier run."""
+  """Replaces the games of a row in the archive; a row without games has no array."""
   arrays = {}
   if path.exists():
     with np.load(path, allow_pickle=False) as archive:
@@ -198,49 +242,13 @@ def _keep(path: pathlib.Path, name: str, games: np.ndarray) -> None:
     np.savez_compressed(file, **arrays, **({name: games} if len(games) else {}))
 
 
-def _write_csv(path: pathlib.Path, rows: Iterable[Row]) -> None:
-  text = io.StringIO()
-  writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-  writer.writeheader()
-  writer.writerows(rows)
-  with replacing(path) as file:
-    file.write(text.getvalue().encode())
-
-
-def _define_flags(values: flags.FlagValues) -> None:
-  own = {"flag_values": values}
-  flags.DEFINE_string("out", "out/census", "directory to write to", **own)
-  flags.DEFINE_list("kinds", list(structured.NAMES), "kinds of games", **own)
-  noises = [str(noise) for noise in Run.noises]
-  flags.DEFINE_list("noises", noises, "standard deviations, in units of the range", **own)
-  flags.DEFINE_integer("games", Run.games, "games of each row", **own)
-  flags.DEFINE_integer("strategies", Run.strategies, "strategies of each player", **own)
-  flags.DEFINE_integer("players", Run.players, "players of each game", **own)
-  flags.DEFINE_enum("precision", Run.precision, list(TOLERANCES), "of the engine", **own)
-  flags.DEFINE_list("concepts", list(CONCEPTS), "concepts", **own)
-
-
-def _run(v: flags.FlagValues) -> Run:
-  program.at_least_one(v, "games")
-  for name, known in (("kinds", structured.NAMES), ("concepts", CONCEPTS)):
-    for item in getattr(v, name):
-      if item not in known:
-        raise UsageError(f"--{name}: unknown {item!r}; use some of {', '.join(known)}")
-  if min(v.strategies, v.players) < 2:
-    raise UsageError("--strategies and --players must be at least 2")
-  noises = tuple(map(float, v.noises))
-  if not all(0 <= noise < math.inf for noise in noises):
-    raise UsageError("--noises must be finite, and 0 or more")
-  names = ("kinds", "games", "strategies", "players", "precision", "concepts")
-  return Run(pathlib.Path(v.out), noises=noises, **{name: getattr(v, name) for name in names})
-
-
-def main(argv: Sequence[str]) -> int:
-  """The program; returns its exit code."""
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the program and returns its exit code."""
   return program.main(
-      argv, name="census", doc=__doc__, define=_define_flags, prepare=_run, work=take
+      argv, name="census", doc=__doc__, define=[_SECTION],
+      prepare=lambda values: flags.build(values, _SECTION), work=take,
   )
 
 
 if __name__ == "__main__":
-  sys.exit(main(sys.argv))
+  sys.exit(main())

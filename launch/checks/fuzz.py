@@ -1,10 +1,11 @@
-"""Feeds damaged files to every reader, and checks that each answers or raises its documented error.
+"""Gives damaged files to every reader, and checks that it answers or raises its documented error.
 
   python -m launch.checks.fuzz --seconds=120
 
-Files that are right, one or more of each kind, are cut, flipped, repeated and stretched at random,
-as bytes and, for archives, also within their members, whose checksums are then right again. Exits
-with 1 at the first reader that raises something else or takes too long, and keeps that file.
+The program begins with intact files, one or more of each kind. It cuts, flips, repeats and
+stretches them at random: their bytes and, for archives, also the content of their members, whose
+checksums it then corrects. The first reader that raises another error or takes too long ends the
+program with exit code 1; its file is kept.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,37 +15,36 @@ import pathlib
 import random
 import sys
 import time
+from typing import Any
 import zipfile
 
-from absl import flags
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from launch.runtime import checkpoint, program
-from launch.runtime.program import Failed, UsageError
-from nes_jax import network, pretrained
-from nes_jax import training as learner
+from launch.runtime import checkpoint, flags, program
+from launch.runtime.program import Failed
+from nes_jax import network, pretrained, training
 from nes_jax.games import files
 
 # Seconds that reading one small file may take.
 _SLOW = 30.0
-# What numbers in text become.
+# Numbers that take the place of others in text.
 _NUMBERS = (b"-1", b"0", b"1e400", b"99999999999999999999", b"1/0", b"nan", b"0x1f", b"2147483648")
 
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-  """A kind of file."""
+  """A kind of files."""
 
   suffix: str
-  valid: tuple[bytes, ...]
+  valid: tuple[bytes, ...]  # contents of intact files
   read: Callable[[pathlib.Path], object]
-  documented: type[Exception]
+  documented: type[Exception]  # the error that the reader documents
 
 
 def kinds(directory: pathlib.Path) -> dict[str, Kind]:
-  """All kinds, with files to begin from, which are written into the directory."""
+  """All kinds of files, by name. Intact files are written into the directory, and removed again."""
   rng = np.random.default_rng(0)
 
   def written(suffix: str, *writers: Callable[[pathlib.Path], None]) -> tuple[bytes, ...]:
@@ -56,12 +56,12 @@ def kinds(directory: pathlib.Path) -> dict[str, Kind]:
       path.unlink()
     return tuple(contents)
 
-  config = learner.Config(
+  config = training.Config(
       network.Config("cce", payoff_channels=(2,), dual_channel=2, dual_channels=(2,)),
       shapes=((2, 2),),
       batches=(4,),
   )
-  params = jax.jit(learner.init, static_argnums=1)(jax.random.key(0), config).params
+  params = jax.jit(training.init, static_argnums=1)(jax.random.key(0), config).params
   state = {"params": jnp.arange(6.0).reshape(2, 3), "key": jax.random.key(0), "step": 3}
 
   def saved(path: pathlib.Path) -> None:
@@ -103,7 +103,7 @@ def kinds(directory: pathlib.Path) -> dict[str, Kind]:
 
 
 def damaged(content: bytes, rng: random.Random) -> bytes:
-  """A few random changes of a file's bytes."""
+  """The bytes of a file after a few random changes."""
   data = bytearray(content)
   for _ in range(rng.choice((1, 1, 2, 8))):
     at = rng.randrange(len(data) + 1)
@@ -125,14 +125,14 @@ def damaged(content: bytes, rng: random.Random) -> bytes:
 
 
 def damaged_within(content: bytes, rng: random.Random) -> bytes:
-  """An archive one member of which is damaged, gone, renamed or there twice."""
+  """An archive in which one member is damaged, missing, renamed, or a copy of another one."""
   with zipfile.ZipFile(io.BytesIO(content)) as archive:
     members = [(info.filename, archive.read(info)) for info in archive.infolist()]
   which = rng.randrange(len(members))
   name, data = members[which]
   members[which : which + 1] = rng.choice((
       [(name, damaged(data, rng))],
-      [(name, damaged(data[:128], rng) + data[128:])],  # NumPy's header
+      [(name, damaged(data[:128], rng) + data[128:])],  # the header of a NumPy array
       [],
       [(damaged(name.encode(), rng).decode("latin1").replace("\0", "") or "x", data)],
       [(name, members[rng.randrange(len(members))][1])],
@@ -148,19 +148,33 @@ def damaged_within(content: bytes, rng: random.Random) -> bytes:
 class Run:
   """A run of this program."""
 
-  out: pathlib.Path
-  seconds: float = 120.0
-  seed: int = 0
+  out: pathlib.Path = dataclasses.field(
+      default=pathlib.Path("out/fuzz"),
+      metadata={"help": "Directory of the files.", "metavar": "DIRECTORY"},
+  )
+  seconds: float = dataclasses.field(
+      default=120.0, metadata={"help": "Seconds after which the program ends."}
+  )
+  seed: int = dataclasses.field(default=0, metadata={"help": "Seed of the damage."})
+
+  def __post_init__(self):
+    if not self.seconds > 0:
+      raise ValueError(f"seconds={self.seconds} must be positive")
 
 
-def fuzz(run: Run, *, check_stop=lambda: None, say=print) -> dict[str, float]:
+_SECTION = flags.Section("The test", Run)
+
+
+def fuzz(
+    run: Run, *, check_stop: Callable[[], None] = lambda: None, say: Callable[[str], Any] = print
+) -> dict[str, float]:
   """Reads damaged files until the time is over.
 
   Returns:
-    How many files were read, and which part of them was refused.
+    "files", the number of files read; "refused", the fraction that was refused.
 
   Raises:
-    Failed: a reader failed; the file that it failed on is named.
+    Failed: a reader failed; the message names its file.
   """
   run.out.mkdir(parents=True, exist_ok=True)
   rng = random.Random(run.seed)
@@ -190,25 +204,13 @@ def fuzz(run: Run, *, check_stop=lambda: None, say=print) -> dict[str, float]:
   return {"files": sum(read.values()), "refused": sum(refused.values()) / sum(read.values())}
 
 
-def _define_flags(values: flags.FlagValues) -> None:
-  own = {"flag_values": values}
-  flags.DEFINE_float("seconds", Run.seconds, "how long", **own)
-  flags.DEFINE_integer("seed", Run.seed, "of the damage", **own)
-  flags.DEFINE_string("out", "out/fuzz", "directory for files", **own)
-
-
-def _run(v: flags.FlagValues) -> Run:
-  if not v.seconds > 0:
-    raise UsageError(f"--seconds={v.seconds} must be positive")
-  return Run(pathlib.Path(v.out), v.seconds, v.seed)
-
-
-def main(argv: Sequence[str]) -> int:
-  """The program; returns its exit code."""
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the program and returns its exit code."""
   return program.main(
-      argv, name="fuzz", doc=__doc__, define=_define_flags, prepare=_run, work=fuzz
+      argv, name="fuzz", doc=__doc__, define=[_SECTION],
+      prepare=lambda values: flags.build(values, _SECTION), work=fuzz,
   )
 
 
 if __name__ == "__main__":
-  sys.exit(main(sys.argv))
+  sys.exit(main())

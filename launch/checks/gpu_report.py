@@ -1,25 +1,28 @@
-"""Checks and measures a machine with one NVIDIA GPU, in six minutes, and writes a report.
+"""Tests and measures a machine with an NVIDIA GPU in six minutes, and writes a report.
 
   python -m launch.checks.gpu_report --out=out/gpu
 
-Needs JAX with CUDA and what the libraries need; of the extras pytest alone, and does without. The
-parts run one after another, each as a process of its own. Each part has its share of --seconds; a
-part that ends early leaves the rest to those after it. A part that fails, or is stopped because
-its time is over, keeps none of the others from running, and what it has written by then counts.
+The program needs JAX with CUDA and the packages of the libraries. Of the extras it uses pytest
+alone, and only if it is there. Its parts run one after another, each as a process of its own:
 
   exact   some entries of `launch.benchmark --suite=exact`
-  neural  of --suite=neural
-  market  of --suite=market
-  train   some updates of `launch.nes_train`, 4096 games of 8x8 each
-  tests   a choice of quick tests on the GPU, with JAX_DEFAULT_MATMUL_PRECISION=highest: products of
-          float32 matrices have TF32's 10 bits otherwise, and tests compare more digits
+  neural  some entries of `launch.benchmark --suite=neural`
+  market  some entries of `launch.benchmark --suite=market`
+  train   some updates of `launch.nes_train` with 4096 games of 8x8 each
+  tests   quick tests on the GPU, with JAX_DEFAULT_MATMUL_PRECISION=highest, since float32 matrix
+          products have the 10 bits of TF32 otherwise, and tests compare more digits
 
-Writes into --out: report.md (hardware, parts, tests that failed, a table a suite), report.json with
-the same figures, a log NAME.txt of each part, and what the programs write. Earlier results there
-are removed first. Exits with 1 if a part or a test failed, with 2 where JAX has no GPU.
+Each part has its share of --seconds. A part that ends early leaves its time to the parts after it.
+A part that fails, or is stopped because its time is over, does not keep the others from running,
+and the results that it has written count.
 
---quick tries the program anywhere, on small sizes; its figures mean nothing. --only=tests,exact
-runs some of the parts.
+Writes into --out: report.md (machine, parts, tests that failed, a table for each suite),
+report.json with the same results, a log NAME.txt of each part, and the files that the parts write.
+Earlier results there are removed first. The exit code is 1 if a part or a test failed, and 2 if JAX
+has no GPU.
+
+--quick tries the program on any machine with small sizes; its figures mean nothing.
+--only=tests,exact runs some of the parts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,7 +34,6 @@ import importlib.util
 import json
 import os
 import pathlib
-import re
 import shutil
 import signal
 import subprocess
@@ -39,55 +41,55 @@ import sys
 import time
 from typing import Any
 
-from absl import flags
+from launch.checks.gpu_tables import Row, count, table, tests_of, trained
+from launch.runtime import flags, program
+from launch.runtime.flags import UsageError
+from launch.runtime.machine import ROOT
 
-from launch.runtime import program, tables, writers
-from launch.runtime.program import UsageError
-
-Row = Mapping[str, Any]
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-SECONDS = 345
-_BATCH = 4096  # of `train`
-# Seconds in which a part that is stopped may save what it has.
+# Number of games of an update of the part train.
+_BATCH = 4096
+# Seconds that a part has to save its results after it is told to stop.
 _GRACE = 5
+# Parts of the names of those tests of test_solve.py that run.
 _SOLVE = (
     "known_games", "random_games_against_scipy", "chicken_by_hand", "fields", "unequal_counts",
     "one_strategy", "order_of_the_batch", "unconverged_float32", "marked_rows_leave",
 )
+# Names of the other files of tests.
 _TESTS = ("cuda", "dual", "metrics", "selection", "invariance", "deviation", "spheres")
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-  """A program that is run."""
+  """A program that runs as a part of the report."""
 
   name: str
-  seconds: float  # its share of the time
-  command: Sequence[str]  # after the interpreter
+  seconds: float  # share of the time
+  command: Sequence[str]  # arguments of the interpreter
   environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """The outcome of one part of the run."""
+  """The outcome of a part."""
 
   name: str
   command: str
   seconds: float
-  code: int | None  # None: its time was over
+  code: int | None  # exit code; None if the part was stopped because its time was over
 
   @property
   def outcome(self) -> str:
+    """The outcome in words."""
     return {None: "stopped: its time was over", 0: "done"}.get(self.code, f"failed ({self.code})")
 
 
 def parts(out: pathlib.Path, quick: bool) -> list[Part]:
-  """All parts in the order in which they run; they write into `out`."""
+  """All parts in the order in which they run, with results in the directory `out`."""
 
   def suite(name: str, seconds: float, only: str, only_quick: str) -> Part:
-    flags = [f"--suite={name}", f"--only={only_quick if quick else only}", f"--out={out}"]
-    return Part(name, seconds, ["-m", "launch.benchmark", *flags, *["--quick"] * quick])
+    options = [f"--suite={name}", f"--only={only_quick if quick else only}", f"--out={out}"]
+    return Part(name, seconds, ["-m", "launch.benchmark", *options, *["--quick"] * quick])
 
   training = ["-m", "launch.nes_train", "--shapes=8x8", f"--out={out / 'train'}"]
   if quick:
@@ -105,7 +107,7 @@ def parts(out: pathlib.Path, quick: bool) -> list[Part]:
 
 
 def _pytest(quick: bool) -> list[str]:
-  """Arguments that run the tests one after another, and print a line for each."""
+  """Arguments of the interpreter that run the tests and print a line for each."""
   command = ["-m", "pytest", "-v", "--tb=short", "--color=no", "-p", "no:cacheprovider"]
   command += ["-m", "not slow", "--continue-on-collection-errors"]
   if quick:
@@ -118,7 +120,14 @@ def _pytest(quick: bool) -> list[str]:
 
 
 def run_part(part: Part, log: pathlib.Path, limit: float, environment: Mapping[str, str]) -> Result:
-  """Runs a part for at most `limit` seconds, and ends all its processes."""
+  """Runs a part for at most `limit` seconds, and ends all its processes.
+
+  Args:
+    part: the part.
+    log: the file for its output.
+    limit: seconds.
+    environment: the environment variables, to which the part adds its own.
+  """
   started = time.monotonic()
   with log.open("w", encoding="utf-8") as file:
     process = subprocess.Popen(
@@ -136,7 +145,7 @@ def run_part(part: Part, log: pathlib.Path, limit: float, environment: Mapping[s
 
 
 def _end(process: subprocess.Popen) -> None:
-  """Stops a process, if need be, and all that it has started."""
+  """Stops the group of a process that leads it."""
   for number in (signal.SIGTERM, signal.SIGKILL):
     with contextlib.suppress(ProcessLookupError):
       os.killpg(process.pid, number)
@@ -144,22 +153,11 @@ def _end(process: subprocess.Popen) -> None:
       process.wait(_GRACE)
 
 
-def tests_of(log: str) -> dict[str, list[str]]:
-  """The output of pytest -v, maybe cut off -> names of tests by what became of them."""
-  found: dict[str, list[str]] = {}
-  ended = r"^(tests/\S+\.py(?:::.+?)?) (PASSED|FAILED|ERROR|SKIPPED|XFAIL)\b"
-  for name, outcome in re.findall(ended, log, re.MULTILINE):
-    found.setdefault(outcome.lower(), []).append(name)
-  # A file that cannot be imported has no tests.
-  errors = re.findall(r"^ERROR (tests/\S+)", log, re.MULTILINE)
-  known = found.get("error", [])
-  if errors := sorted({name for name in errors if name not in known}):
-    found["error"] = known + errors
-  return found
-
-
 def machine() -> dict[str, Any]:
-  """GPUs by the driver, versions and date; JAX is not started, as it would take a GPU's memory."""
+  """The GPUs that the driver knows, versions, and the date.
+
+  JAX is not started, since it would take the memory of the GPU.
+  """
   asked = ("name", "driver_version", "memory.total", "clocks.max.sm")
   command = ["nvidia-smi", f"--query-gpu={','.join(asked)}", "--format=csv,noheader"]
   try:
@@ -178,7 +176,11 @@ def machine() -> dict[str, Any]:
 
 
 def check_gpu() -> None:
-  """Raises UsageError where there is no GPU, or JAX would compute without it."""
+  """Checks that there is a GPU, and that JAX computes on it.
+
+  Raises:
+    UsageError: it is not so.
+  """
   if not machine()["gpus"]:
     raise UsageError("nvidia-smi finds no GPU here; --quick tries the program without one")
   command = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
@@ -190,93 +192,18 @@ def check_gpu() -> None:
     )
 
 
-# Tables, in the form of those in README.md: heading -> how a row of the suite fills it.
-
-_text = tables.text
-
-
-def _count(value: float) -> str:
-  """Three digits, thousands set off."""
-  return f"{float(f'{value:.3g}'):,.0f}" if value >= 1000 else _text(value)
-
-
-def _size(row: Row) -> str:
-  return f"{row['concept'].upper()} {row['size']}"
-
-
-COLUMNS: Mapping[str, Mapping[str, Any]] = {
-    "exact": {
-        "size": _size,
-        "batch": lambda row: f"{row['batch']:,}",
-        "engine": lambda row: row["engine"],
-        "a call, us a game": lambda row: _text(row["us_game"]),
-        "in `jit`, us a game": lambda row: _text(row["jit_us"]),
-        "Newton steps, mean / most": (
-            lambda row: f"{row['iterations']:.1f} / {row['iterations_max']}"
-        ),
-        "converged": lambda row: f"{_text(row['converged_pct'])}%",
-        "solved again": lambda row: str(row["repeated"]),
-        "first call, ms": lambda row: _count(row["first_ms"]),
-        "floor, us": lambda row: _text(row["floor_us"]),
-        "call / floor": lambda row: _text(row["over_floor"]),
-    },
-    "neural": {
-        "size": _size,
-        "rounds": (
-            lambda row: f"{row['rounds']}" + f", Newton {row['newton']}" * bool(row["newton"])
-        ),
-        "batch": lambda row: f"{row['batch']:,}",
-        "a pass, us a game": lambda row: _text(row["infer_us"]),
-        "floor": lambda row: _text(row["infer_floor_us"]),
-        "exact engine": lambda row: _text(row["exact_us"]),
-        "batch of an update": lambda row: f"{row['train_batch']:,}",
-        "an update, us a game": lambda row: _text(row["train_us"]),
-        "its floor": lambda row: _text(row["train_floor_us"]),
-    },
-    "market": {
-        "merchants": lambda row: str(row["merchants"]),
-        "markets at once": lambda row: f"{row['batch']:,}",
-        "steps a second, random actions": lambda row: _count(row["random_s"]),
-        "over dense": lambda row: _text(row["over_dense"]),
-        "over NumPy": lambda row: _text(row["over_numpy"]),
-        "us a step / floor": lambda row: _text(row["over_floor"]),
-        "with the policy": lambda row: _count(row["policy_s"]),
-        "updates a second": lambda row: _text(row["updates_s"]),
-    },
-    "train": {
-        "updates": lambda row: f"{row['updates']:,}",
-        "games an update": lambda row: f"{row['batch']:,}",
-        "games a second": lambda row: "-" if row["games_s"] is None else _count(row["games_s"]),
-        "solver gap after them": lambda row: _text(row["solver_gap"]),
-    },
-}
-
-
-def table(suite: str, rows: Sequence[Row]) -> str:
-  """Rows of a suite as README.md shows them."""
-  columns = COLUMNS[suite]
-  lines = [list(columns), ["---"] * len(columns)]
-  lines += [[cell(row) for cell in columns.values()] for row in rows]
-  return "\n".join(f"| {' | '.join(line)} |" for line in lines).replace("| --- ", "|---")
-
-
-def trained(folder: pathlib.Path, batch: int) -> list[Row]:
-  """The rate and the last gap of a training, in one row; no row if it wrote no metrics."""
-  rows = writers.read(folder)
-  if not rows:
-    return []
-  rates = [row[writers.RATE] for row in rows if writers.RATE in row]
-  gaps = [row["eval/solver_gap"] for row in rows if "eval/solver_gap" in row]
-  return [{
-      "updates": rows[-1][writers.STEP],
-      "batch": batch,
-      "games_s": max(rates) * batch if rates else None,
-      "solver_gap": gaps[-1] if gaps else None,
-  }]
-
-
 def collect(out: pathlib.Path, results: Sequence[Result], quick: bool) -> dict[str, Any]:
-  """Figures of all parts that have run, from the files that they have left."""
+  """The results of all parts that have run, from the files that they have written.
+
+  Args:
+    out: the directory of the files.
+    results: the outcomes of the parts.
+    quick: whether sizes are small.
+
+  Returns:
+    "suites", the rows by suite; "tests", the names of tests by outcome; "notes", the machine by
+    suite.
+  """
   found: dict[str, Any] = {"suites": {}, "tests": {}, "notes": {}}
   for result in results:
     if result.name == "tests":
@@ -294,7 +221,14 @@ def collect(out: pathlib.Path, results: Sequence[Result], quick: bool) -> dict[s
 def report(
     facts: Row, results: Sequence[Result], found: Mapping[str, Any], quick: bool
 ) -> str:
-  """The page of the report, from the facts of `machine` and the figures of `collect`."""
+  """The page of the report.
+
+  Args:
+    facts: the facts of `machine`.
+    results: the outcomes of the parts.
+    found: the results of `collect`.
+    quick: whether sizes are small.
+  """
   gpus = "; ".join(", ".join(gpu.values()) for gpu in facts["gpus"]) or "no GPU"
   versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
   lines = ["# Report of a machine with a GPU", "", f"{gpus}; {versions}; {facts['date']}."]
@@ -303,34 +237,45 @@ def report(
   lines += ["", "| part | seconds | outcome |", "|---|---|---|"]
   lines += [f"| {r.name} | {r.seconds:.0f} | {r.outcome} |" for r in results]
   if any(result.name == "tests" for result in results):
-    counts = {name: len(names) for name, names in found["tests"].items()}
-    total = ", ".join(f"{count} {name}" for name, count in counts.items()) or "none ended"
-    lines += ["", "## Tests", ""]
-    lines += [f"{total}; float32 matrix products at precision `highest`, not in TF32."]
-    bad = [name for kind in ("failed", "error") for name in found["tests"].get(kind, ())]
-    lines += [""] * bool(bad) + [f"- `{name}`" for name in bad]
+    lines += _tests_section(found["tests"])
   for suite, rows in found["suites"].items():
     (command,) = (result.command for result in results if result.name == suite)
-    lines += ["", f"## {suite.capitalize()}", "", f"`{command}`"]
-    if note := found["notes"].get(suite):
-      rate = note["float32_matmul_gflops"]
-      lines[-1] += (
-          f" on {note['devices']} {note['device']} ({note['platform']}), {note['cpu']},"
-          f" {note['cores']} cores, commit {note['commit']}; float32 matrix products"
-          f" {_count(rate)} Gflop/s"
-      )
+    lines += ["", f"## {suite.capitalize()}", "", f"`{command}`{_place(found['notes'].get(suite))}"]
     lines += ["", table(suite, rows) if rows else "Nothing was measured: see its log."]
   return "\n".join(lines) + "\n"
 
 
+def _tests_section(tests: Mapping[str, Sequence[str]]) -> list[str]:
+  """The lines on the tests: numbers by outcome, and the names of those that failed."""
+  total = ", ".join(f"{len(names)} {outcome}" for outcome, names in tests.items()) or "none ended"
+  lines = ["", "## Tests", ""]
+  lines += [f"{total}; float32 matrix products at precision `highest`, not in TF32."]
+  bad = [name for kind in ("failed", "error") for name in tests.get(kind, ())]
+  return lines + [""] * bool(bad) + [f"- `{name}`" for name in bad]
+
+
+def _place(facts: Row | None) -> str:
+  """The machine of a suite, as the end of a line."""
+  if not facts:
+    return ""
+  return (
+      f" on {facts['devices']} {facts['device']} ({facts['platform']}), {facts['cpu']},"
+      f" {facts['cores']} cores, commit {facts['commit']}; float32 matrix products"
+      f" {count(facts['float32_matmul_gflops'])} Gflop/s"
+  )
+
+
 def measure(out: pathlib.Path, seconds: float, wanted: Sequence[Part], quick: bool) -> bool:
-  """Runs parts and writes the report anew after each -> whether all is well.
+  """Runs parts, and writes the report after each of them.
 
   Args:
-    out: directory, made if need be.
-    seconds: for all parts together.
-    wanted: what to run, in this order.
-    quick: to be noted.
+    out: the directory of the results. It is created if it does not exist.
+    seconds: the time of all parts together.
+    wanted: the parts, in the order in which they run.
+    quick: whether sizes are small.
+
+  Returns:
+    Whether no part and no test failed.
   """
   facts = machine()
   out.mkdir(parents=True, exist_ok=True)
@@ -358,7 +303,7 @@ def measure(out: pathlib.Path, seconds: float, wanted: Sequence[Part], quick: bo
 
 
 def _clear(out: pathlib.Path, wanted: Sequence[Part], compiled: pathlib.Path) -> None:
-  """Removes what an earlier run has left of these parts."""
+  """Removes the results that an earlier run has left of these parts."""
   for folder in (out / "train", compiled):
     shutil.rmtree(folder, ignore_errors=True)
   for part in wanted:
@@ -366,37 +311,59 @@ def _clear(out: pathlib.Path, wanted: Sequence[Part], compiled: pathlib.Path) ->
       (out / f"{part.name}.{kind}").unlink(missing_ok=True)
 
 
-def _define_flags(values: flags.FlagValues) -> None:
-  own = {"flag_values": values}
-  flags.DEFINE_string("out", "out/gpu", "directory to write to", **own)
-  flags.DEFINE_integer("seconds", SECONDS, "for all parts together", **own)
-  flags.DEFINE_list("only", [], "names of parts; none: all", **own)
-  flags.DEFINE_bool("quick", False, "small sizes, also without a GPU: does it work?", **own)
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A run of this program."""
+
+  out: pathlib.Path = dataclasses.field(
+      default=pathlib.Path("out/gpu"),
+      metadata={"help": "Directory of the report.", "metavar": "DIRECTORY"},
+  )
+  seconds: int = dataclasses.field(
+      default=345, metadata={"help": "Seconds for all parts together."}
+  )
+  only: tuple[str, ...] = dataclasses.field(
+      default=(),
+      metadata={
+          "help": "Parts to run. Without this flag all run.",
+          "choices": ("exact", "neural", "market", "train", "tests"),
+      },
+  )
+  quick: bool = dataclasses.field(
+      default=False,
+      metadata={"help": "Try the program with small sizes, also on a machine without a GPU."},
+  )
+
+  def __post_init__(self):
+    flags.at_least_one(self, "seconds")
 
 
-def main(argv: Sequence[str]) -> int:
-  """The program; returns its exit code."""
+_SECTION = flags.Section("The report", Run)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the program and returns its exit code.
+
+  Unlike other programs it does not start JAX, which would take the memory of the GPU from its
+  parts.
+  """
   try:
-    values = program.parse(argv, _define_flags)
+    values = program.parse(sys.argv if argv is None else argv, [_SECTION])
     if values.help:
-      print(f"{__doc__}\n{values.get_help(include_special_flags=False)}")
+      print(f"{__doc__}\n{flags.help_text(values)}")
       return 0
-    program.at_least_one(values, "seconds")
-    out = pathlib.Path(values.out).resolve()
-    known = parts(out, values.quick)
-    names = [part.name for part in known]
-    if unknown := [name for name in values.only if name not in names]:
-      raise UsageError(f"--only: unknown {unknown[0]!r}; use some of {', '.join(names)}")
-    if not values.quick:
+    run = flags.build(values, _SECTION)
+    if not run.quick:
       check_gpu()
   except UsageError as error:
     print(f"gpu_report: {error}", file=sys.stderr)
     return 2
-  wanted = [part for part in known if not values.only or part.name in values.only]
-  well = measure(out, values.seconds, wanted, values.quick)
+  out = run.out.resolve()
+  wanted = [part for part in parts(out, run.quick) if not run.only or part.name in run.only]
+  well = measure(out, run.seconds, wanted, run.quick)
   print((out / "report.md").read_text(encoding="utf-8"))
   return 0 if well else 1
 
 
 if __name__ == "__main__":
-  sys.exit(main(sys.argv))
+  sys.exit(main())

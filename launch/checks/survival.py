@@ -1,14 +1,15 @@
-"""Kills a program at random moments, again and again, and compares what it leaves.
+"""Kills a program at random moments, again and again, and compares its results.
 
   python -m launch.checks.survival --program=nes_train --kills=50 --out=out/survival
 
-Runs a small job of the program once without interruption, then the same job in another directory:
-each start is killed (SIGKILL) at a moment drawn uniformly from the length of the whole job, and the
-same command is given again, until so many kills have hit. Every job that came to its end must
-have left the same arrays, bit for bit. Exits with 1 if one has not, or if a start failed.
+A small job of the program runs once without interruption, and then in another directory with
+interruptions. There each start is killed (SIGKILL) at a moment drawn uniformly from the length of
+the whole job, and the same command is given again. Jobs follow one another until the number of
+kills is reached. Every job that came to its end must have the same arrays, bit for bit. The program
+exits with 1 if a job has not, or if a start failed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import os
 import pathlib
@@ -17,15 +18,16 @@ import shutil
 import subprocess
 import sys
 import time
+from typing import IO, Any
 
-from absl import flags
 import numpy as np
 
-from launch.runtime import checkpoint, program
-from launch.runtime.program import Failed, UsageError
+from launch.runtime import checkpoint, flags, program
+from launch.runtime.flags import UsageError
+from launch.runtime.program import Failed
 from nes_jax.games import files
 
-# Small jobs that save often.
+# Flags of a small job of each program, which saves often.
 JOBS = {
     "nes_train": (
         "--shapes=3x3,4x4", "--batch=16", "--payoff_channels=8", "--dual_channel=8",
@@ -39,30 +41,32 @@ JOBS = {
     ),
     "nes_solve": ("--games={out}/games.npz", "--part_size=16"),
 }
-_GAMES = (4096, 2, 4, 4)  # of nes_solve
-# Of an answer file, what tells how it was made.
-_NOT_COMPARED = ("meta",)
+# Shape of the payoffs in the job of nes_solve.
+_GAMES = (4096, 2, 4, 4)
+# Arrays that are not results: they tell how a file was made.
+_NOT_COMPARED = ("meta", "metadata", "schema")
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """A program's small job."""
+  """The small job of a program. Its methods take the name of one execution of the job."""
 
   program: str
-  out: pathlib.Path  # of all that is written here
+  out: pathlib.Path  # the directory of all executions
 
   def command(self, name: str) -> list[str]:
-    """That does the job, or goes on with it, in a directory or file of its own."""
+    """The command that does the job, or continues it, in a directory or file of its own."""
     options = [option.format(out=self.out) for option in JOBS[self.program]]
     return [
         sys.executable, "-m", f"launch.{self.program}", *options, f"--out={self._result(name)}"
     ]
 
   def answered(self, name: str) -> bool:
-    """Whether a kill came after the answers were written: nes_solve never replaces them."""
+    """Whether nes_solve has written its answers, which it never replaces."""
     return self.program == "nes_solve" and self._result(name).exists()
 
   def remove(self, name: str) -> None:
+    """Removes the results."""
     path = self._result(name)
     if path.is_dir():
       shutil.rmtree(path)
@@ -73,17 +77,17 @@ class Job:
     return self.out / (f"{name}.npz" if self.program == "nes_solve" else name)
 
   def arrays(self, name: str) -> dict[str, np.ndarray]:
-    """What the job has left: answers, or the state of the last checkpoint."""
+    """The results: answers, or the state of the last checkpoint."""
     path = self._result(name)
     if self.program != "nes_solve":
       path = checkpoint.latest(path)
     with np.load(path, allow_pickle=False) as archive:
-      wanted = [x for x in archive.files if x not in (*_NOT_COMPARED, "metadata", "schema")]
-      return {x: archive[x] for x in wanted}
+      return {x: archive[x] for x in archive.files if x not in _NOT_COMPARED}
 
 
-def _start(job: Job, name: str, log) -> subprocess.Popen:
-  # Programs that are compiled already leave more of a life for work.
+def _start(job: Job, name: str, log: IO[str]) -> subprocess.Popen:
+  """Starts an execution of a job, with its output in `log`."""
+  # With the cache a start compiles nothing, so that more kills hit the work itself.
   environment = os.environ | {
       "JAX_COMPILATION_CACHE_DIR": str(job.out / "compiled"),
       "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -92,32 +96,80 @@ def _start(job: Job, name: str, log) -> subprocess.Popen:
 
 
 def differing(one: dict[str, np.ndarray], two: dict[str, np.ndarray]) -> list[str]:
-  """Names of arrays that are not the same bits, or are missing in one."""
-  same = lambda x: x in one and x in two and (
-      (one[x].dtype, one[x].shape, one[x].tobytes())
-      == (two[x].dtype, two[x].shape, two[x].tobytes())
-  )
-  return sorted(x for x in one.keys() | two.keys() if not same(x))
+  """The names of arrays that differ in a bit, in type or in shape, or that one side lacks."""
+
+  def content(arrays: dict[str, np.ndarray], name: str) -> Any:
+    array = arrays.get(name)
+    return None if array is None else (array.dtype, array.shape, array.tobytes())
+
+  names = one.keys() | two.keys()
+  return sorted(name for name in names if content(one, name) != content(two, name))
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
   """A run of this program."""
 
-  job: Job
-  kills: int = 50
-  seed: int = 0
+  out: pathlib.Path = dataclasses.field(
+      metadata={"help": "Directory of the jobs, new or empty.", "metavar": "DIRECTORY"}
+  )
+  program: str = dataclasses.field(
+      default="nes_train", metadata={"help": "Program to kill.", "choices": tuple(JOBS)}
+  )
+  kills: int = dataclasses.field(default=50, metadata={"help": "Number of kills."})
+  seed: int = dataclasses.field(default=0, metadata={"help": "Seed of the moments of the kills."})
+
+  def __post_init__(self):
+    flags.at_least_one(self, "kills")
+
+  @property
+  def job(self) -> Job:
+    """The job of the program."""
+    return Job(self.program, self.out)
 
 
-def survive(run: Run, *, check_stop=lambda: None, say=print) -> dict[str, float]:
+_SECTION = flags.Section("The test", Run)
+
+
+class _Executions:
+  """Executions of a job, and the number of kills so far."""
+
+  def __init__(self, job: Job, log: IO[str]):
+    self.kills = 0
+    self._job, self._log = job, log
+
+  def ended(self, name: str, seconds: float | None = None) -> bool:
+    """Starts the job and kills it after these seconds. Returns whether it ended by itself before.
+
+    Raises:
+      Failed: the job ended with an error.
+    """
+    process = _start(self._job, name, self._log)
+    try:
+      code = process.wait(seconds)
+    except subprocess.TimeoutExpired:
+      process.kill()
+      process.wait()
+      return False
+    if code:
+      raise Failed(
+          f"{self._job.program} exited with {code} after {self.kills} kills: see {self._log.name}"
+      )
+    return True
+
+
+def survive(
+    run: Run, *, check_stop: Callable[[], None] = lambda: None, say: Callable[[str], Any] = print
+) -> dict[str, float]:
   """Kills and compares.
 
   Returns:
-    kills, jobs that came to their end between them, and how many of those differ.
+    "kills"; "jobs", the number of jobs that came to their end between kills; "different", the
+    number of these whose results differ.
 
   Raises:
     UsageError: the directory is not empty.
-    Failed: a start that was not killed failed, or a job differs; the log is named.
+    Failed: a start that was not killed failed, or a job differs; the message names the log.
   """
   job = run.job
   if job.out.exists() and any(job.out.iterdir()):
@@ -127,69 +179,44 @@ def survive(run: Run, *, check_stop=lambda: None, say=print) -> dict[str, float]
     files.write_npz(job.out / "games.npz", np.random.default_rng(0).normal(size=_GAMES))
   rng = random.Random(run.seed)
   path = job.out / "log.txt"
-
-  def finished(name: str, log, seconds: float | None = None) -> bool:
-    """Starts the job; whether it ended by itself before these seconds."""
-    process = _start(job, name, log)
-    try:
-      code = process.wait(seconds)
-    except subprocess.TimeoutExpired:
-      process.kill()
-      process.wait()
-      return False
-    if code:
-      raise Failed(f"{job.program} exited with {code} after {kills} kills: see {path}")
-    return True
-
-  kills, jobs, different = 0, 0, 0
+  jobs, different = 0, 0
   with path.open("w") as log:
-    for name in ("compiles", "whole"):  # the second's length is that of a start from the cache
+    executions = _Executions(job, log)
+    # The first execution fills the cache of compiled programs; the length of the second counts.
+    for name in ("compiles", "whole"):
       began = time.monotonic()
-      finished(name, log)
+      executions.ended(name)
       length = time.monotonic() - began
     expected = job.arrays("whole")
     say(f"{job.program}: {length:.1f} s without interruption")
-    while True:
+    while not jobs or executions.kills < run.kills:
       name = f"killed-{jobs}"
       while not job.answered(name):
-        if finished(name, log, rng.uniform(0, length) if kills < run.kills else None):
+        if executions.ended(name, rng.uniform(0, length) if executions.kills < run.kills else None):
           break
-        kills += 1
+        executions.kills += 1
         check_stop()
       jobs += 1
-      names = differing(expected, job.arrays(name))
-      different += bool(names)
-      say(f"{kills} kills, {jobs} jobs at their end, the last {'differs' if names else 'is equal'}")
-      if kills >= run.kills:
-        break
-      if not names:
+      differs = bool(differing(expected, job.arrays(name)))
+      different += differs
+      say(
+          f"{executions.kills} kills, {jobs} jobs at their end, the last"
+          f" {'differs' if differs else 'is equal'}"
+      )
+      if not differs and executions.kills < run.kills:
         job.remove(name)
   if different:
     raise Failed(f"{different} of {jobs} jobs differ from the uninterrupted one: see {path}")
-  return {"kills": kills, "jobs": jobs, "different": different}
+  return {"kills": executions.kills, "jobs": jobs, "different": different}
 
 
-def _define_flags(values: flags.FlagValues) -> None:
-  own = {"flag_values": values}
-  flags.DEFINE_enum("program", "nes_train", list(JOBS), "which to kill", **own)
-  flags.DEFINE_integer("kills", Run.kills, "how often", **own)
-  flags.DEFINE_integer("seed", Run.seed, "of the moments", **own)
-  flags.DEFINE_string("out", None, "directory, new or empty", **own)
-
-
-def _run(v: flags.FlagValues) -> Run:
-  if v.out is None:
-    raise UsageError("--out=DIRECTORY is needed")
-  program.at_least_one(v, "kills")
-  return Run(Job(v.program, pathlib.Path(v.out)), v.kills, v.seed)
-
-
-def main(argv: Sequence[str]) -> int:
-  """The program; returns its exit code."""
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the program and returns its exit code."""
   return program.main(
-      argv, name="survival", doc=__doc__, define=_define_flags, prepare=_run, work=survive
+      argv, name="survival", doc=__doc__, define=[_SECTION],
+      prepare=lambda values: flags.build(values, _SECTION), work=survive,
   )
 
 
 if __name__ == "__main__":
-  sys.exit(main(sys.argv))
+  sys.exit(main())

@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from launch import nes_train
 from launch.evaluation.settings import Settings
-from launch.runtime import checkpoint, parallel, writers
+from launch.runtime import checkpoint, loop, parallel, writers
+from launch.training import network as trainer
+from launch.training.settings import Run
 from nes_jax import network, pretrained, selection, training
 from nes_jax.network import pooling
 from nes_jax.training import shape_name
@@ -169,11 +170,9 @@ def train(
   if _evaluations(out, config)[0][-1:] == [config.updates]:
     return
   every = max(config.updates // settings.points, 1)
-  run = nes_train.Run(
-      config, out, seed, report_every=every, save_every=every, keep=1,
-      eval_games=settings.curve_games,
-  )
-  nes_train.train(run, check_stop=check_stop, say=lambda line: say(f"{out.name}: {line}"))
+  options = loop.Options(out, report_every=every, save_every=every, keep=1)
+  run = Run(config, options, seed, eval_games=settings.curve_games)
+  trainer.train(run, check_stop=check_stop, say=lambda line: say(f"{out.name}: {line}"))
   # Process 0 writes the files that all processes read.
   parallel.sync_processes()
 

@@ -42,6 +42,8 @@ Values = absl_flags.FlagValues
 
 # Longest line of --help.
 _COLUMNS = 96
+# Longest list of choices that --help shows in place of the value.
+_LONGEST_LIST = 60
 # Beginning of the text that absl gives to an alias, before the name of the flag.
 _ALIAS = "Alias for --"
 
@@ -57,6 +59,7 @@ class Kind:
   metavar: str  # the value's name in --help
   convert: Callable[[str], Any]  # text -> value; raises ValueError that says what is expected
   show: Callable[[Any], str] = str  # value -> text
+  note: str = ""  # a sentence that --help adds
 
 
 def _integer(text: str) -> int:
@@ -100,7 +103,10 @@ def one_of(choices: Sequence[str]) -> Kind:
       raise ValueError(f"use one of {', '.join(choices)}")
     return text
 
-  return Kind("|".join(choices), convert)
+  listed = "|".join(choices)
+  if len(listed) <= _LONGEST_LIST:
+    return Kind(listed, convert)
+  return Kind("NAME", convert, note=f"One of {', '.join(choices)}.")
 
 
 def several(item: Kind) -> Kind:
@@ -112,7 +118,10 @@ def several(item: Kind) -> Kind:
     except ValueError as error:
       raise ValueError(_PLURALS.get(item, str(error))) from None
 
-  return Kind(f"{item.metavar},...", convert, lambda value: ",".join(map(item.show, value)))
+  def show(value: Sequence[Any]) -> str:
+    return ",".join(map(item.show, value))
+
+  return Kind(f"{item.metavar},...", convert, show, item.note)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -342,6 +351,8 @@ def _described(flag: absl_flags.Flag, alias: str | None) -> list[str]:
   usage = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}={flag.flag_type()}"
   also = "" if alias is None else f" (also --{alias})"
   text = flag.help
+  if not flag.boolean and flag.parser.kind.note:
+    text += f" {flag.parser.kind.note}"
   if flag.boolean and flag.default is not None:
     text += f" Default: {'yes' if flag.default else 'no'}."
   elif not flag.boolean and flag.default not in (None, (), [], ""):

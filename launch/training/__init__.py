@@ -1,1 +1,1 @@
-"""The work of the training programs: what each of them trains, evaluates and reports."""
+"""Work of the training programs: training, evaluation and reports of each."""

@@ -1,0 +1,103 @@
+"""Games that a network is not trained on, with their equilibria."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import nes_jax
+from nes_jax import training
+from nes_jax.keys import example_keys
+from nes_jax.types import Problem
+
+# Seed of the held-out games, which no training uses.
+_SEED = 2**31 - 1
+# Residual of the equilibria, which are to be much better than the network's answers.
+_TOLERANCE = 1e-7
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+  """Held-out problems of one shape, and their equilibria."""
+
+  problem: Problem  # arrays with a leading axis [B]
+  joint: jax.Array  # [B, A1, ..., AN]
+
+
+def selection_of(config: training.Config, problem: Problem) -> nes_jax.Selection:
+  """The selection that a training draws its problems for.
+
+  Training replaces an infinite rho by a finite one, which bounds the loss. Where it does, the
+  selection has hard constraints again.
+
+  Args:
+    config: the training.
+    problem: problems [B, ...] that it has drawn.
+  """
+  host = jax.tree.map(np.asarray, problem)
+  varied = training.inputs(config.selection)
+  return nes_jax.Selection(
+      target=host.target if "target" in varied else None,
+      epsilon=host.epsilon,
+      welfare=host.welfare if "welfare" in varied else None,
+      welfare_weight=host.welfare_weight / host.temperature,
+      rho=float("inf") if problem.rho == config.rho else problem.rho,
+      epsilon_max=float(host.epsilon_max.flat[0] / np.sqrt(host.target[0].size)),
+  )
+
+
+def draw(config: training.Config, shape: tuple[int, ...], games: int) -> HeldOut:
+  """Draws held-out games as training does, and solves them exactly in float64.
+
+  A network that is trained on plain uniform games is evaluated on the sphere, like all others.
+  Games that the exact engine does not solve are left out.
+
+  Args:
+    config: the training.
+    shape: (A1, ..., AN).
+    games: number of games that are drawn.
+  """
+  keys = example_keys(jax.random.key(_SEED), games)
+  sphere = "l2" if config.sphere == training.UNIFORM else config.sphere
+  problem = jax.jit(training.sample, static_argnums=(1, 2, 3, 4))(
+      keys, config.selection, shape, config.rho, sphere
+  )
+  selection = selection_of(config, problem)
+  solution = nes_jax.solve(
+      np.asarray(problem.payoffs),
+      concept=config.network.concept,
+      selection=selection,
+      method="exact",
+      precision="float64",
+      tolerance=_TOLERANCE,
+      batched=True,
+  )
+  problem = dataclasses.replace(problem, rho=selection.rho)
+  converged = np.asarray(solution.converged)
+
+  def take(x):
+    return jnp.asarray(np.asarray(x)[converged])
+
+  return HeldOut(jax.tree.map(take, problem), take(np.asarray(solution.joint, np.float32)))
+
+
+_evaluate = jax.jit(training.evaluate, static_argnums=1)
+
+
+def judge(
+    state: training.State, config: training.Config, shape: tuple[int, ...], games: HeldOut
+) -> dict[str, jax.Array]:
+  """Evaluates a network as it would ship, with the moments of inference.
+
+  Args:
+    state: state of the training, on one device.
+    config: the training.
+    shape: (A1, ..., AN) of the games.
+    games: held-out games.
+
+  Returns:
+    Metrics of `nes_jax.training.evaluate`, [B] each.
+  """
+  variables = training.inference(state.params, config, shape)
+  return _evaluate(variables, config.network, games.problem, games.joint)
