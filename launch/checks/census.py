@@ -78,7 +78,9 @@ class Run:
   games: int = _field(1000, "Number of games of each row.")
   strategies: int = _field(5, "Number of strategies of each player.")
   players: int = _field(2, "Number of players of each game.")
-  precision: Literal["float32", "float64"] = _field("float64", "Precision of the engine.", choices=tuple(TOLERANCES))
+  precision: Literal["float32", "float64"] = _field(
+      "float64", "Precision of the engine.", choices=tuple(TOLERANCES)
+  )
   concepts: tuple[Concept, ...] = _field(CONCEPTS, "Solution concepts.", choices=CONCEPTS)
 
   def __post_init__(self):
