@@ -11,7 +11,7 @@ RUFF_ARGS := \
   --config 'indent-width = 2' \
   --config 'target-version = "py311"' \
   --config 'lint.isort.force-sort-within-sections = true' \
-  --select E,F,I,UP,B --ignore B905,B023,E731
+  --select E,F,I,UP,B --ignore B905,B023
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -31,8 +31,9 @@ test: $(VENV)/.installed-dev  ## run the whole test suite
 test-fast: $(VENV)/.installed-dev  ## run the tests not marked slow
 	$(BIN)/python -m pytest -q -n auto --dist loadfile -m 'not slow' tests $(PYTEST_ARGS)
 
-lint: $(VENV)/.installed-dev  ## check the code with ruff
+lint: $(VENV)/.installed-dev  ## check the code with ruff and mypy
 	$(BIN)/ruff check --isolated $(RUFF_ARGS) .
+	$(BIN)/mypy
 
 docs: $(VENV)/.installed-docs  ## build the documentation, without a warning; into out/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file docs/mkdocs/mkdocs.yml

@@ -186,6 +186,7 @@ setuptools.setup(
             *PROGRAMS,
             *BASELINES,
             "hypothesis>=6.100",
+            "mypy>=1.10",
             "pytest>=8.0",
             "pytest-xdist>=3.5",
             "ruff>=0.6",

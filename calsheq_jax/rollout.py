@@ -95,7 +95,9 @@ def batched(function: Callable[..., Rollout], *args: Any) -> Rollout:
 
   Time stays the first axis of the trajectory and of what was watched: [T, b, ...].
   """
-  leaves = Trajectory(*[1] * len(Trajectory._fields))._replace(last_value=0)
+  axes: Any = [1] * len(Trajectory._fields)
+  axes[Trajectory._fields.index("last_value")] = 0
+  leaves = Trajectory(*axes)
   return jax.vmap(function, out_axes=Rollout(leaves, 0, 1))(*args)
 
 

@@ -103,7 +103,7 @@ class Search:
   def ask(self, done: int) -> np.ndarray:
     """The points of the trial that begins after `done` stages: [S, d] float32."""
     last = self._trials.is_last(done)
-    points = [s.best()[0] if last else s.ask() for s in self._searchers]
+    points = [_best_point(s) if last else s.ask() for s in self._searchers]
     return np.stack(points).astype(np.float32)
 
   def tell(
@@ -130,3 +130,10 @@ class Search:
         np.concatenate([history.points, points[:, None]], 1),
         np.concatenate([history.scores, scores[:, None]], 1),
     )
+
+
+def _best_point(searcher: searchers.Searcher) -> np.ndarray:
+  """The point [d] with the largest score so far; the searcher knows a score."""
+  best = searcher.best()
+  assert best is not None
+  return best[0]

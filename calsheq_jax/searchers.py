@@ -18,7 +18,7 @@ Glossary: d numbers of a point. Searchers maximise the score.
 """
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 import warnings
 
@@ -56,7 +56,9 @@ class Searcher(Protocol):
     """The point with the largest score so far, and its score; None before the first score."""
 
 
-def make(method: str, size: int, seed: int, start: Sequence[float] | None = None) -> Searcher:
+def make(
+    method: str, size: int, seed: int, start: Sequence[float] | np.ndarray | None = None
+) -> Searcher:
   """Makes a searcher.
 
   Args:
@@ -73,10 +75,13 @@ def make(method: str, size: int, seed: int, start: Sequence[float] | None = None
   """
   if method not in METHODS:
     raise ValueError(f"method={method!r} is not one of {', '.join(METHODS)}")
-  start = np.zeros(size) if start is None else np.array(start, np.float64)
-  if start.shape != (size,) or not (np.abs(start) <= 1).all():
-    raise ValueError(f"start={start.tolist()}: {size} numbers within [-1, 1] are expected")
-  return {"bo": Bayesian, "cmaes": Evolution, "random": Random}[method](size, seed, start)
+  point = np.zeros(size) if start is None else np.array(start, np.float64)
+  if point.shape != (size,) or not (np.abs(point) <= 1).all():
+    raise ValueError(f"start={point.tolist()}: {size} numbers within [-1, 1] are expected")
+  makers: dict[str, Callable[[int, int, np.ndarray], Searcher]] = {
+      "bo": Bayesian, "cmaes": Evolution, "random": Random
+  }
+  return makers[method](size, seed, point)
 
 
 class _Searcher(abc.ABC):

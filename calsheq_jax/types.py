@@ -30,8 +30,8 @@ class Distribution(Protocol):
   def entropy(self) -> Array:
     """Differential entropy in nats: [*]."""
 
-  def kl_divergence(self, other: "Distribution") -> Array:
-    """KL(self || other) in nats: [*]."""
+  def kl_divergence(self, other: Any) -> Array:
+    """KL(self || other) in nats: [*]. The other distribution is of the same kind."""
 
   def mean(self) -> Array:
     """Mean action: [*, A]."""
@@ -65,7 +65,7 @@ class Policy(Protocol):
 class Moments(NamedTuple):
   """Running mean and variance of vectors or numbers, [*]."""
 
-  count: Array  # [] float32, total weight of the observations
+  count: Array  # type: ignore[assignment]  # [] float32, total weight of the observations
   mean: Array  # [*]
   variance: Array  # [*] biased
 

@@ -246,7 +246,8 @@ def solve_classes(
   """
   counts = [len(payoffs) for payoffs in classes.values()]
   payoffs = np.concatenate(list(classes.values()))
-  results, uniform = {}, {}
+  results: dict[tuple[str, str], Results] = {}
+  uniform: dict[str, np.ndarray] = {}
   for concept in CONCEPTS:
     for precision in PRECISIONS:
       with working(f"{concept.upper():3} {precision}: solve {len(payoffs)} games"):

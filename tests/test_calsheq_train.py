@@ -51,7 +51,9 @@ def saved(directory):
 
 
 def without_time(directory):
-  drop = lambda row: {k: v for k, v in row.items() if not k.startswith("time/")}
+  def drop(row):
+    return {k: v for k, v in row.items() if not k.startswith("time/")}
+
   return [drop(row) for row in writers.read(directory)]
 
 
@@ -75,7 +77,7 @@ def test_run_writes_metrics_checkpoints_and_pictures(runs, method):
 
 
 def test_methods_take_the_same_environment_steps(runs):
-  """As the rows say, and as the normalisers of the shared policy have seen them."""
+  """The rows and the normalisers of the shared policy agree on their number."""
   seen = {}
   for method in ("calsheq", "random"):
     run, state = last_state(runs / method, method)
@@ -101,7 +103,7 @@ def test_summary(runs):
     assert seed["steps_to_reach"] == (kept[0] if kept else None)
     lowest = min(row[f"seed_{i}/lowest/supertype_1/reward"] for row in rows)
     assert seed["lowest/supertype_1/reward"] == lowest
-    # The right profile is known here: the distance to it is in widths of the box.
+    # The right profile is known here; the distance to it is in widths of the box.
     off = [seed["profile/supertype_1/mean"] - 0.6, seed["profile/supertype_2/mean"] - 0.3]
     np.testing.assert_allclose(seed["distance"], np.abs(off).mean() / 2, atol=1e-5)
     assert np.isfinite(seed["epsilon"]) and seed["epsilon_error"] > 0
@@ -147,7 +149,7 @@ def test_continued_run_is_bit_equal(runs, tmp_path, method, after):
 
 @pytest.mark.parametrize("method", ["calsheq", "random"])
 def test_older_checkpoints_are_continued(runs, tmp_path, monkeypatch, method):
-  """Of a run that was stopped when gae_lambda was called trace."""
+  """A run that was stopped when gae_lambda was called trace goes on."""
   line = command(tmp_path, "--nofigures", method=method)
   run = calsheq_train.run_of(line)
   then = {name.replace("gae_lambda", "trace"): value for name, value in run.settings().items()}
@@ -179,7 +181,7 @@ def test_a_searcher_holds_its_profiles_and_the_best_at_the_end(runs):
   for i in range(2):
     best = state.points[i][state.scores[i].argmax()]
     np.testing.assert_array_equal(state.held[i], best)
-    # They are the searcher's.
+    # A searcher with this seed proposes the same points.
     searcher = searchers.make("random", 2, i, run.problem.space.origin())
     for point, score in zip(state.points[i], state.scores[i]):
       np.testing.assert_allclose(searcher.ask(), point, atol=1e-6)
@@ -187,7 +189,7 @@ def test_a_searcher_holds_its_profiles_and_the_best_at_the_end(runs):
   asked = low + (high - low) * (state.points[0] + 1) / 2
   told = [[row[f"seed_0/profile/{name}"] for name in run.problem.space.names] for row in rows]
   np.testing.assert_allclose(told[:3], asked, atol=1e-6)
-  # A jump counts once for all stages of a hold; the start is held first.
+  # A jump counts once for all stages of a trial; the first trial holds the start.
   jump = np.abs(state.points[0][1] - state.points[0][0]).mean() / 2
   np.testing.assert_allclose(rows[1]["seed_0/variation"], jump / 3, rtol=1e-5)
   assert rows[0]["seed_0/variation"] == 0
@@ -240,7 +242,7 @@ def test_recover_on_a_small_market(tmp_path):
   summary = json.loads((tmp_path / "summary.json").read_text())
   first, second = summary["seeds"]
   name = "supertype_share[0]"
-  # Each seed has a hidden profile, and so targets, of its own.
+  # Each seed has its own hidden profile, and so its own targets.
   assert first[f"goal/{name}"] != second[f"goal/{name}"]
   for seed in (first, second):
     assert 0 < seed["answer_reward"] <= 1 and 0 < seed["distance"] < 1

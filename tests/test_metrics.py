@@ -151,7 +151,8 @@ def test_entropy_gap(x64, tau, batch):
     expected = tau * (joint * (np.log(joint) - best)).sum(-1)
   else:
     expected = utility.max(-1) - (joint * utility).sum(-1)
-  back = lambda x: jnp.asarray(np.moveaxis(x, -1, 0).reshape((2, 3) + batch))
+  def back(x):
+    return jnp.asarray(np.moveaxis(x, -1, 0).reshape((2, 3) + batch))
   found = metrics.entropy_gap(
       back(joint),
       jnp.log(back(target)),

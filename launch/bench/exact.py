@@ -57,6 +57,7 @@ import nes_jax
 from nes_jax.games import spheres
 from nes_jax.solving import engines
 from nes_jax.training import shape_name
+from nes_jax.types import Concept
 
 _CALLS = 7
 # Number of games of a batch with --quick.
@@ -64,7 +65,7 @@ _QUICK_GAMES = 16
 # Seconds before a timed call.
 _PAUSE = 0.05
 # The games of `shapes` that a compiled engine is least likely to support.
-_HARDEST = (16, 16), "ce"
+_HARDEST: tuple[tuple[int, int], Concept] = (16, 16), "ce"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Entry:
   `launch.baselines.convex`).
   """
 
-  concept: str
+  concept: Concept
   shape: tuple[int, ...]
   batch: int  # games on a CPU, which take seconds
   accelerator: int  # games on other devices
@@ -111,7 +112,7 @@ ENTRIES = (
 )
 
 
-def newton_flops(shape: Sequence[int], concept: str) -> float:
+def newton_flops(shape: Sequence[int], concept: Concept) -> float:
   """Least floating-point operations of one interior-point step on one game.
 
   A step forms the Newton matrix and its Cholesky factor. Its predictor and its corrector need two
@@ -140,7 +141,7 @@ def newton_flops(shape: Sequence[int], concept: str) -> float:
   return min(step(dual, num_duals, product), step(joint, size, product))
 
 
-def engine(shape: Sequence[int], concept: str) -> str:
+def engine(shape: Sequence[int], concept: Concept) -> str:
   """The engine that solves plain games of this shape here in float32."""
   accelerated = jax.default_backend() != "cpu"
   return engines.engine_for(tuple(shape), concept, np.dtype("float32"), accelerated)
@@ -231,7 +232,8 @@ def _peer_columns(
       "moreau": entry.moreau,
       "polarix": entry.polarix,
   }
-  row, outcomes = {}, {}
+  row: Row = {}
+  outcomes = {}
   for name, count in counts.items():
     found = peers.measure(name, entry.concept, games[: min(count, 2) if quick else count])
     outcomes[name] = found
@@ -291,9 +293,10 @@ def shapes_row(quick: bool) -> Row:
   """
   rng = np.random.default_rng(0)
   shapes = list(itertools.product(range(2, 4 if quick else 17), repeat=2))
-  shapes = rng.permutation(shapes)[: 2 if quick else 100]
-  games = [rng.normal(size=(2, *shape)).astype(np.float32) for shape in shapes]
-  row, converged = {"shapes": len(games), "engine": engine(*_HARDEST)}, 0
+  chosen = rng.permutation(shapes)[: 2 if quick else 100]
+  games = [rng.normal(size=(2, *shape)).astype(np.float32) for shape in chosen]
+  row: Row = {"shapes": len(games), "engine": engine(*_HARDEST)}
+  converged = 0
   with checkout.Process(ROOT) as fresh:
     for concept in ("cce", "ce"):
       answers = [fresh.solve(game, concept, False) for game in games]

@@ -80,7 +80,9 @@ class Job:
     """The results: answers, or the state of the last checkpoint."""
     path = self._result(name)
     if self.program != "nes_solve":
-      path = checkpoint.latest(path)
+      last = checkpoint.latest(path)
+      assert last is not None, f"{path} has no checkpoint"
+      path = last
     with np.load(path, allow_pickle=False) as archive:
       return {x: archive[x] for x in archive.files if x not in _NOT_COMPARED}
 

@@ -148,9 +148,9 @@ def main(
   except stopping.Stopped as stopped:
     say(f"stopped by {stopped}, saved; {AGAIN}")
     return stopped.exit_code
-  except (
-      UsageError, checkpoint.CheckpointError, ImportError, FloatingPointError, *faults
-  ) as error:
+  except (UsageError, checkpoint.CheckpointError, ImportError, FloatingPointError) as error:
+    return blame(error)
+  except faults as error:
     return blame(error)
   except Failed as error:
     say(str(error))

@@ -158,7 +158,7 @@ class Run:
   def settings(self) -> dict[str, Any]:
     """The settings that identify the run, flat, for JSON."""
     plan, space = self.plan, self.problem.space
-    own = {"experiment": self.experiment.name, "method": plan.method}
+    own: dict[str, Any] = {"experiment": self.experiment.name, "method": plan.method}
     own |= {"seed": plan.seed, "seeds": plan.seeds}
     own |= {"env": repr(self.experiment.env), "targets": [_plain(t) for t in self.problem.targets]}
     own |= {name: list(getattr(space, name)) for name in ("start", "names", "low", "high")}

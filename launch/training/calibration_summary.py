@@ -91,7 +91,9 @@ def final_numbers(
 def certificate_numbers(certificate: Certificate) -> dict[str, np.ndarray]:
   """The numbers [S] of certificates; relative_epsilon is left out if a policy earns nothing."""
   epsilon, value = certificate.epsilon, certificate.value
-  numbers = {"epsilon": epsilon.mean, "epsilon_error": epsilon.error, "value": value.mean}
+  numbers: dict[str, Any] = {
+      "epsilon": epsilon.mean, "epsilon_error": epsilon.error, "value": value.mean
+  }
   if np.all(value.mean != 0):
     numbers["relative_epsilon"] = epsilon.mean / np.abs(value.mean)
   return numbers

@@ -33,7 +33,7 @@ def poker_payoffs(cards: int, ante: int | np.ndarray, bet: int | np.ndarray) -> 
   first = np.array(list(itertools.product(range(3), repeat=cards)))
   second = np.array(list(itertools.product(range(4), repeat=cards)))
   # Numbers of antes and of bets that player 0 wins, summed over the deals.
-  antes = bets = 0
+  antes = bets = np.zeros((), int)
   for mine, other in itertools.permutations(range(cards), 2):
     sign = 1 if mine > other else -1
     own, reply = first[:, None, mine], second[None, :, other]
@@ -77,7 +77,8 @@ def _tree(rng: Rng, limit: int, n: int) -> tuple[list[tuple | None], list[int]]:
     s // stride mod (number of children), and the children are indices larger than the node's.
   """
   order, counts = rng.permutation(n), [1] * n
-  nodes, depths = [], [0]
+  nodes: list[tuple | None] = []
+  depths = [0]
   while len(nodes) < len(depths):
     depth = depths[len(nodes)]
     unmoved = [p for p in order if counts[p] == 1]
@@ -106,8 +107,9 @@ def perfect_information_games(rng: Rng, batch: int, a: int, n: int) -> np.ndarra
   # Leaf that is reached from each node, for every joint strategy.
   reached = list(range(len(nodes)))
   for i in reversed(range(len(nodes))):
-    if nodes[i] is not None:
-      owner, stride, children = nodes[i]
+    node = nodes[i]
+    if node is not None:
+      owner, stride, children = node
       action = strategies[owner] // stride % len(children)
       reached[i] = np.choose(action, [reached[child] for child in children])
   # Payoffs are drawn for all nodes, and those of the leaves are used.

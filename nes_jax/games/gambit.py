@@ -50,7 +50,7 @@ _WIDE_MARKS = (
     (codecs.BOM_UTF16_BE, "UTF-16"),
 )
 # The same encodings without a mark, by which of the first four bytes are NUL in ASCII text.
-_WIDE_PATTERNS = {
+_WIDE_PATTERNS: dict[tuple[bool, ...], str] = {
     (False, True, True, True): "UTF-32",
     (True, True, True, False): "UTF-32",
     (False, True, False, True): "UTF-16",
@@ -171,7 +171,7 @@ class _Tokens:
     if match is None:
       self.kind, self.value, self._position = None, "", len(self._text)
       return
-    self.kind, self.value, self._position = match.lastgroup, match[match.lastgroup], match.start()
+    self.kind, self.value, self._position = match.lastgroup, match[0], match.start()
     if self.kind == "open":
       raise self.error("a quotation mark that is never closed")
 
@@ -290,7 +290,7 @@ def _read_to_end(
   Raises:
     GameFileError: there are too few or too many numbers, or something else follows.
   """
-  numbers = []
+  numbers: list = []
   while tokens.kind is not None and len(numbers) < wanted:
     numbers.append(take())
   where, found = tokens.where(), len(numbers)

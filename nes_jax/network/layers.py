@@ -87,7 +87,7 @@ def linear(features: Sequence[Blocks], weights: Array | Sequence[Array]) -> Bloc
   Returns:
     For each player [..., D].
   """
-  rows = jnp.split(weights, len(features)) if hasattr(weights, "shape") else weights
+  rows = jnp.split(weights, len(features)) if isinstance(weights, jax.Array) else weights
   # Products by the features in them: an array that players share is multiplied once.
   products: dict[tuple[int, ...], Array] = {}
 
@@ -148,11 +148,11 @@ def _moments(blocks: Blocks, mask: Blocks | None) -> tuple[Array, Array]:
     mask: for each player [..., 1] without the batch axis, one where an entry counts and zero where
       it does not; None if all entries count.
   """
-  count = 0.0
-  sums = squares = 0.0
+  count: Array | float = 0.0
+  sums = squares = jnp.zeros(())
   for p, x in enumerate(blocks):
     axes = tuple(range(x.ndim - 1))
-    entries = x.size // x.shape[-1]
+    entries: Array | int = x.size // x.shape[-1]
     masked = x
     if mask is not None:
       masked = x * mask[p]
@@ -203,7 +203,8 @@ class Norm(hk.Module):
       Blocks of the same shapes.
     """
     channels = blocks[0].shape[-1:]
-    inverse, shift = 1.0, 0.0
+    inverse: Array | float = 1.0
+    shift: Array | float = 0.0
     if self._kind == "batch":
       mean, variance = self._batch_moments(blocks, mask, is_training, axis_name)
       inverse = jax.lax.rsqrt(variance + _VARIANCE_FLOOR)
@@ -223,7 +224,7 @@ class Norm(hk.Module):
       offset = self._initial_mean - scale * input_moments()[0]
       return jnp.broadcast_to(offset, shape).astype(dtype)
 
-    scale = 1.0
+    scale: Array | float = 1.0
     if self._kind != "none":
       scale = hk.get_parameter("scale", channels, init=init_scale)
     offset = hk.get_parameter("offset", channels, init=init_offset)
@@ -246,7 +247,8 @@ class Norm(hk.Module):
 
 def _divide_by_rms(blocks: Blocks, mask: Blocks | None) -> Blocks:
   """Divides each game by the root mean square of its entries; see `_moments` for the arguments."""
-  squares, count = 0.0, 0.0
+  squares = jnp.zeros(())
+  count: Array | float = 0.0
   for p, x in enumerate(blocks):
     square = x * x if mask is None else x * x * mask[p]
     entries = x[0].size if mask is None else x.shape[-1] * mask[p].sum()

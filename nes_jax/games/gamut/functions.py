@@ -166,7 +166,7 @@ class Table(NamedTuple):
   """Table of n ~ U{2, ..., 10000} points that covers [0, high], and the places to look up in it."""
 
   # Entry of each x, int [X] in {0, ..., n - 1}
-  index: Array
+  index: Array  # type: ignore[assignment]
   # Number n of entries, []
   points: Array
   # Smallest value of the range, [] U(-1000, most)

@@ -82,7 +82,7 @@ def solve(
     payoffs: Array,
     log_target: Array | None,
     epsilon: Array,
-    strategies: tuple[Array, Array] | None = None,
+    strategies: tuple[Array, ...] | None = None,
     *,
     concept: Concept,
     tolerance: float,
