@@ -17,8 +17,8 @@ installed solve the first games of the same batch. Batches are larger on acceler
   converged_pct               percentage of games with a residual within the tolerance
   repeated                    games that float32 did not solve, and float64 took over
   residual                    worst KKT residual
-  before_us, before_ratio     with --before=PATH: the time of the older version at PATH, which makes
-                              the same calls in another process, in turns with ours; its time / ours
+  before_us, before_ratio     with --before=PATH: the time of the older version at PATH; this time over
+                              ours, where both versions take turns in processes of their own
   PEER_us, PEER_failed, PEER_ratio
                               for the peers ecos, clarabel, direct, moreau and polarix: microseconds
                               per game, games not solved of those given, its time / ours
@@ -147,6 +147,22 @@ def engine(shape: Sequence[int], concept: Concept) -> str:
   return engines.engine_for(tuple(shape), concept, np.dtype("float32"), accelerated)
 
 
+def _in_turn(
+    before: checkout.Process, ours: checkout.Process, games: np.ndarray, concept: str, calls: int
+) -> tuple[float, float]:
+  """Median times of an older version and of this one, in microseconds a game.
+
+  Both solve in processes of their own, which have loaded nothing else, and take turns.
+  """
+  times: list[list[float]] = [[], []]
+  for _ in range(1 + calls):
+    for found, process in zip(times, (before, ours)):
+      time.sleep(_PAUSE)
+      found.append(process.solve(games, concept, True)["seconds"])
+  old, new = (statistics.median(found[1:]) / len(games) * 1e6 for found in times)
+  return old, new
+
+
 def row(
     entry: Entry, rate: float, *, quick: bool = False, before: checkout.Process | None = None
 ) -> Row:
@@ -172,19 +188,19 @@ def row(
     copy = jax.block_until_ready(jnp.array(payoffs, copy=True))
     return _seconds_after_pause(lambda: solve(copy))
 
-  def their_seconds():
-    return before.solve(games, entry.concept, True)["seconds"] if before else None
-
-  (first, _), *turns = [(our_seconds(), their_seconds()) for _ in range(1 + calls)]
-  solution, median = solve(payoffs), statistics.median(ours for ours, _ in turns)
+  first, *times = [our_seconds() for _ in range(1 + calls)]
+  solution, median = solve(payoffs), statistics.median(times)
   us = median / batch * 1e6
-  before_us = before and statistics.median(theirs for _, theirs in turns) / batch * 1e6
   jitted = jax.jit(solve)
   _, *jitted_times = [_seconds_after_pause(lambda: jitted(payoffs)) for _ in range(1 + calls)]
   iterations = np.asarray(solution.iterations)
   floor = newton_flops(entry.shape, entry.concept) * float(iterations.mean()) / rate * 1e6
   with checkout.Process(ROOT) as fresh:
     first_ms = 1e3 * fresh.solve(games[0], entry.concept, False)["seconds"]
+    before_us, before_ratio = None, None
+    if before is not None:
+      before_us, ours = _in_turn(before, fresh, games, entry.concept, calls)
+      before_ratio = before_us / ours
   return {
       "size": entry.size,
       "concept": entry.concept,
@@ -200,7 +216,7 @@ def row(
       "repeated": int(np.asarray(solution.repeated).sum()),
       "residual": float(np.asarray(solution.residual).max()),
       "before_us": before_us,
-      "before_ratio": before_us and before_us / us,
+      "before_ratio": before_ratio,
       **_peer_columns(entry, games, np.asarray(solution.joint), us, quick),
       "floor_us": floor,
       "over_floor": us / floor,
