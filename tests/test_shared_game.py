@@ -131,6 +131,22 @@ def test_certificate_by_hand():
     )
 
 
+def test_certificate_is_of_episodes_that_have_not_chosen():
+  """The first half of the episodes chooses the deviation, and the second half judges it."""
+  count = 20
+  frozen = constant([0.5])
+  responses = jax.tree.map(lambda *x: jnp.stack(x), *map(constant, ([0.3], [0.7], [1.5])))
+  found = jax.jit(
+      lambda a, b: shared_game.certificate(GAME, CONSTANT, a, b, KEY, profiles(count))
+  )(responses, frozen)
+  together = lq_values(frozen, frozen, KEY, profiles(count))
+  response = jax.tree.map(lambda x: x[int(found.chosen) // 2], responses)
+  gained = np.asarray(lq_values(response, frozen, KEY, profiles(count)) - together)
+  half = count // 2
+  assert abs(gained[half:].mean() - gained[:half].mean()) > 1e-3
+  np.testing.assert_allclose(found.epsilon.mean, gained[half:].mean(), atol=1e-5)
+
+
 def test_certificate_tries_mean_actions():
   """Noise costs half of the variance of the action, s^2 / 2, which the mean action gains."""
   net = policy.for_environment(GAME, policy.Config(hidden=(4,), initial_scale=0.1))
