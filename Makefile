@@ -15,15 +15,17 @@ RUFF_ARGS := \
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-fast lint docs pictures gpu clean
+.PHONY: help demo evaluate test test-fast lint docs pictures gpu clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
 
-demo: $(VENV)/.installed-programs  ## solve games, evaluate, calibrate a market; into out/demo
+demo: $(VENV)/.installed-programs  ## solve games, calibrate a market; into out/demo
 	$(BIN)/python -m launch.demo --out=out/demo
-	$(BIN)/python -m launch.calsheq_train --experiment=1 --seeds=2 --stages=240 --nocertify --out=out/demo/market
-	$(BIN)/python -m launch.nes_eval --quick --out=out/demo/eval
+	$(BIN)/python -m launch.calsheq_train --experiment=1 --seeds=2 --stages=100 --nocertify --out=out/demo/market
+
+evaluate: $(VENV)/.installed-programs  ## evaluate engines and networks on small samples; into out/eval
+	$(BIN)/python -m launch.nes_eval --quick --out=out/eval
 
 test: $(VENV)/.installed-dev  ## run the whole test suite
 	$(BIN)/python -m pytest -q -n auto --dist loadfile tests $(PYTEST_ARGS)
@@ -44,8 +46,8 @@ pictures: demo  ## make the pictures of README.md and docs/ anew; into docs/imag
 gpu:  ## test and measure a machine with an NVIDIA GPU, in six minutes; into out/gpu
 	$(PYTHON) -m launch.checks.gpu_report --out=out/gpu
 
-clean:  ## remove .venv, out/demo, out/docs, out/gpu, build and caches
-	rm -rf $(VENV) out/demo out/docs out/gpu build nes_jax/native/*.so nes_jax/native/*/*.so *.egg-info .pytest_cache .hypothesis .ruff_cache .mypy_cache
+clean:  ## remove .venv, out/demo, out/eval, out/docs, out/gpu, build and caches
+	rm -rf $(VENV) out/demo out/eval out/docs out/gpu build nes_jax/native/*.so nes_jax/native/*/*.so *.egg-info .pytest_cache .hypothesis .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp for each extra of setup.py; a stamp as new as that and the C++ sources means that nothing

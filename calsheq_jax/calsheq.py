@@ -151,11 +151,11 @@ def stage(
 
   Returns:
     The new state, and means over all episodes:
-      reward []         the calibrator's reward, at the profiles that it sampled values [K]
-      the numbers that the targets are about profile [d]       mean of the particles, in the
-      profile's units spread []         standard deviation of the particles in half-widths of the
-      box, as a mean over
-                        the d numbers
+      reward []         the calibrator's reward, at the profiles that it sampled
+      values [K]        the numbers that the targets are about
+      profile [d]       mean of the particles, in the profile's units
+      spread []         standard deviation of the particles in half-widths of the box, as a mean
+                        over the d numbers
       variation []      distance that `profile` moved in widths of the box, as a mean over the d
                         numbers
       increment []      distance that a particle moved, in the same unit

@@ -133,7 +133,7 @@ class Search:
 
 
 def _best_point(searcher: searchers.Searcher) -> np.ndarray:
-  """The point [d] with the best score of a searcher that was told of at least one trial."""
+  """The point [d] with the largest score so far; the searcher knows a score."""
   best = searcher.best()
-  assert best is not None, "Trials makes sure that a trial is told before the last one"
+  assert best is not None
   return best[0]

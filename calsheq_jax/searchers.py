@@ -18,7 +18,7 @@ Glossary: d numbers of a point. Searchers maximise the score.
 """
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 import warnings
 
@@ -57,7 +57,7 @@ class Searcher(Protocol):
 
 
 def make(
-    method: str, size: int, seed: int, start: np.ndarray | Sequence[float] | None = None
+    method: str, size: int, seed: int, start: Sequence[float] | np.ndarray | None = None
 ) -> Searcher:
   """Makes a searcher.
 
@@ -75,14 +75,13 @@ def make(
   """
   if method not in METHODS:
     raise ValueError(f"method={method!r} is not one of {', '.join(METHODS)}")
-  first = np.zeros(size) if start is None else np.array(start, np.float64)
-  if first.shape != (size,) or not (np.abs(first) <= 1).all():
-    raise ValueError(f"start={first.tolist()}: {size} numbers within [-1, 1] are expected")
-  if method == "bo":
-    return Bayesian(size, seed, first)
-  if method == "cmaes":
-    return Evolution(size, seed, first)
-  return Random(size, seed, first)
+  point = np.zeros(size) if start is None else np.array(start, np.float64)
+  if point.shape != (size,) or not (np.abs(point) <= 1).all():
+    raise ValueError(f"start={point.tolist()}: {size} numbers within [-1, 1] are expected")
+  makers: dict[str, Callable[[int, int, np.ndarray], Searcher]] = {
+      "bo": Bayesian, "cmaes": Evolution, "random": Random
+  }
+  return makers[method](size, seed, point)
 
 
 class _Searcher(abc.ABC):

@@ -228,9 +228,9 @@ class LinearQuadratic:
 
   def equilibrium(self, observation: Array, profile: Profile) -> Array:
     """The action of the shared equilibrium: observations [*, 2] -> [*, 1]."""
-    first, second = self._config.coupling * (self._weights @ self.equilibrium_means(profile))
-    offset = jnp.where(observation[..., 1] < 0, first, second)
-    return (observation[..., 0] + offset)[..., None]
+    offset = self._config.coupling * (self._weights @ self.equilibrium_means(profile))
+    chosen = jnp.where(observation[..., 1] < 0, offset[0], offset[1])
+    return (observation[..., 0] + chosen)[..., None]
 
   def equilibrium_value(self, profile: Profile) -> Array:
     """The expected reward of an agent of each supertype at the shared equilibrium, [2]."""

@@ -26,11 +26,12 @@ not public.
      earns 0. A unit held for a step costs (1 - tolerance) penalty times the cost of unloading it.
      If quotes do not depend on inventory, a merchant therefore does best to send about that share
      of its inventory to the facility in each step: if the net flow of a step has the standard
-     deviation s, a share beta leaves |I| near s / sqrt(2 beta), and the cost beta^-1/2 ((1 -
-     tolerance) penalty + beta) is least at beta = (1 - tolerance) penalty. Rewards are divided by h
-     volume, where `volume` is the number of units that each merchant would trade in a step if all
-     shared all customers equally. A reward of 1 is thus an equal share of the trade at the
-     facility's prices.
+     deviation s, a share beta leaves |I| near s / sqrt(2 beta), and the cost
+     beta^-1/2 ((1 - tolerance) penalty + beta) is least at beta = (1 - tolerance) penalty.
+
+     Rewards are divided by h volume, where `volume` is the number of units that each merchant would
+     trade in a step if all shared all customers equally. A reward of 1 is thus an equal share of
+     the trade at the facility's prices.
 
 Glossary: n merchants, C clusters, m customers in each cluster, W = ceil(m / 32) words of 32 bits
 that hold one bit for each customer of a cluster, T steps. Quantities are in units of goods, and

@@ -72,10 +72,11 @@ def match_dense(key: Array, links: Array, e_buy: Array, e_sell: Array, customers
   """Matches customers to merchants with n C m comparisons of prices.
 
   Args:
-    key: random key. links: [n, C W] uint32, a bit for each pair of a merchant and a customer.
+    key: random key.
+    links: [n, C W] uint32, a bit for each pair of a merchant and a customer.
     e_buy: [n] distance of the bid below the facility's, in half-spreads; the lowest is the best
-    bid. e_sell: [n] distance of the ask above the facility's, in half-spreads; the lowest is the
-    best
+      bid.
+    e_sell: [n] distance of the ask above the facility's, in half-spreads; the lowest is the best
       ask.
     customers: m.
   """

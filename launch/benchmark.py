@@ -84,7 +84,7 @@ def measure(
   return {}
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
   """Runs the program and returns its exit code."""
   return program.main(
       argv, name="benchmark", doc=__doc__, define=[_SECTION], prepare=_prepare, work=measure
@@ -92,4 +92,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-  sys.exit(main(sys.argv))
+  sys.exit(main())

@@ -14,6 +14,7 @@ many seeds there are. Runs of all methods are compared at equal numbers of envir
 
 from collections.abc import Sequence
 import sys
+from typing import Any
 
 from absl import flags
 
@@ -23,7 +24,7 @@ from launch.runtime.program import UsageError
 
 
 def _define_flags(values: flags.FlagValues) -> None:
-  own = {"flag_values": values}
+  own: dict[str, Any] = {"flag_values": values}
   flags.DEFINE_list("runs", [], "The directories of finished runs.", **own)
   flags.DEFINE_string("out", None, "The directory for the pictures and the table.", **own)
 
@@ -41,7 +42,7 @@ def _work(
   return {}
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
   """Runs the program and returns its exit code."""
   return program.main(
       argv, name="calsheq_report", doc=__doc__, define=_define_flags, prepare=_prepare, work=_work
@@ -49,4 +50,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-  sys.exit(main(sys.argv))
+  sys.exit(main())

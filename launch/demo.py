@@ -246,7 +246,8 @@ def solve_classes(
   """
   counts = [len(payoffs) for payoffs in classes.values()]
   payoffs = np.concatenate(list(classes.values()))
-  results, uniform = {}, {}
+  results: dict[tuple[str, str], Results] = {}
+  uniform: dict[str, np.ndarray] = {}
   for concept in CONCEPTS:
     for precision in PRECISIONS:
       with working(f"{concept.upper():3} {precision}: solve {len(payoffs)} games"):
@@ -316,7 +317,7 @@ def print_files(out: pathlib.Path, seconds: float) -> None:
   print("\n" + NEXT.format(out=out))
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
   """Runs the program and returns its exit code."""
   return program.main(
       argv, name="demo", doc=__doc__, define=[_SECTION],
@@ -325,4 +326,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-  sys.exit(main(sys.argv))
+  sys.exit(main())

@@ -80,7 +80,7 @@ def run_of(argv: Sequence[str]) -> Run:
   return _run(program.parse(argv, SECTIONS))
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
   """The program; returns its exit code."""
   return program.main(
       argv, name="market_train", doc=__doc__, define=SECTIONS, prepare=_run, work=train
@@ -88,4 +88,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-  sys.exit(main(sys.argv))
+  sys.exit(main())

@@ -227,7 +227,7 @@ def _prepare(values: flags.Values) -> Run:
   return Run(options.out, settings, options.only or SECTIONS, command)
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
   """Runs the program and returns its exit code."""
   return program.main(
       argv, name="nes_eval", doc=__doc__, define=(_OPTIONS, _SETTINGS), prepare=_prepare,
@@ -236,4 +236,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-  sys.exit(main(sys.argv))
+  sys.exit(main())

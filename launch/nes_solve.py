@@ -29,6 +29,7 @@ continues. Exit code 0: every game has a row, converged or not, and the summary 
 
 from collections.abc import Callable, Mapping, Sequence
 import sys
+from typing import Any
 
 from launch.runtime import flags, parallel, program, store
 from launch.solving.report import summary
@@ -57,7 +58,7 @@ SECTIONS = (
 
 
 def _config(values: flags.Values) -> Config:
-  fields = {}
+  fields: dict[str, Any] = {}
   for section in SECTIONS:
     fields |= flags.read(values, section)
   config = Config(**fields)
@@ -79,7 +80,7 @@ def _work(
   return {}
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
   """The program; returns its exit code."""
   return program.main(
       argv,
@@ -93,4 +94,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-  sys.exit(main(sys.argv))
+  sys.exit(main())

@@ -15,6 +15,7 @@ eval/8x8/solver_gap and eval/8x8/gap, means over held-out games in normalised un
 all shapes, eval/solver_gap, chooses the best checkpoint.
 """
 
+from collections.abc import Sequence
 import dataclasses
 import sys
 
@@ -66,12 +67,12 @@ def _start(name: str, config: training.Config) -> pretrained.Pretrained:
   return start
 
 
-def run_of(argv: list[str]) -> Run:
+def run_of(argv: Sequence[str]) -> Run:
   """The run that a command line asks for. Raises UsageError."""
   return _run(program.parse(argv, SECTIONS))
 
 
-def main(argv: list[str]) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
   """The program; returns its exit code."""
   return program.main(
       argv, name="nes_train", doc=__doc__, define=SECTIONS, prepare=_run, work=train
@@ -79,4 +80,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-  sys.exit(main(sys.argv))
+  sys.exit(main())

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 import numpy as np
 
 from nes_jax import deviation, invariance
@@ -43,10 +44,10 @@ class Selection:
   Array fields take one value for all games, or a leading batch axis. `epsilon` is in payoff units.
   """
 
-  target: Array | None = None  # [A1, ..., AN], non-negative, sums to one; None: uniform
-  epsilon: Array | float = 0.0  # [] or [N]; -infinity: as small as possible (finite rho)
-  welfare: Array | None = None  # [A1, ..., AN], any units; None: no welfare term
-  welfare_weight: Array | float = 1.0  # [], mu >= 0; infinity drops the entropy
+  target: ArrayLike | None = None  # [A1, ..., AN], non-negative, sums to one; None: uniform
+  epsilon: ArrayLike = 0.0  # [] or [N]; -infinity: as small as possible (finite rho)
+  welfare: ArrayLike | None = None  # [A1, ..., AN], any units; None: no welfare term
+  welfare_weight: ArrayLike = 1.0  # [], mu >= 0; infinity drops the entropy
   rho: float = dataclasses.field(default=math.inf, metadata={"static": True})
   # epsilon-plus in units of the payoffs' norm Z (Table 3: 1); with a finite rho only
   epsilon_max: float = dataclasses.field(default=1.0, metadata={"static": True})
@@ -85,7 +86,7 @@ TABLE = (
 NAMES: tuple[str, ...] = tuple(row.name for row in TABLE)
 
 
-def named(name: str, payoffs: Array, *, player_axis: int | None = None, **inputs) -> Selection:
+def named(name: str, payoffs: ArrayLike, *, player_axis: int | None = None, **inputs) -> Selection:
   """The selection of a row of Table 3, by name or abbreviation.
 
   Args:
@@ -103,7 +104,7 @@ def named(name: str, payoffs: Array, *, player_axis: int | None = None, **inputs
     listing = ", ".join(f"{row.name} ({row.abbreviation})" for row in TABLE)
     raise ValueError(f"unknown selection {name!r}; the names are {listing}")
   row = rows[name]
-  payoffs = payoffs if isinstance(payoffs, jax.Array) else np.asarray(payoffs)
+  given = payoffs if isinstance(payoffs, jax.Array) else np.asarray(payoffs)
   missing = [field for field in row.needs if field not in inputs]
   if missing:
     arguments = ", ".join(f"{field}=..." for field in missing)
@@ -113,9 +114,9 @@ def named(name: str, payoffs: Array, *, player_axis: int | None = None, **inputs
     )
   if row.name == "max_welfare":
     if player_axis is None:
-      shape = jnp.shape(payoffs)
+      shape = jnp.shape(given)
       player_axis = 0 if len(shape) == shape[0] + 1 else 1
-    inputs = {"welfare": payoffs.sum(player_axis), **inputs}
+    inputs = {"welfare": given.sum(player_axis), **inputs}
   return Selection(**{**row.defaults, **inputs})
 
 

@@ -20,7 +20,7 @@ Concept = Literal["cce", "ce"]
 # CE: [Ap, Ap], row = recommended strategy, column = strategy deviated to, zero diagonal.
 Duals: TypeAlias = tuple[Array, ...]
 
-CONCEPTS: tuple[str, ...] = ("cce", "ce")
+CONCEPTS: tuple[Concept, ...] = ("cce", "ce")
 METHODS: tuple[str, ...] = ("auto", "exact", "neural", "refined")
 
 

@@ -16,12 +16,12 @@ def policy_and_params(**changes):
 def test_mean_increments_pull_towards_a_place_that_may_lie_beyond_the_walls():
   moves, params = policy_and_params(pull=0.3)
   x = jax.random.uniform(jax.random.key(1), (50, 3), minval=-1, maxval=1)
-  # At the start g is about the start, on a wall or not.
+  # At the beginning g is near the start, also for numbers on a wall of the box.
   place = moves.place(params, x)
   np.testing.assert_allclose(place, np.tile([-1, 0, 0.5], (50, 1)), atol=0.05)
   mean = moves.distribution(moves.apply(params, x)[0]).mean()
   np.testing.assert_allclose(mean, 0.3 * (place - x), atol=1e-6)
-  # However large the network's numbers, the place is near the box; walls are reached.
+  # However large the network's numbers are, the place stays near the box and reaches the walls.
   wild = jax.tree.map(lambda w: 1e3 * (w + 0.1), params)
   place = jnp.abs(moves.place(wild, x))
   assert 1.2 < place.max() <= 1.5
@@ -36,7 +36,7 @@ def test_noise_has_the_scale_of_the_schedule_and_is_not_learnt(scale):
   x = jnp.zeros((20_000, 3))
   decision = policy.act(moves, state.agent, jax.random.key(3), x)
   centred = decision.action - moves.distribution(decision.parameters).mean()
-  # A standard deviation of 60,000 draws is about 0.3% off.
+  # The standard error of a standard deviation of 60,000 draws is about 0.3%.
   np.testing.assert_allclose(centred.std(), scale, rtol=0.02)
   gradient = jax.grad(lambda p: moves.apply(p, x)[0].sum())(state.agent.params)
   assert gradient["raw_scale"] == 0
@@ -76,7 +76,7 @@ def test_one_step_problems():
     np.testing.assert_array_equal(getattr(mine, name), value[None])
   assert mine.done.all() and not mine.truncated.any() and (mine.weight == 1).all()
   assert mine.last_value.shape == (4,) and not mine.last_value.any()
-  # Nothing follows: advantages are rewards less values.
+  # Nothing follows the step, so that advantages are rewards minus values.
   got = ppo.advantages(
       mine.reward, mine.value, mine.last_value, mine.done, mine.truncated, 1.0, 0.95
   )

@@ -19,7 +19,7 @@ CONFIG = calsheq.Config(
     episodes=8,
     network=policy.Config(hidden=(4,)),
     shared=ppo.Config(epochs=2, minibatches=2),
-    # Far beyond the box at times.
+    # Some increments go far beyond the box.
     calibrator=calibrator.Config(hidden=(4,), exploration=1.0, learning=LEARNING),
     wait=1,
 )
@@ -28,8 +28,10 @@ KEY = jax.random.key(7)
 
 @functools.cache
 def compiled(axis_name=None):
-  step = lambda state, key, goals: calsheq.stage(state, key, goals, PROBLEM, CONFIG, axis_name)
-  # Whatever the test, it is compiled once.
+  def step(state, key, goals):
+    return calsheq.stage(state, key, goals, PROBLEM, CONFIG, axis_name)
+
+  # All tests share one compiled function.
   return step if axis_name else jax.jit(chex.assert_max_traces(step, n=1))
 
 
@@ -53,14 +55,17 @@ def test_assumption_2_holds_of_the_default_rates():
   shared, slow = config.shared_rate, config.calibrator_rate
   assert config.two_timescales
   m = np.float64(10.0) ** np.arange(0, 13)
-  exact = lambda s, m: (1 + m / s.delay) ** -s.power
+
+  def exact(s, m):
+    return (1 + m / s.delay) ** -s.power
+
   np.testing.assert_allclose(shared(m[:6]), exact(shared, m[:6]), rtol=1e-5)
-  # The ratio falls to 0; here it is m^-0.3, within a factor.
+  # The ratio falls to 0 like m^-0.3.
   ratio = exact(slow, m) / exact(shared, m)
   assert (np.diff(ratio) < 0).all() and ratio[-1] < 1e-2
   for schedule in (shared, slow):
-    # Integrals over decades, m log(10) rate: a sum is infinite where they do not fall, and
-    # finite where they fall geometrically.
+    # These are the integrals over decades, m log(10) rate. The sum is infinite if they do not
+    # fall, and finite if they fall geometrically.
     assert (np.diff(m * exact(schedule, m)) > 0).all()
     late = m[6:] * exact(schedule, m[6:]) ** 2
     assert (late[1:] / late[:-1] < 0.7).all()
@@ -71,11 +76,11 @@ def test_assumption_2_holds_of_the_default_rates():
     [
         ((0.6, 1.0), (0.9, 1.0), True),  # b / m^0.6 and b' / m^0.9
         ((0.6, 500.0), (1.0, 3.0), True),
-        ((0.0, 1.0), (0.0, 1.0), False),  # constants
-        ((0.6, 1.0), (0.6, 1.0), False),  # one time scale
+        ((0.0, 1.0), (0.0, 1.0), False),  # constant rates
+        ((0.6, 1.0), (0.6, 1.0), False),  # a single time scale
         ((0.9, 1.0), (0.6, 1.0), False),
-        ((0.5, 1.0), (0.9, 1.0), False),  # squares: sum 1 / m
-        ((0.6, 1.0), (1.1, 1.0), False),  # comes to rest too early
+        ((0.5, 1.0), (0.9, 1.0), False),  # the sum of squares is infinite, like that of 1 / m
+        ((0.6, 1.0), (1.1, 1.0), False),  # the sum is finite, so that learning stops too early
     ],
 )
 def test_assumption_2(shared, slow, holds):
@@ -101,7 +106,7 @@ def test_particles_persist_and_stay_in_the_box():
   seen = []
   moves = calibrator.policy_of(PROBLEM, CONFIG.calibrator)
   for m in range(4):
-    # What the calibrator does, from the key of this stage.
+    # The calibrator's action, drawn with the key of this stage.
     act_key = jax.random.split(jax.random.fold_in(KEY, m), 4)[0]
     acting = calibrator.exploring(state.calibrator, CONFIG.calibrator.scale(m))
     action = policy.act(moves, acting.agent, act_key, state.particles).action
@@ -114,15 +119,20 @@ def test_particles_persist_and_stay_in_the_box():
     moved = np.abs(np.mean(state.particles - before.particles, 0)).mean() / 2
     np.testing.assert_allclose(metrics["variation"], moved, atol=1e-6)
   seen = np.stack(seen)
-  assert np.abs(seen).max() == 1  # it would have gone beyond
-  assert (np.abs(seen - seen[:, :1]).max(axis=(1, 2)) > 0.1).all()  # each its own
+  assert np.abs(seen).max() == 1  # particles would have gone beyond the box
+  assert (np.abs(seen - seen[:, :1]).max(axis=(1, 2)) > 0.1).all()  # each particle moves on its own
 
 
 def test_the_calibrator_waits_and_then_learns():
-  weights = lambda state: state.calibrator.agent.params["network"]
+  def weights(state):
+    return state.calibrator.agent.params["network"]
+
   first, _ = compiled()(start(), KEY, GOALS)
   jax.tree.map(np.testing.assert_array_equal, weights(first), weights(start()))
-  kept = lambda state: (state.calibrator.optimiser, state.calibrator.kl_weight)
+
+  def kept(state):
+    return (state.calibrator.optimiser, state.calibrator.kl_weight)
+
   jax.tree.map(np.testing.assert_array_equal, kept(first), kept(start()))
   assert first.calibrator.agent.returns.count == CONFIG.episodes and first.calibrator.step == 1
   second, _ = compiled()(first, KEY, GOALS)
@@ -141,10 +151,10 @@ def test_a_trial_takes_the_same_environment_steps_as_a_stage():
   steps = 8 * env.horizon * env.num_agents
   for after in (state.shared, shared):
     assert after.step == 1
-    # What the normalisers have seen is what was played.
+    # The normalisers have counted the steps that were played.
     assert after.agent.observations.count == steps
   assert set(tried) <= set(metrics)
-  # All episodes at the profile told: types have its means, here the second supertype's.
+  # All episodes have the profile that was told: the second supertype's types have its mean.
   seen = shared.agent.observations.mean
   expected = np.mean([0.3] * 3 + [-0.4] * 3)
   assert abs(seen[0] - expected) < 4 * 0.2 / np.sqrt(3 * steps)
@@ -156,7 +166,10 @@ def test_seeds_are_one_more_vmap_and_do_not_mix():
   goals = jnp.stack([GOALS, GOALS + 1])
   step = jax.jit(jax.vmap(lambda s, k, g: calsheq.stage(s, k, g, PROBLEM, CONFIG)))
   together, metrics = step(states, keys, goals)
-  take = lambda tree, i: jax.tree.map(lambda x: x[i], tree)
+
+  def take(tree, i):
+    return jax.tree.map(lambda x: x[i], tree)
+
   for i in range(2):
     alone, mine = compiled()(take(states, i), keys[i], goals[i])
     chex.assert_trees_all_close(take(together, i), alone, rtol=2e-4, atol=2e-5)
@@ -164,7 +177,7 @@ def test_seeds_are_one_more_vmap_and_do_not_mix():
 
 
 def test_same_stage_on_two_devices():
-  """Devices are rows of a vmap with a name for its axis; all hold the same state."""
+  """The rows of a vmap with a named axis stand for the devices, which all hold the same state."""
   alone, metrics = start(), None
   both = jax.tree.map(lambda x: jnp.stack([x, x]), start())
   step = jax.jit(jax.vmap(compiled("devices"), (0, None, None), axis_name="devices"))
@@ -179,11 +192,11 @@ def test_same_stage_on_two_devices():
 
 
 def test_judging_the_equilibrium_at_the_answer():
-  """A policy that is the equilibrium, at the right profile, meets the targets."""
+  """The equilibrium policy at the right profile meets the targets."""
   env, answer = PROBLEM.env, experiments.named("linear_quadratic").answer
   x = PROBLEM.space.from_numbers(jnp.array(answer))
   profile = PROBLEM.space.profile(x)
-  # The equilibrium, a = type + a constant, as the last layer of a network without hidden layers.
+  # The equilibrium, a = type + a constant, is the last layer of a network without hidden layers.
   config = dataclasses.replace(CONFIG, network=policy.Config(hidden=(), initial_scale=0.002))
   state = calsheq.init_shared(jax.random.key(0), env, config)
   probe = jnp.array([[0.0, -1.0], [1.0, -1.0], [0.0, 1.0]])
@@ -197,7 +210,7 @@ def test_judging_the_equilibrium_at_the_answer():
   shown = calsheq.judge(
       state.agent._replace(params=params), jax.random.key(1), x, GOALS, PROBLEM, config, 2000
   )
-  # Means over 6,000 types of s.d. 0.12: 0.0015 off or so, of scales 0.2.
+  # Means over 6,000 types of standard deviation 0.12 have errors of 0.0015; scales are 0.2.
   np.testing.assert_allclose(shown["values"], GOALS, atol=0.006)
   assert 0.96 < shown["reward_of_means"] <= 1 and shown["reward"] < shown["reward_of_means"]
   np.testing.assert_allclose(shown["profile"], answer, atol=1e-6)
@@ -229,7 +242,7 @@ def test_episodes_that_do_not_divide():
 
 @pytest.mark.slow
 def test_finds_the_known_profile_within_two_percent_for_five_seeds():
-  """Usually within 1.2 percent. With a quarter of the episodes one seed of ten was 2.4 off."""
+  """The error is usually within 1.2%. With a quarter of the episodes, one seed of ten had 2.4%."""
   config = calsheq.Config(
       episodes=1024,
       network=policy.Config(hidden=(32, 32)),
@@ -244,7 +257,9 @@ def test_finds_the_known_profile_within_two_percent_for_five_seeds():
 
   @jax.jit
   def run(states):
-    step = lambda s, key: calsheq.stage(s, key, GOALS, PROBLEM, config)
+    def step(s, key):
+      return calsheq.stage(s, key, GOALS, PROBLEM, config)
+
     return jax.lax.scan(lambda s, _: jax.vmap(step)(s, keys), states, length=450)
 
   states, metrics = run(states)
@@ -252,7 +267,7 @@ def test_finds_the_known_profile_within_two_percent_for_five_seeds():
   answer = np.array(experiments.named("linear_quadratic").answer)
   np.testing.assert_allclose(found, np.tile(answer, (5, 1)), rtol=0.02)
   assert np.abs(states.particles).max() <= 1
-  # Paid for it, and at a pace that falls.
+  # The reward rises, and the profile moves less and less.
   reward = np.array(metrics["reward"])
   assert (reward[-50:].mean(0) > reward[:50].mean(0) + 0.3).all()
   variation = np.array(metrics["variation"]).mean(1)

@@ -5,13 +5,14 @@ import re
 import shutil
 import signal
 
-import jax
 import numpy as np
 import pytest
 
 from calsheq_jax import searchers
 from launch import calsheq_report, calsheq_train
+from launch.figures import calibration as figures
 from launch.runtime import checkpoint, stopping, writers
+from launch.training import calibration, calibration_run
 
 STAGES = 12
 
@@ -35,6 +36,14 @@ def runs(tmp_path_factory):
   return out
 
 
+def last_state(directory, method):
+  """The state of the last checkpoint of a finished run."""
+  run = calsheq_train.run_of(command(directory, method=method))
+  kind = calibration.Searching if run.searches else calibration.Calibrating
+  training = kind(run, check_stop=lambda: None, say=print)
+  return run, checkpoint.restore(checkpoint.latest(directory), training.like(STAGES))
+
+
 def saved(directory):
   """All arrays of the last checkpoint."""
   with np.load(checkpoint.latest(directory)) as archive:
@@ -42,7 +51,9 @@ def saved(directory):
 
 
 def without_time(directory):
-  drop = lambda row: {k: v for k, v in row.items() if not k.startswith("time/")}
+  def drop(row):
+    return {k: v for k, v in row.items() if not k.startswith("time/")}
+
   return [drop(row) for row in writers.read(directory)]
 
 
@@ -66,14 +77,10 @@ def test_run_writes_metrics_checkpoints_and_pictures(runs, method):
 
 
 def test_methods_take_the_same_environment_steps(runs):
-  """As the rows say, and as the normalisers of the shared policy have seen them."""
+  """The rows and the normalisers of the shared policy agree on their number."""
   seen = {}
   for method in ("calsheq", "random"):
-    run = calsheq_train.run_of(command(runs / method, method=method))
-    keys = {"init": jax.random.split(jax.random.key(0), 2)}
-    state = checkpoint.restore(
-        checkpoint.latest(run.out), calsheq_train._like(run, keys, STAGES)
-    )
+    run, state = last_state(runs / method, method)
     shared = state.learners if run.searches else state.learners.shared
     seen[method] = shared.agent.observations.count
     assert (shared.step == STAGES).all()
@@ -96,7 +103,7 @@ def test_summary(runs):
     assert seed["steps_to_reach"] == (kept[0] if kept else None)
     lowest = min(row[f"seed_{i}/lowest/supertype_1/reward"] for row in rows)
     assert seed["lowest/supertype_1/reward"] == lowest
-    # The right profile is known here: the distance to it is in widths of the box.
+    # The right profile is known here; the distance to it is in widths of the box.
     off = [seed["profile/supertype_1/mean"] - 0.6, seed["profile/supertype_2/mean"] - 0.3]
     np.testing.assert_allclose(seed["distance"], np.abs(off).mean() / 2, atol=1e-5)
     assert np.isfinite(seed["epsilon"]) and seed["epsilon_error"] > 0
@@ -129,7 +136,7 @@ def test_continued_run_is_bit_equal(runs, tmp_path, method, after):
 
   line = command(tmp_path, "--nofigures", method=method)
   with pytest.raises(stopping.Stopped):
-    calsheq_train.train(calsheq_train.run_of(line), check_stop=stop)
+    calibration.train(calsheq_train.run_of(line), check_stop=stop)
   assert checkpoint.load_metadata(checkpoint.latest(tmp_path))["step"] == 3 * after
   assert calsheq_train.main(line) == 0
   assert without_time(tmp_path) == without_time(runs / method)
@@ -140,17 +147,41 @@ def test_continued_run_is_bit_equal(runs, tmp_path, method, after):
   assert not (tmp_path / "rewards.png").exists()
 
 
+@pytest.mark.parametrize("method", ["calsheq", "random"])
+def test_older_checkpoints_are_continued(runs, tmp_path, monkeypatch, method):
+  """A run that was stopped when gae_lambda was called trace goes on."""
+  line = command(tmp_path, "--nofigures", method=method)
+  run = calsheq_train.run_of(line)
+  then = {name.replace("gae_lambda", "trace"): value for name, value in run.settings().items()}
+  assert {"shared/trace", "calibrator/learning/trace"} <= set(then)
+
+  def stop():
+    raise stopping.Stopped(signal.SIGTERM)
+
+  with monkeypatch.context() as patched:
+    patched.setattr(calibration_run.Run, "settings", lambda self: then)
+    with pytest.raises(stopping.Stopped):
+      calibration.train(run, check_stop=stop)
+  assert checkpoint.load_metadata(checkpoint.latest(tmp_path))["config"]["settings"] == then
+  assert calsheq_train.main(line) == 0
+  assert without_time(tmp_path) == without_time(runs / method)
+
+
+def test_fewer_stages_than_a_run_has_had(runs, capsys):
+  line = command(runs / "calsheq", "--nofigures", "--stages=9")
+  assert calsheq_train.main(line) == 2
+  assert re.search("--stages=9: .* has had 12; give as many or more", capsys.readouterr().err)
+
+
 def test_a_searcher_holds_its_profiles_and_the_best_at_the_end(runs):
-  run = calsheq_train.run_of(command(runs / "random", method="random"))
-  keys = {"init": jax.random.split(jax.random.key(0), 2)}
-  state = checkpoint.restore(checkpoint.latest(run.out), calsheq_train._like(run, keys, STAGES))
+  run, state = last_state(runs / "random", "random")
   assert state.points.shape == (2, 3, 2) and state.scores.shape == (2, 3)
-  rows = writers.read(run.out)
+  rows = writers.read(runs / "random")
   low, high = np.array(run.problem.space.low), np.array(run.problem.space.high)
   for i in range(2):
     best = state.points[i][state.scores[i].argmax()]
     np.testing.assert_array_equal(state.held[i], best)
-    # They are the searcher's.
+    # A searcher with this seed proposes the same points.
     searcher = searchers.make("random", 2, i, run.problem.space.origin())
     for point, score in zip(state.points[i], state.scores[i]):
       np.testing.assert_allclose(searcher.ask(), point, atol=1e-6)
@@ -158,7 +189,7 @@ def test_a_searcher_holds_its_profiles_and_the_best_at_the_end(runs):
   asked = low + (high - low) * (state.points[0] + 1) / 2
   told = [[row[f"seed_0/profile/{name}"] for name in run.problem.space.names] for row in rows]
   np.testing.assert_allclose(told[:3], asked, atol=1e-6)
-  # A jump counts once for all stages of a hold; the start is held first.
+  # A jump counts once for all stages of a trial; the first trial holds the start.
   jump = np.abs(state.points[0][1] - state.points[0][0]).mean() / 2
   np.testing.assert_allclose(rows[1]["seed_0/variation"], jump / 3, rtol=1e-5)
   assert rows[0]["seed_0/variation"] == 0
@@ -186,7 +217,7 @@ def test_report_compares_runs(runs, tmp_path, capsys):
 
 
 def test_two_runs_of_one_method_are_told_apart(runs):
-  results = calsheq_report.read([runs / "calsheq", runs / "random", runs / "calsheq"])
+  results = figures.read([runs / "calsheq", runs / "random", runs / "calsheq"])
   assert [r.label for r in results] == [
       "CALSHEQ, calsheq", "random search", "CALSHEQ, calsheq"
   ]
@@ -211,7 +242,7 @@ def test_recover_on_a_small_market(tmp_path):
   summary = json.loads((tmp_path / "summary.json").read_text())
   first, second = summary["seeds"]
   name = "supertype_share[0]"
-  # Each seed has a hidden profile, and so targets, of its own.
+  # Each seed has its own hidden profile, and so its own targets.
   assert first[f"goal/{name}"] != second[f"goal/{name}"]
   for seed in (first, second):
     assert 0 < seed["answer_reward"] <= 1 and 0 < seed["distance"] < 1

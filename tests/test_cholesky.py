@@ -30,7 +30,8 @@ def spd(sizes, condition, seed):
 def blocks_of(matrix, sizes):
   """[D, D, *b] -> its lower triangle of blocks."""
   ends = np.cumsum(sizes)
-  cut = lambda p: slice(ends[p] - sizes[p], ends[p])
+  def cut(p):
+    return slice(ends[p] - sizes[p], ends[p])
   return [[matrix[cut(p), cut(q)] for q in range(p + 1)] for p in range(len(sizes))]
 
 

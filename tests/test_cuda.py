@@ -154,13 +154,15 @@ def test_the_public_call_goes_through_the_kernels(concept, monkeypatch):
   weights = rng.normal(size=(24, 4, 4)).astype(np.float32)
 
   def answers():
-    solve = lambda games, **more: nes_jax.solve(games, concept=concept, invalid="mark", **more)
+    def solve(games, **more):
+      return nes_jax.solve(games, concept=concept, invalid="mark", **more)
     return [solve(games), solve(broken, selection=chosen), solve(games, strategies=exist)]
 
   def use(engine):
     monkeypatch.setattr(engines, "choose_engine", lambda *_, **__: engine)
 
-  value = lambda games: jnp.sum(weights * nes_jax.solve(games, concept=concept).joint)
+  def value(games):
+    return jnp.sum(weights * nes_jax.solve(games, concept=concept).joint)
   expected = answers()
   use("jax")  # which derivatives are left to
   expected_gradient = jax.grad(value)(games)

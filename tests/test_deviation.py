@@ -115,11 +115,14 @@ def test_transposition(x64, shape, concept, batch):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_trailing_batch_axis(x64, shape, concept):
   payoffs, joint, duals = jax.tree.map(jnp.asarray, case(shape, concept, (BATCH,)))
-  gains = lambda g, s: deviation.gains(g, s, concept)
+  def gains(g, s):
+    return deviation.gains(g, s, concept)
   assert_rows(gains, gains, payoffs, joint)
-  logits = lambda g, a: deviation.logits(g, a, concept)
+  def logits(g, a):
+    return deviation.logits(g, a, concept)
   assert_rows(logits, logits, payoffs, duals)
-  hessian = lambda g, w: deviation.covariance(g, w, concept)
+  def hessian(g, w):
+    return deviation.covariance(g, w, concept)
   assert_rows(hessian, hessian, payoffs, joint)
 
 
@@ -238,7 +241,8 @@ def test_centre_near_mean(x64, shape, concept, batch, masked):
     # For each play of the others one own strategy, the one nearest to the mean, is left with 0.
     own = np.moveaxis(np.asarray(payoffs[p]), p, 0)
     left = np.moveaxis(np.asarray(centred[p]), p, 0)
-    fit = lambda x: x.reshape(x.shape[:1] + (1,) * (len(shape) - 1) + x.shape[1:])
+    def fit(x):
+      return x.reshape(x.shape[:1] + (1,) * (len(shape) - 1) + x.shape[1:])
     mean = (fit(weights / weights.sum(0)) * own).sum(0)
     distance = np.where(fit(exists), np.abs(own - mean), np.inf)
     nearest = np.take_along_axis(own, distance.argmin(0)[None], 0)

@@ -135,7 +135,7 @@ def flags_of(module):
       [sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True,
       env=os.environ | {"JAX_PLATFORMS": "cpu"}, timeout=300,
   )
-  listed = re.findall(r"^\s*(?:-\w,)?--(\[no\])?(\w+):", done.stdout, re.MULTILINE)
+  listed = re.findall(r"^ +(?:-\w,)?--(\[no\])?(\w+)(?:[:=]|$)", done.stdout, re.MULTILINE)
   names = {flag for _, flag in listed} | {f"no{flag}" for no, flag in listed if no}
   assert names, f"{module} --help: {done.stdout[-500:]}{done.stderr[-1000:]}"
   return names | {"help"}
@@ -217,6 +217,21 @@ def test_comments_of_fields(tmp_path):
   comments = docstrings().comments_of(source)
   assert docstrings().field_comment(comments, 4, 4) == "above it [B] beside it"
   assert docstrings().field_comment(comments, 5, 5) == ""
+
+
+def test_help_of_fields():
+  module = docstrings()
+  import griffe
+
+  source = """
+import dataclasses
+class A:
+  x: int = dataclasses.field(default=1, metadata={"unit": "m", "help": "Number" " of x."})
+"""
+  with griffe.temporary_visited_module(source) as found:
+    metadata = next(x for x in found["A.x"].value.arguments if x.name == "metadata")
+    assert module.field_help(metadata.value) == "Number of x."
+  assert module.field_help(None) == ""
 
 
 def test_docstrings_become_markdown():

@@ -104,7 +104,8 @@ def test_gradient(x64, shape, concept, rho):
     np.testing.assert_allclose(mine[deviations], theirs[deviations], atol=1e-12)
     step = 1e-5
     for index in np.argwhere(deviations)[:3]:
-      nudge = lambda h: duals[:p] + (duals[p].at[tuple(index)].add(h),) + duals[p + 1 :]
+      def nudge(h):
+        return duals[:p] + (duals[p].at[tuple(index)].add(h),) + duals[p + 1 :]
       difference = (loss(nudge(step)) - loss(nudge(-step))) / (2 * step)
       np.testing.assert_allclose(mine[tuple(index)], difference, atol=1e-8)
 
@@ -140,7 +141,8 @@ def test_large_rho_survives_float32():
     problem, first = case((3, 2), "cce", 1e8)
     _, second = case((3, 2), "cce", 1e8, seed=1)
     wide = dual.loss(problem, first, "cce") - dual.loss(problem, second, "cce")
-    narrow = lambda tree: jax.tree.map(lambda x: x.astype(jnp.float32), tree)
+    def narrow(tree):
+      return jax.tree.map(lambda x: x.astype(jnp.float32), tree)
     problem, first, second = narrow(problem), narrow(first), narrow(second)
     found = dual.loss(problem, first, "cce") - dual.loss(problem, second, "cce")
   np.testing.assert_allclose(found, wide, rtol=1e-5)

@@ -1,4 +1,4 @@
-"""What merchants learn in the market is what a person would expect of them."""
+"""Merchants learn the behaviour that economics predicts in simple markets."""
 
 import jax
 import jax.numpy as jnp
@@ -40,10 +40,10 @@ def test_quotes_inventories_and_hedging():
   results = jax.jit(jax.vmap(learn))(fresh, profiles)
   seen = {name: [np.asarray(x[i]) for x in results] for i, name in enumerate(PROFILES)}
 
-  # e is 0 at the facility's prices and -1 at the mid.
-  alone = seen["monopoly"][0][0, :2]  # seen: -0.15, -0.10
-  together = seen["competition"][0][:, :2].mean(0)  # seen: -0.60, -0.83, still falling
+  # The number e is 0 at the facility's prices and -1 at the mid price.
+  alone = seen["monopoly"][0][0, :2]  # found: -0.15, -0.10
+  together = seen["competition"][0][:, :2].mean(0)  # found: -0.60, -0.83, still falling
   assert (alone > -0.3).all() and (together < -0.5).all()
-  # Seen: inventories 7.8 and 10.0 units, 0.7 and 0.3 units hedged.
+  # Found are inventories of 7.8 and 10.0 units, and hedges of 0.7 and 0.3 units.
   assert seen["timid"][1] < 0.9 * seen["bold"][1]
   assert seen["timid"][2] > 1.5 * seen["bold"][2]

@@ -1,4 +1,4 @@
-"""envs: what every environment keeps to, and the dictionary interface."""
+"""envs: the interface that every environment meets, and the dictionary interface."""
 
 import functools
 
@@ -27,14 +27,14 @@ def env(request):
 
 
 def actions(env, key, stretch=1.0):
-  """[n, act_dim] uniform in the box, or in one `stretch` times as large about its middle."""
+  """Uniform actions [n, A] in the box, or in a box `stretch` times as large about its middle."""
   low, high = env.action_space
   draws = jax.random.uniform(key, (env.num_agents, *low.shape), minval=-1, maxval=1)
   return (low + high) / 2 + stretch * draws * (high - low) / 2
 
 
 def episode(env, key, profile, stretch=1.0):
-  """A whole episode: first observations [n, .], state, and by step: obs, reward, done, info."""
+  """Plays a whole episode: first observations [n, O], state; steps of obs, reward, done, info."""
   key_reset, key_steps = jax.random.split(key)
   first, state = env.reset(key_reset, profile)
 
@@ -49,8 +49,11 @@ def episode(env, key, profile, stretch=1.0):
 
 @functools.cache
 def compiled(env):
-  """reset, step and episode(env, key, profile)."""
-  play = lambda key, profile: episode(env, key, profile)
+  """The compiled functions reset, step and episode(env, key, profile)."""
+
+  def play(key, profile):
+    return episode(env, key, profile)
+
   return jax.jit(env.reset), jax.jit(env.step), jax.jit(play)
 
 
@@ -116,7 +119,7 @@ def test_an_early_end_and_a_cut_one():
 
 
 def test_maps_over_keys_and_profiles(env):
-  # Rows are all different, and each is what it is alone.
+  # All rows differ, and each equals the result without the others.
   keys = jax.random.split(jax.random.key(3), 3)
   low, high = env.profile_space
   mix = jnp.array([0.2, 0.5, 0.9])
@@ -149,7 +152,7 @@ def test_clips_actions(env):
 
 
 def test_one_step_traces_once(env):
-  chex.clear_trace_counter()  # it counts by source, and environments share theirs
+  chex.clear_trace_counter()  # traces are counted by source, which environments share
   step = jax.jit(chex.assert_max_traces(env.step, n=1))
   for number, profile in enumerate((*env.profile_space, middle(env))):
     _, state = compiled(env)[0](jax.random.key(number), profile)
@@ -166,7 +169,7 @@ def test_the_same_key_plays_the_same_episode(env):
   assert not np.allclose(first[2][1], other[2][1])
 
 
-# JaxMARL's dictionaries.
+# The dictionary interface.
 
 
 def test_dictionaries_hold_what_the_arrays_do(env):
@@ -178,7 +181,7 @@ def test_dictionaries_hold_what_the_arrays_do(env):
   reset, step, _ = compiled(env)
   obs, state = wrapped.reset(jax.random.key(0))
   expected, inner = reset(jax.random.key(0), profile)
-  # One is compiled and the other not, which rounds differently.
+  # Only one of them is compiled, and so they round differently.
   np.testing.assert_allclose(jnp.stack([obs[a] for a in wrapped.agents]), expected, rtol=1e-6)
   keys = jax.random.split(jax.random.key(1), env.num_agents)
   chosen = {a: wrapped.action_space(a).sample(k) for a, k in zip(wrapped.agents, keys)}
@@ -220,7 +223,7 @@ def test_dictionaries_begin_a_new_episode_after_the_last():
   left = env.observation_names.index("time_left")
   np.testing.assert_allclose(obs[:, left], 1 - np.array(time) / env.horizon, rtol=1e-6)
   assert (links[0] == links[2]).all() and not (links[2] == links[3]).all()
-  # Where a state is given, that is what it goes on from.
+  # If a reset state is given, the episode goes on from that state.
   _, state, *_ = wrapped.step(keys[0], first._replace(env=first.env._replace(time=jnp.int32(3))),
                               action, reset_state=first)
   chex.assert_trees_all_equal(state, first)

@@ -40,7 +40,8 @@ def inputs_of(problem):
 def some_direction(problem):
   """A direction for every input, in which targets stay distributions of what exists."""
   rng = np.random.default_rng(3)
-  draw = lambda x: jnp.asarray(rng.normal(size=x.shape))
+  def draw(x):
+    return jnp.asarray(rng.normal(size=x.shape))
   direction = jax.tree.map(draw, inputs_of(problem))
   if problem.strategies is not None:
     alive = jax.vmap(deviation.alive)(problem.strategies)

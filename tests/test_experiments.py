@@ -1,4 +1,4 @@
-"""calsheq_jax.experiments: what is printed in the paper, and that the answers are answers."""
+"""calsheq_jax.experiments: facts printed in the paper, and known answers."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ def test_market_experiments(name, merchants, numbers, count):
   assert f"{merchants} merchants, {numbers} parameters" in experiment.about
   goals = targets.goals_of(problem.targets)
   np.testing.assert_allclose(targets.reward(problem.targets, goals, goals), 1, rtol=1e-6)
-  # Percentiles and share of a supertype count alike.
+  # The percentiles and the share of a supertype have the same total weight.
   weights = {}
   for target in problem.targets:
     group = (target.output, target.index[0])
@@ -34,7 +34,7 @@ def test_market_experiments(name, merchants, numbers, count):
 
 
 def test_what_the_paper_prints():
-  """Experiment 2: 8 for the 10% percentile of supertype 1; 23 numbers in all; 500 customers."""
+  """The 10% percentile of supertype 1 is 8 in experiment 2; there are 500 customers."""
   first = EXPERIMENTS["2"].targets[0]
   assert (first.output, first.index, first.value) == ("supertype_percentiles", (0, 0), 8)
   config = EXPERIMENTS["5"].env.config
@@ -64,7 +64,8 @@ def test_the_answer_of_the_small_game():
   env, problem = experiment.env, experiment.problem()
   means = env.equilibrium_means(env.profile(*experiment.answer))
   np.testing.assert_allclose(means, targets.goals_of(problem.targets), rtol=1e-5)
-  assert np.abs(problem.space.origin() - np.array(experiment.answer)).min() > 0.4  # work to do
+  # The start is far from the answer.
+  assert np.abs(problem.space.origin() - np.array(experiment.answer)).min() > 0.4
 
 
 def test_another_market():
@@ -79,7 +80,10 @@ def test_another_market():
 
 def test_hidden_profiles():
   problem = EXPERIMENTS["recover"].problem()
-  draw = lambda seed: experiments.hidden_coordinates(jax.random.key(seed), problem)
+
+  def draw(seed):
+    return experiments.hidden_coordinates(jax.random.key(seed), problem)
+
   x = np.array(draw(0))
   assert x.shape == (20,) and np.abs(x).max() <= 0.8 and x.std() > 0.3
   assert np.abs(x - draw(1)).max() > 0.1

@@ -109,7 +109,8 @@ def test_epsilon(x64):
 @pytest.mark.parametrize("norm", invariance.NORMS)
 def test_gradient(x64, norm):
   weights = jnp.asarray(tensor(9))
-  value = lambda x: jnp.sum(weights * invariance.normalise(x, norm).values)
+  def value(x):
+    return jnp.sum(weights * invariance.normalise(x, norm).values)
   x = tensor()
   found = jax.grad(value)(jnp.asarray(x))
   direction = tensor(8)

@@ -106,9 +106,11 @@ def test_loss_gradient_is_equation_11_through_the_network(concept):
     return pull(jax.tree.map(lambda x: x / 8, slope))[0]
 
   expected = pulled(variables.params)
-  loss = lambda params: training.loss(params, config.network, problem)[0]
+  def loss(params):
+    return training.loss(params, config.network, problem)[0]
   actual = jax.jit(jax.grad(loss))(variables.params)
-  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5)
+  def close(a, b):
+    return np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5)
   jax.tree.map(close, actual, expected)
 
 
@@ -138,9 +140,10 @@ def test_large_losses_count_by_their_logarithm():
   params = params | {last: {**params[last], "offset": params[last]["offset"] + 3}}
 
   def losses(bound):
-    one = lambda problem: training.loss(
-        params, config.network, jax.tree.map(lambda x: x[None], problem), log_loss_above=bound
-    )[0]
+    def one(problem):
+      return training.loss(
+            params, config.network, jax.tree.map(lambda x: x[None], problem), log_loss_above=bound
+        )[0]
     return np.asarray(jax.vmap(one)(problem))
 
   plain, bent = losses(math.inf), losses(2.0)
@@ -545,7 +548,8 @@ def test_own_network_in_solve(trained):
 def test_solve_takes_a_network_under_jit_and_grad(trained):
   net = pretrained.load(trained / "net.npz")
   payoffs = jnp.asarray(np.random.default_rng(1).normal(size=(2, 3, 3)), jnp.float32)
-  first = lambda g: nes_jax.solve(g, method="neural", trained=net).joint[0, 0]
+  def first(g):
+    return nes_jax.solve(g, method="neural", trained=net).joint[0, 0]
   np.testing.assert_allclose(jax.jit(first)(payoffs), first(payoffs), rtol=1e-4)
   assert np.isfinite(jax.grad(first)(payoffs)).all()
 

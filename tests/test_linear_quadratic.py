@@ -1,4 +1,4 @@
-"""envs.linear_quadratic: the equilibrium is one, the only one, and calibration has its answer."""
+"""envs.linear_quadratic: the equilibrium, its uniqueness, and the answer of a calibration."""
 
 import jax
 from jax.flatten_util import ravel_pytree
@@ -22,7 +22,7 @@ def draw(env, profile, seed=0):
 
 
 def rewards(env, state, actions, profile):
-  """Actions [E, n, 1] -> [E, n]."""
+  """Rewards of actions: [E, n, 1] -> [E, n]."""
   step = jax.vmap(env.step, (None, 0, 0, None))
   return jax.jit(step)(jax.random.key(0), state, actions, profile)[2]
 
@@ -39,7 +39,7 @@ def test_no_deviation_from_the_equilibrium_gains(config):
   earned = rewards(env, state, action, profile)
   error = earned.std(0) / EPISODES**0.5
   assert (np.abs(earned.mean(0) - value[jnp.array(env.supertypes)]) < 4.5 * error).all()
-  # One agent of each supertype deviates for its type: by a constant, by a slope, by noise.
+  # One agent of each supertype deviates by a constant, by a slope in its type, or by noise.
   noise = jax.random.normal(jax.random.key(1), (EPISODES,))
   for seat in (0, config.num_agents - 1):
     theta = obs[:, seat, 0]
@@ -47,7 +47,7 @@ def test_no_deviation_from_the_equilibrium_gains(config):
     for change in (0.2, -0.2, 0.5 * centred, -0.5 * centred, 0.2 * noise):
       changed = action.at[:, seat, 0].add(change)
       gain = (rewards(env, state, changed, profile) - earned)[:, seat]
-      # Exactly -change^2 / 2, but for what others' actions add in the sample.
+      # The gain is -change^2 / 2, up to the sample mean of the other agents' actions.
       error = gain.std() / EPISODES**0.5
       assert abs(gain.mean() + jnp.mean(jnp.square(change)) / 2) < 4.5 * error + 1e-5
       assert gain.mean() < 0
@@ -55,7 +55,7 @@ def test_no_deviation_from_the_equilibrium_gains(config):
 
 @pytest.mark.parametrize("config", CONFIGS)
 def test_best_responses_lead_to_the_equilibrium_from_anywhere(config):
-  """Mean actions, each supertype answering the others' present ones; loops of plain numbers."""
+  """Iterates the best responses of the supertypes' mean actions, in plain numbers."""
   env = lq.LinearQuadratic(config)
   profile = env.profile(-0.3, 0.7)
   mu = [float(x) for x in profile]
@@ -79,7 +79,7 @@ def test_the_profile_of_its_own_equilibrium_is_found_again(config):
     profile = env.profile(*point)
     means = env.equilibrium_means(profile)
     np.testing.assert_allclose(ravel_pytree(env.profile_of(means))[0], point, rtol=1e-5)
-    # It is what the outputs show when all play the equilibrium.
+    # The outputs show these means when all agents play the equilibrium.
     obs, state = draw(env, profile)
     actions = env.equilibrium(obs, profile)
     played = jax.vmap(env.step, (None, 0, 0, None))(jax.random.key(0), state, actions, profile)[1]

@@ -63,7 +63,7 @@ def test_run_writes_metrics_checkpoints_and_pictures(trained):
   assert checkpoint.best(trained) is not None
   for name in ("training", "policy", "episode"):
     assert (trained / f"{name}.png").stat().st_size > 10_000
-  # Two seeds, two policies.
+  # Two seeds have two policies.
   weights = states(trained).agent.params["policy_0"]["w"]
   assert np.abs(weights[0] - weights[1]).max() > 0.01
 
@@ -76,7 +76,7 @@ def test_summary_and_certificate(trained, capsys):
     assert low <= seed["epsilon"] <= high and len(seed["rewards"]) == 3
     np.testing.assert_allclose(np.mean(seed["rewards"]), seed["value"], rtol=1e-4, atol=1e-6)
   assert summary["settings"]["num_merchants"] == 3
-  # Once more: nothing is left to do, and the certificate is printed.
+  # A second call has nothing left to do, and prints the certificate.
   before = checkpoint.latest(trained).read_bytes()
   assert market_train.main(command(trained)) == 0
   printed = capsys.readouterr()
@@ -100,7 +100,10 @@ def test_continued_run_is_bit_equal(trained, tmp_path, after):
   assert checkpoint.load_metadata(checkpoint.latest(tmp_path))["step"] == 2 * after
   assert market_train.main(command(tmp_path, "--nofigures")) == 0
   jax.tree.map(np.testing.assert_array_equal, states(trained), states(tmp_path))
-  drop = lambda row: {k: v for k, v in row.items() if not k.startswith("time/")}
+
+  def drop(row):
+    return {k: v for k, v in row.items() if not k.startswith("time/")}
+
   assert [drop(row) for row in writers.read(tmp_path)] == [
       drop(row) for row in writers.read(trained)
   ]
@@ -108,15 +111,13 @@ def test_continued_run_is_bit_equal(trained, tmp_path, after):
 
 
 def test_older_checkpoints_are_continued(trained, tmp_path, monkeypatch, capsys):
-  """Of a run that was stopped when gae_lambda was called trace."""
+  """A run that was stopped when gae_lambda was called trace goes on."""
   run = market_train.run_of(command(tmp_path))
   now = run.settings()
   then = {("trace" if name == "gae_lambda" else name): value for name, value in now.items()}
   assert "trace" in then and len(then) == len(now)
-  calls = []
 
   def stop():
-    calls.append(1)
     raise stopping.Stopped(signal.SIGTERM)
 
   with monkeypatch.context() as patched:
@@ -170,7 +171,7 @@ def test_flags_of_the_profile(tmp_path):
 
 @pytest.mark.slow
 def test_where_one_supertype_has_no_customers(tmp_path):
-  """It never holds anything, which pictures have to cope with."""
+  """Its merchants never hold anything, and pictures must cope with that."""
   few = ("--seeds=1", "--updates=4", "--certify_every=4", "--connection=0", "--connection1=1")
   assert market_train.main(command(tmp_path, *few)) == 0
   summary = json.loads((tmp_path / "summary.json").read_text())

@@ -476,7 +476,8 @@ def test_list_of_selections():
     found = loop_violations(game, solution.joint, choice.epsilon, "cce").sum()
     np.testing.assert_allclose(solution.gap, found, atol=1e-12 * np.abs(game).max())
   square = [0, 2, 5]
-  stack = lambda name: np.stack([np.asarray(getattr(choices[b], name)) for b in square])
+  def stack(name):
+    return np.stack([np.asarray(getattr(choices[b], name)) for b in square])
   alone = nes_jax.solve(
       np.stack([games[b] for b in square]),
       selection=Selection(
@@ -738,7 +739,8 @@ def test_payoffs_of_minus_infinity_beside_a_traced_epsilon():
   games = rng.normal(size=(5, 2, 3, 4)).astype(np.float32)
   masked = games.copy()
   masked[:, 0, 1] = -np.inf
-  solve = lambda epsilon: nes_jax.solve(masked, selection=Selection(epsilon=epsilon))
+  def solve(epsilon):
+    return nes_jax.solve(masked, selection=Selection(epsilon=epsilon))
   found = jax.jit(solve)(jnp.float32(0.1))
   expected = nes_jax.solve(np.delete(games, 1, axis=2), selection=Selection(epsilon=0.1))
   assert found.converged.all()
@@ -769,7 +771,8 @@ def test_missing_strategies_constrain_nothing(concept, monkeypatch):
 @pytest.mark.parametrize("batch_axis", [0, -1])
 def test_turns_give_the_same_answers(x64, batch_axis):
   games = jnp.asarray(uneven_games(64))
-  normalise = lambda game: selection.problem(game, Selection())[0]
+  def normalise(game):
+    return selection.problem(game, Selection())[0]
   problems = jax.vmap(normalise, 0, batch_axis)(games)
   config = exact.Config.default("cce", jnp.dtype("float64"))
   solve = jax.jit(

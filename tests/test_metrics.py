@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from test_deviation import dense_gains
 
-from nes_jax import dual, metrics, selection
+from nes_jax import deviation, dual, metrics, selection
 
 PENNIES = np.array([[[1.0, -1], [-1, 1]], [[-1, 1], [1, -1]]])
 CONCEPTS = ["cce", "ce"]
@@ -151,7 +151,8 @@ def test_entropy_gap(x64, tau, batch):
     expected = tau * (joint * (np.log(joint) - best)).sum(-1)
   else:
     expected = utility.max(-1) - (joint * utility).sum(-1)
-  back = lambda x: jnp.asarray(np.moveaxis(x, -1, 0).reshape((2, 3) + batch))
+  def back(x):
+    return jnp.asarray(np.moveaxis(x, -1, 0).reshape((2, 3) + batch))
   found = metrics.entropy_gap(
       back(joint),
       jnp.log(back(target)),
@@ -159,4 +160,31 @@ def test_entropy_gap(x64, tau, batch):
       jnp.asarray(utility.max(-1)),
       jnp.full(batch, tau),
   )
+  np.testing.assert_allclose(found, expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("concept", CONCEPTS)
+def test_residual_of_an_epsilon_that_the_duals_do_not_have(x64, concept):
+  """The term of epsilon in the duality gap, by NumPy, where it is not eq. (10) of the duals."""
+  rng = np.random.default_rng(5)
+  problem = problem_of(
+      rng.normal(size=(2, 3, 3)),
+      epsilon=0.05,
+      rho=30.0,
+      welfare=rng.normal(size=(3, 3)),
+      welfare_weight=2.0,
+  )
+  duals = tuple(rng.exponential(0.1, size=x.shape) for x in zeros((3, 3), concept))
+  if concept == "ce":
+    duals = tuple(x * (1 - np.eye(3)) for x in duals)
+  duals = tuple(map(jnp.asarray, duals))
+  joint = dual.joint(problem, duals, concept)
+  epsilon = dual.epsilon(problem, duals) + np.array([1.0, 0.5])
+  most = np.asarray(problem.epsilon_max)
+  left, right = most - np.asarray(epsilon), most - np.asarray(dual.epsilon(problem, duals))
+  expected = 0.5 * 30 * np.sum(left * np.log(left / right) - left + right)
+  assert expected > 0.1
+  for block, gains, limit in zip(duals, deviation.gains(problem.payoffs, joint, concept), epsilon):
+    expected += np.sum(block * (limit - gains))
+  found = metrics.residual(problem, joint, epsilon, duals, concept)
   np.testing.assert_allclose(found, expected, rtol=1e-10)

@@ -367,7 +367,8 @@ def test_answers_do_not_depend_on_neighbours(concept, precision, monkeypatch):
 def test_four_threads_at_once():
   batches = [games_of(3, 4, seed=seed, count=40) for seed in range(4)]
   alone = [solved(games) for games in batches]
-  solve = lambda k: solved(batches[k % 4])
+  def solve(k):
+    return solved(batches[k % 4])
   with concurrent.futures.ThreadPoolExecutor(4) as pool:
     for k, found in enumerate(pool.map(solve, range(80))):
       same_bits(found, alone[k % 4])
@@ -411,7 +412,8 @@ def test_jit_is_the_plain_call(concept, rho):
   same(jax.jit(run)(games, fields, masks, duals), plain)
   one = jax.jit(jax.vmap(run))(games, fields, masks, duals)
   same(one, plain)
-  split = lambda tree: jax.tree.map(lambda x: x.reshape(2, 8, *x.shape[1:]), tree)
+  def split(tree):
+    return jax.tree.map(lambda x: x.reshape(2, 8, *x.shape[1:]), tree)
   blocks = jax.jit(jax.vmap(jax.vmap(run)))(*split((games, fields, masks, duals)))
   same(blocks, split(plain))
   _, turns = jax.jit(
@@ -423,7 +425,8 @@ def test_jit_is_the_plain_call(concept, rho):
 def test_vmap_over_a_selection_alone():
   games = games_of(3, 3, seed=5, count=1)[0].astype(np.float32)
   epsilons = np.linspace(0, 0.5, 4, dtype=np.float32)
-  solve = lambda epsilon: nes_jax.solve(jnp.asarray(games), selection=Selection(epsilon=epsilon))
+  def solve(epsilon):
+    return nes_jax.solve(jnp.asarray(games), selection=Selection(epsilon=epsilon))
   together = jax.vmap(solve)(epsilons)
   for b, epsilon in enumerate(epsilons):
     same_bits(jax.tree.map(lambda x: x[b], together), solve(epsilon))
@@ -444,7 +447,8 @@ def test_games_that_are_marked_under_jit():
   broken[3, 1, 2, 2], broken[9, 0, 0, 0] = np.nan, np.inf
   found, plain = jax.jit(nes_jax.solve)(broken), nes_jax.solve(games)
   others = np.delete(np.arange(16), [3, 9])
-  take = lambda tree, rows: jax.tree.map(lambda x: x[rows], tree)
+  def take(tree, rows):
+    return jax.tree.map(lambda x: x[rows], tree)
   same_bits(take(found, others), take(plain, others))
   marked = take(found, np.array([3, 9]))
   assert not marked.converged.any() and (marked.iterations == 0).all()
@@ -508,12 +512,14 @@ def test_gradients(x64, concept, rho):
   assert solution.converged and solution.joint.min() > 1e-5
   assert max(x.max() for x in solution.duals) > 1e-2  # some row binds
   weights = jax.tree.map(lambda x: rng.normal(size=x.shape), found)
-  inner = lambda x, y: sum(jax.tree.leaves(jax.tree.map(lambda a, b: (a * b).sum(), x, y)))
+  def inner(x, y):
+    return sum(jax.tree.leaves(jax.tree.map(lambda a, b: (a * b).sum(), x, y)))
 
   @jax.jit
   def derivatives(inputs):
     value, pull, _ = jax.vjp(run, *inputs, has_aux=True)
-    push = lambda direction: jax.jvp(lambda *x: run(*x)[0], inputs, direction)[1]
+    def push(direction):
+      return jax.jvp(lambda *x: run(*x)[0], inputs, direction)[1]
     alone = [
         tuple(d if k == i else np.zeros_like(d) for k, d in enumerate(directions))
         for i in range(4)
@@ -524,7 +530,8 @@ def test_gradients(x64, concept, rho):
   same_bits(value, found)
   step = 1e-4
   for i, (gradient, tangent, direction) in enumerate(zip(gradients, tangents, directions)):
-    at = lambda h: run(*inputs[:i], inputs[i] + h * direction, *inputs[i + 1 :])[0]
+    def at(h):
+      return run(*inputs[:i], inputs[i] + h * direction, *inputs[i + 1 :])[0]
     difference = jax.tree.map(lambda a, b: (a - b) / (2 * step), at(step), at(-step))
     for name in outputs:
       for x, y in zip(jax.tree.leaves(tangent[name]), jax.tree.leaves(difference[name])):
@@ -580,7 +587,8 @@ def on_eight_devices(out):
       jax.shard_map, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False
   )
   mapped = spread(solve)
-  slope = lambda games: jax.grad(lambda g: (solve(g).joint[:, 0] ** 2).sum())(games)
+  def slope(games):
+    return jax.grad(lambda g: (solve(g).joint[:, 0] ** 2).sum())(games)
   each = spread(slope)
   results = {
       "plain": solve(games).joint,
@@ -900,9 +908,10 @@ def test_sanitizers_find_nothing(tmp_path):
   compiler = shutil.which("g++")
   if compiler is None:
     pytest.skip("needs g++")
-  find = lambda name: subprocess.run(
-      [compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=True
-  ).stdout.strip()
+  def find(name):
+    return subprocess.run(
+        [compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=True
+    ).stdout.strip()
   # The sanitizer wants to know of the C++ library from the start.
   runtime = [find("libasan.so"), find("libstdc++.so")]
   if not all(pathlib.Path(path).is_absolute() for path in runtime):

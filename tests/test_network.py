@@ -88,7 +88,8 @@ def ready(concept, **fields):
   variables = init(jax.random.key(1), config, make((3, 3)))
   # The scale and offset of a trained network are not those that undo a normalisation.
   rng = np.random.default_rng(2)
-  jiggle = lambda x: x * np.float32(1 + 0.1 * rng.normal(size=x.shape))
+  def jiggle(x):
+    return x * np.float32(1 + 0.1 * rng.normal(size=x.shape))
   return config, variables._replace(params=jax.tree_util.tree_map(jiggle, variables.params))
 
 
@@ -311,7 +312,8 @@ def test_a_round_sees_the_slope(concept):
 
   def loss(blocks):
     duals = rounds.in_units(blocks, inputs.scale)
-    one = lambda problem, duals: dual.loss(problem, duals, concept)
+    def one(problem, duals):
+      return dual.loss(problem, duals, concept)
     return jnp.sum(jax.vmap(one)(problem, duals))
 
   seen = compiled(rounds.features, static_argnums=3)(
@@ -447,7 +449,8 @@ def test_gradients_are_finite(shape, concept, norm):
     problem = normalised(payoffs, chosen)
     variables = variables._replace(params=params)
     duals, _ = network.apply(variables, config, problem, is_training=True)
-    one = lambda problem, duals: dual.loss(problem, duals, concept)
+    def one(problem, duals):
+      return dual.loss(problem, duals, concept)
     return jax.vmap(one)(problem, duals).sum()
 
   @compiled

@@ -44,7 +44,9 @@ def test_output_agrees_with_plain_numpy(head, shared):
       out = np.tanh(out @ params[f"{name}_{i}"]["w"] + params[f"{name}_{i}"]["b"])
     return out
 
-  linear = lambda name, x: x @ params[name]["w"] + params[name]["b"]
+  def linear(name, x):
+    return x @ params[name]["w"] + params[name]["b"]
+
   torso = layers("shared" if shared else "policy")
   expected = linear("policy_head", torso)
   if head == "gaussian":
@@ -84,7 +86,7 @@ def test_first_actions_are_about_the_middle_of_the_box():
   mean = policy.act(net, agent, None, observation).action
   np.testing.assert_allclose(mean, np.broadcast_to([1.0, 0.5], (50, 2)), atol=0.1)
   many = policy.act(net, agent, jax.random.key(0), jnp.broadcast_to(observation[0], (4000, 4)))
-  # Half-widths 2 and 0.5; the standard error of a standard deviation is 1.1%.
+  # Half-widths are 2 and 0.5. The standard error of the standard deviation is 1.1%.
   np.testing.assert_allclose(many.action.std(0), [0.5, 0.125], rtol=0.05)
 
 
@@ -92,7 +94,7 @@ def test_decision_is_consistent():
   net, observation = make(), jnp.ones((3, 4))
   agent = agent_of(net, mean=1.0, variance=4.0)
   decision = policy.act(net, agent, jax.random.key(0), observation)
-  parameters, value = net.apply(agent.params, jnp.zeros((3, 4)))  # at the mean
+  parameters, value = net.apply(agent.params, jnp.zeros((3, 4)))  # the normalised observation is 0
   np.testing.assert_allclose(decision.parameters, parameters)
   np.testing.assert_allclose(decision.value, 2 + 3 * value, rtol=1e-5)
   chosen = net.distribution(parameters)
@@ -107,7 +109,7 @@ def test_normalised_observations():
       observations=agent.observations._replace(variance=jnp.array([4.0, 4.0, 0.0, 4.0]))
   )
   x = policy.normalised(agent, jnp.array([5.0, -1.0, 3.001, 1e6]))
-  # The third has never varied: a thousandth stays a tenth. The fourth is cut.
+  # The third number has never varied: a thousandth becomes a tenth. The fourth is clipped.
   np.testing.assert_allclose(x, [1, -2, 0.1, 10], rtol=1e-3)
 
 

@@ -38,7 +38,7 @@ def test_shapes():
 
 
 def test_steps_follow_the_environments_dynamics():
-  """What is recorded at t belongs together: reward and next observation follow from the action."""
+  """The reward and the next observation at t follow from the action at t."""
   t = jax.tree.map(np.asarray, PLAYED.trajectory)
   scale = np.array([1, 0.5, -1, 1])[:, None]
   for b in range(4):
@@ -47,7 +47,7 @@ def test_steps_follow_the_environments_dynamics():
         break
       moved = t.observation[step + 1, b, :, 1] - t.observation[step, b, :, 1]
       noise = moved - np.clip(t.action[step, b, :, 0], -1, 3)
-      assert 0 < np.abs(noise).max() < 0.6  # 0.1 times normal numbers
+      assert 0 < np.abs(noise).max() < 0.6  # the noise is 0.1 times normal numbers
       np.testing.assert_allclose(
           t.reward[step, b], scale[b] * t.observation[step + 1, b, :, 1], rtol=1e-5
       )
@@ -68,7 +68,7 @@ def test_ends():
   np.testing.assert_array_equal(t.done[:, :, 0].argmax(0), [5, 2, 3, 5])
   np.testing.assert_array_equal(t.truncated[:, :, 0].sum(0), [0, 0, 1, 1])
   np.testing.assert_array_equal(t.truncated[:, :, 0].argmax(0)[2:], [3, 5])
-  # After the end nothing moves, nothing is earned.
+  # After the end nothing moves, and nothing is earned.
   np.testing.assert_array_equal(t.reward[3:, 1], 0)
   np.testing.assert_array_equal(t.observation[3, 1], t.observation[5, 1])
   np.testing.assert_allclose(t.value[5, 1], t.last_value[1], rtol=1e-4, atol=1e-6)
@@ -78,7 +78,10 @@ def test_ends():
 
 def test_rows_do_not_mix():
   alone = play(KEY, jax.tree.map(lambda x: x[:2], PROFILES))
-  first = lambda x, axis: np.take(x, [0, 1], axis)
+
+  def first(x, axis):
+    return np.take(x, [0, 1], axis)
+
   trajectory = PLAYED.trajectory._replace(last_value=None)
   chex.assert_trees_all_close(
       alone.trajectory._replace(last_value=None),
@@ -89,10 +92,13 @@ def test_rows_do_not_mix():
 
 
 def test_the_same_episodes_on_any_number_of_devices():
-  """vmap binds an axis as shard_map does."""
+  """vmap stands for the devices: it binds an axis as shard_map does."""
   for count in (2, 4):
     split = jax.tree.map(lambda x: x.reshape(count, -1), PROFILES)
-    one = lambda p: rollout.collect(ENV, POLICY, AGENT, KEY, p, axis_name="d")
+
+    def one(p):
+      return rollout.collect(ENV, POLICY, AGENT, KEY, p, axis_name="d")
+
     played = jax.vmap(one, axis_name="d")(split)
     action = jnp.moveaxis(played.trajectory.action, 0, 1).reshape(6, 4, 3, 2)
     np.testing.assert_allclose(action, PLAYED.trajectory.action, rtol=1e-5, atol=1e-6)
@@ -106,7 +112,9 @@ def test_mean_actions():
 
 
 def test_what_is_watched():
-  watch = lambda state, info: {"position": state.position, "truncated": info["truncated"]}
+  def watch(state, info):
+    return {"position": state.position, "truncated": info["truncated"]}
+
   played = rollout.collect(ENV, POLICY, AGENT, KEY, PROFILES, watch=watch)
   assert played.watched["truncated"].shape == (6, 4)
   np.testing.assert_array_equal(

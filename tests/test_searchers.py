@@ -1,4 +1,4 @@
-"""calsheq_jax.searchers: boxes, restoring, that they search, and what is said without a package."""
+"""calsheq_jax.searchers: boxes, restoring, search on a hill, and missing packages."""
 
 import sys
 
@@ -34,7 +34,7 @@ def test_points_are_in_the_box_and_the_best_is_remembered(method, tells):
   point, value = searcher.best()
   assert value == max(scores) and (point == points[np.argmax(scores)]).all()
   assert searchers.make(method, SIZE, 0).best() is None
-  # The same until told about.
+  # The point stays the same until its score is told.
   np.testing.assert_array_equal(searcher.ask(), searcher.ask())
 
 
@@ -53,7 +53,7 @@ def test_a_searcher_that_is_told_everything_again_goes_on_the_same(method, tells
 
 
 def test_points_may_be_told_rounded():
-  """As from a checkpoint in float32: the populations of cmaes are its own."""
+  """Points come back from a checkpoint in float32, and cmaes keeps its own populations."""
   searcher, points = search("cmaes", 20)
   again = searchers.make("cmaes", SIZE, 0)
   for point in points:
@@ -70,15 +70,18 @@ def test_cmaes_leaves_the_global_generator_alone():
 
 
 def test_searches_find_what_chance_does_not():
-  """Best of as many tries: 1 - score is about 0.02 for random, 1e-6 for cmaes after 120."""
-  missed = lambda method, tells: 1 - search(method, tells)[0].best()[1]
+  """After 120 points 1 - score is about 0.02 for random, and 1e-6 for cmaes."""
+
+  def missed(method, tells):
+    return 1 - search(method, tells)[0].best()[1]
+
   assert missed("cmaes", 120) < 0.1 * missed("random", 120)
-  # Ten points at random, then four of the model's: usually about 0.001 to 0.01, random 0.1.
+  # After ten random points and four of the model, bo has about 0.001 to 0.01, and random has 0.1.
   assert missed("bo", 14) < 0.5 * missed("random", 14)
 
 
 def test_bayesian_optimisation_is_the_one_of_the_paper(monkeypatch):
-  """Its model has a Matern 5/2 kernel, its proposals the largest expected improvement."""
+  """The model has a Matern 5/2 kernel, and proposals have the largest expected improvement."""
   import bayes_opt
   from sklearn.gaussian_process import kernels
 

@@ -188,7 +188,8 @@ def test_problem_of_strategies_that_exist(x64, rho):
   given = Selection(**GIVEN, welfare_weight=4.0, rho=rho, epsilon_max=2.0)
   alone, scale = selection.problem(jnp.asarray(PAYOFFS), given)
   rows, columns = np.array([1, 2]), np.array([0, 1, 3])
-  pad = lambda x, fill: np.full(x.shape[:-2] + (3, 4), fill)
+  def pad(x, fill):
+    return np.full(x.shape[:-2] + (3, 4), fill)
   inside = (..., rows[:, None], columns)
   payoffs, target, welfare = pad(PAYOFFS, 1e6), pad(TARGET, 0.0), pad(WELFARE, -50.0)
   for outer, inner in ((payoffs, PAYOFFS), (target, TARGET), (welfare, WELFARE)):

@@ -283,7 +283,8 @@ def test_gradients(x64, concept, rho):
   @jax.jit
   def run(*inputs):
     (result, solution), gradients = jax.value_and_grad(value, range(4), has_aux=True)(*inputs)
-    scalar = lambda *x: value(*x)[0]
+    def scalar(*x):
+      return value(*x)[0]
     _, tangent = jax.jvp(scalar, inputs, directions)
     return result, solution, gradients, tangent
 
@@ -295,7 +296,8 @@ def test_gradients(x64, concept, rho):
   np.testing.assert_allclose(sum(products), tangent, rtol=1e-5)
   step = 1e-4
   for i, product in enumerate(products):
-    at = lambda h: inputs[:i] + (inputs[i] + h * directions[i],) + inputs[i + 1 :]
+    def at(h):
+      return inputs[:i] + (inputs[i] + h * directions[i],) + inputs[i + 1 :]
     difference = float(run(*at(step))[0] - run(*at(-step))[0]) / (2 * step)
     assert abs(difference) > 1e-4, "the input has no influence: the test tests nothing"
     np.testing.assert_allclose(product, difference, rtol=1e-4, err_msg=f"input {i}")
@@ -304,7 +306,8 @@ def test_gradients(x64, concept, rho):
 @pytest.mark.slow
 def test_gradient_of_a_batch_keeps_rows_apart():
   """float32, the defaults: d joint[b] / d payoffs[c] is zero for b != c, and finite for b == c."""
-  loss = lambda g: nes_jax.solve(g).joint[1, 0].sum()
+  def loss(g):
+    return nes_jax.solve(g).joint[1, 0].sum()
   gradient = np.asarray(jax.jit(jax.grad(loss))(jnp.asarray(random_games(3))))
   assert np.isfinite(gradient).all()
   assert (gradient[[0, 2, 3]] == 0).all() and np.abs(gradient[1]).max() > 0

@@ -1,4 +1,4 @@
-"""envs.symmetric: each game is what its definition says, and self-play ends within the bound."""
+"""envs.symmetric: each game meets its definition, and self-play ends within the bound."""
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +20,9 @@ def game(request):
 
 
 def test_gains_above_epsilon_raise_the_skill_by_more_than_delta(game):
-  """Assumption 1 on a grid, at every epsilon."""
+  """Assumption 1 holds on a grid, at every epsilon."""
   u = np.asarray(game.payoff(X, Y), float)
-  gain = u - np.diag(u)  # [y, x]: of y over x where x plays itself
+  gain = u - np.diag(u)  # [y, x]: gain of y over x against x
   skill = np.asarray(game.skill(GRID), float)
   rise = skill[:, None] - skill
   ratios = []
@@ -30,20 +30,20 @@ def test_gains_above_epsilon_raise_the_skill_by_more_than_delta(game):
     worst = rise[gain > epsilon].min()
     assert worst > float(game.delta(epsilon)) - 1e-6
     ratios.append(float(game.delta(epsilon)) / worst)
-  assert max(ratios) > 0.7  # and not by far: the bound is not an idle one
+  assert max(ratios) > 0.7  # the bound is nearly reached
   np.testing.assert_allclose([skill.min(), skill.max()], game.skills, atol=1e-6)
 
 
 def test_the_equilibrium_is_the_only_one(game):
   u = np.asarray(game.payoff(X, Y), float)
-  best = (u - np.diag(u)).max(axis=0)  # what the best deviation gains, at each x
+  best = (u - np.diag(u)).max(axis=0)  # gain of the best deviation at each x
   at = GRID[best < 1e-6]
   np.testing.assert_allclose(at, game.equilibrium, atol=1e-9)
 
 
 @pytest.mark.parametrize("epsilon", [0.02, 0.05])
 def test_self_play_ends_within_the_bound(game, epsilon):
-  """The slowest sequence on the grid: each step takes the least gain that is above epsilon."""
+  """Each step of the slowest sequence takes the least gain that is above epsilon."""
   u = np.asarray(game.payoff(X, Y), float)
   gain = u - np.diag(u)
   x, steps = int(np.argmin(game.skill(GRID))), 0
@@ -52,7 +52,7 @@ def test_self_play_ends_within_the_bound(game, epsilon):
     steps += 1
     assert steps <= game.steps(epsilon)
   assert steps > 0.3 * game.steps(epsilon)
-  # Where it ends nothing gains more than epsilon; in the piecewise game that is near x = 1.
+  # At its end no strategy gains more than epsilon; in the piecewise game the end is near x = 1.
   if game.name == "piecewise_potential":
     assert GRID[x] > 1 - epsilon
 
@@ -65,7 +65,7 @@ def test_the_first_two_are_of_zero_sum(name):
 
 @pytest.mark.parametrize("slopes", [(0.5, 0.5), (0.8, 0.1), (0.0, 1.0)])
 def test_piecewise_potentials(slopes):
-  """The paper's definition: deviations upwards are P_1's, those downwards P_2's."""
+  """By the paper's definition, deviations upwards follow P_1, and those downwards follow P_2."""
   game = symmetric.piecewise_potential(*slopes)
   u = np.asarray(game.payoff(X, Y), float)
   first, second = (np.asarray(p, float) for p in symmetric.piecewise_potentials(X, Y, *slopes))
@@ -91,7 +91,7 @@ def test_piecewise_games_are_potential_games_as_well():
   points = 0.1, 0.9, 0.3, 0.6
   for game in (symmetric.PIECEWISE_POTENTIAL, KINKED):
     assert abs(cycle(game.payoff, *points)) < 1e-6
-  # Another h would do away with that.
+  # The game with another h is no exact potential game.
   assert abs(cycle(lambda x, y: (1 + (x + y) ** 2) * (1 + (x - y) / 2), *points)) > 0.01
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import toys
 
-from calsheq_jax import policy, ppo, rollout, self_play, shared_game, theory
+from calsheq_jax import policy, ppo, rollout, shared_game, theory
 from envs import linear_quadratic, market, symmetric
 
 GAME = linear_quadratic.LinearQuadratic()
@@ -30,12 +30,15 @@ def moved_agent(net, env, scale=0.3):
   """An agent away from its start, so that no layer is near zero."""
   agent = ppo.init(jax.random.key(3), net, ppo.Config()).agent
   rng = np.random.default_rng(0)
-  shift = lambda x: x + scale * rng.normal(size=x.shape).astype(np.float32)
+
+  def shift(x):
+    return x + scale * rng.normal(size=x.shape).astype(np.float32)
+
   return agent._replace(params=jax.tree.map(shift, agent.params))
 
 
 def test_gradient_is_the_mean_over_agents_of_scores_times_returns():
-  """Against (3), written as loops over agents and steps."""
+  """`gradient` agrees with (3), written as loops over agents and steps."""
   env = toys.Countdown(horizon=3)
   net = policy.for_environment(env, policy.Config(hidden=(3,)))
   agent = moved_agent(net, env)
@@ -44,9 +47,11 @@ def test_gradient_is_the_mean_over_agents_of_scores_times_returns():
 
   @jax.jit
   def score(params, observation, action):
-    log_prob = lambda p: net.distribution(
-        net.apply(p, policy.normalised(agent, observation))[0]
-    ).log_prob(action)
+    def log_prob(p):
+      return net.distribution(
+          net.apply(p, policy.normalised(agent, observation))[0]
+      ).log_prob(action)
+
     return jax.grad(log_prob)(params)
 
   total = jax.tree.map(jnp.zeros_like, agent.params)
@@ -79,7 +84,7 @@ def test_proposition_1(seed):
   found = check(jax.random.key(seed))
   error = np.hypot(found.gradient.error, found.difference.error)
   assert abs(float(found.gradient.mean - found.difference.mean)) < FAR * error
-  # The slope is seen, and so is that of moving all agents at once, which is another.
+  # Both slopes differ from 0, and from the slope of moving all agents at once.
   assert abs(float(found.difference.mean)) > 5 * error
 
   def together(by):
@@ -95,7 +100,7 @@ def test_proposition_1(seed):
 
 @pytest.mark.slow
 def test_proposition_1_on_a_small_market():
-  """Many steps, discrete customers, types: the same, along the score's own gradient."""
+  """Proposition 1 with many steps, customers and types, along the estimated gradient."""
   env = market.Market(market.Config(num_merchants=2, clusters=2, customers=4, horizon=4))
   net = policy.for_environment(env, policy.Config(hidden=(6,)))
   agent = moved_agent(net, env, 0.1)
@@ -139,7 +144,7 @@ def test_self_play_ends_at_the_equilibrium_within_the_bound(name, start, choose)
   game = symmetric.GAMES[name]
   payoff, epsilon = payoffs(game), 1e-3
   sequence = theory.self_play_sequence(payoff, start, epsilon, choose)
-  # The end is an epsilon-equilibrium: on the flat tops of two games, one that is near.
+  # The end is an epsilon-equilibrium. In two games with flat tops it is only near the equilibrium.
   last = sequence[-1]
   assert payoff[:, last].max() <= payoff[last, last] + epsilon
   assert abs(GRID[last] - game.equilibrium) <= (0 if name == "piecewise_potential" else 0.05)
@@ -161,12 +166,12 @@ def test_the_slowest_sequence_goes_over_the_whole_grid():
   result = theory.transitivity(payoff, 1e-3)
   assert result.holds and result.longest == 40 and result.cycle is None
   np.testing.assert_array_equal(result.skill, np.arange(41))
-  # delta = 1 by construction.
+  # This skill has delta = 1 by construction.
   assert theory.skill_gain(payoff, result.skill, 1e-3) == 1
 
 
 def rock_paper_scissors():
-  """With a fourth that loses to all and is never come back to."""
+  """The payoffs of the game, with a fourth strategy that loses to all others."""
   return np.array([[0.0, -1, 1, 2], [1, 0, -1, 2], [-1, 1, 0, 2], [-2, -2, -2, 0]])
 
 
@@ -180,14 +185,14 @@ def test_cycles_are_found():
     assert better[x, y]
   with pytest.raises(ValueError, match="goes round policies"):
     theory.self_play_sequence(payoff, 3)
-  # Nothing gains more than 2.
+  # No deviation gains more than 2.
   assert theory.transitivity(payoff, 2.0).longest == 0
   assert theory.skill_gain(payoff, np.zeros(4), 2.0) == np.inf
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_transitivity_agrees_with_brute_force(seed):
-  """On random games: it holds just if no product of improvements comes back."""
+  """A random game is transitive if and only if no power of the improvements has a cycle."""
   rng = np.random.default_rng(seed)
   found = set()
   for _ in range(100):
@@ -210,12 +215,12 @@ def test_transitivity_agrees_with_brute_force(seed):
 def test_gains_within_their_errors_do_not_count():
   payoff = rock_paper_scissors()
   error = np.full((4, 4), 0.6)
-  assert theory.transitivity(payoff, error=error).longest == 1  # only gains of 2 are left
+  assert theory.transitivity(payoff, error=error).longest == 1  # only gains of 2 count
   assert not theory.transitivity(payoff, error=error, z=1.0).holds
 
 
 def test_matrix_of_a_game_by_simulation():
-  """V-hat of a symmetric game is its payoff; self-play on it is self-play on the payoffs."""
+  """V-hat of a symmetric game is its payoff, and self-play ends at the same strategy."""
   env = symmetric.SymmetricGame(symmetric.PIECEWISE_POTENTIAL)
   grid = jnp.linspace(0, 1, 9)
   samples = shared_game.matrix(
@@ -225,28 +230,6 @@ def test_matrix_of_a_game_by_simulation():
   np.testing.assert_allclose(samples[..., 0], expected, rtol=1e-5)
   np.testing.assert_array_equal(theory.gains(samples).error, 0)
   assert theory.self_play_sequence(samples.mean(-1), 0)[-1] == 8
-
-
-@pytest.mark.slow
-def test_gradient_self_play_ends_at_one_in_the_piecewise_potential_game():
-  env = symmetric.SymmetricGame(symmetric.PIECEWISE_POTENTIAL)
-  net = policy.for_environment(env, policy.Config(hidden=(4,)))
-  config = ppo.Config(learning_rate=5e-3, kl_target=0.03)
-
-  @jax.jit
-  def train(state):
-    return jax.lax.scan(
-        lambda s, _: self_play.update(s, KEY, env, net, config, profiles(32, env.profile())),
-        state, length=60,
-    )
-
-  state = ppo.init(jax.random.key(4), net, config)
-  seen = jnp.ones((1, 1))
-  first = policy.act(net, state.agent, None, seen).action
-  assert abs(float(first[0, 0]) - 0.5) < 0.05
-  state, _ = train(state)
-  last = policy.act(net, state.agent, None, seen).action
-  assert float(last[0, 0]) >= 1  # which the environment takes for 1
 
 
 @pytest.mark.parametrize(

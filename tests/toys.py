@@ -14,8 +14,8 @@ class Rules(NamedTuple):
   """Profile of `Countdown`."""
 
   length: jax.Array  # [] steps after which the episode ends
-  cut: jax.Array  # [] whether it is then truncated, or over
-  scale: jax.Array  # [] of rewards
+  cut: jax.Array  # [] whether the episode is then truncated in place of terminated
+  scale: jax.Array  # [] factor on rewards
 
 
 class Place(NamedTuple):
@@ -27,7 +27,7 @@ class Place(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Countdown:
-  """Agents move along a line by what they do, and are paid scale times where they are.
+  """Agents move along a line by their actions, and earn scale times their position.
 
   Actions are two numbers in [-1, 3] and [0, 1]; the first is the move.
   """
@@ -82,7 +82,7 @@ def stacked(*profiles):
 
 
 class Constant:
-  """A policy whose parameters are its action; there is nothing random about it."""
+  """A policy without random numbers whose parameters are its action."""
 
   observation_size = 1
 
@@ -112,10 +112,13 @@ class _Point:
 
 
 def constant(action, observation_size=1):
-  """An agent for `Constant`: action [*, A]."""
+  """Makes an agent for `Constant` from an action [*, A]."""
   action = jnp.asarray(action, jnp.float32)
   batch = action.shape[:-1]
-  zeros = lambda *shape: jnp.zeros((*batch, *shape))
+
+  def zeros(*shape):
+    return jnp.zeros((*batch, *shape))
+
   return Agent(
       action,
       Moments(zeros(), zeros(observation_size), 1 + zeros(observation_size)),

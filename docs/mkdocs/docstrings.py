@@ -2,13 +2,15 @@
 
 Three habits of the sources are not Markdown:
 
-* Fields of dataclasses and named tuples are described by comments, `x: Array  # [B, N] meaning`.
-  The comment becomes the field's documentation.
+* Fields of dataclasses and named tuples are described by comments, `x: Array  # [B, N] meaning`, or
+  by the "help" of their metadata, which --help shows as well. Either becomes the field's
+  documentation.
 * Equations and small tables are indented by two spaces. They become blocks of code, so that they
   keep their lines.
 * Shapes such as [B, A1, ..., AN] stand in the text as they are. They become inline code.
 """
 
+import ast
 import functools
 import io
 import pathlib
@@ -30,9 +32,13 @@ class Comments(griffe.Extension):
   """Turns comments of fields into docstrings, and every docstring into Markdown."""
 
   def on_attribute_instance(self, *, attr: griffe.Attribute, **_) -> None:
-    """Documents a field by its comment, unless it has a docstring."""
+    """Documents a field by its comment or its help, unless it has a docstring."""
     if attr.docstring is None and isinstance(attr.filepath, pathlib.Path) and attr.lineno:
       text = field_comment(comments_of(attr.filepath), attr.lineno, attr.endlineno or attr.lineno)
+      if isinstance(attr.value, griffe.ExprCall) and str(attr.value.function).endswith("field"):
+        given = {x.name: x.value for x in attr.value.arguments if isinstance(x, griffe.ExprKeyword)}
+        text = text or field_help(given.get("metadata"))
+        attr.value = given.get("default")
       if text:
         attr.docstring = griffe.Docstring(text, lineno=attr.lineno, parent=attr)
 
@@ -77,6 +83,19 @@ def field_comment(comments: dict[int, tuple[int, str]], first: int, last: int) -
     line -= 1
   beside = [comments[line][1] for line in range(first, last + 1) if line in comments]
   return " ".join(above + beside)
+
+
+def field_help(metadata: griffe.Expr | str | None) -> str:
+  """The "help" of a dataclass field's metadata; empty where there is none."""
+  if not isinstance(metadata, griffe.ExprDict):
+    return ""
+  for key, value in zip(metadata.keys, metadata.values):
+    if str(key).strip("\"'") == "help":
+      try:
+        return ast.literal_eval(str(value))
+      except (SyntaxError, ValueError):  # made by an expression
+        return ""
+  return ""
 
 
 def markdown(text: str) -> str:

@@ -61,6 +61,7 @@ class Process:
       # The reference to the array keeps its id from being used again.
       self._files[id(payoffs)] = path, payoffs
     request = {"file": self._files[id(payoffs)][0], "concept": concept, "batched": batched}
+    assert self._process.stdout is not None
     try:
       print(json.dumps(request), file=self._process.stdin, flush=True)
       line = self._process.stdout.readline()
@@ -78,6 +79,7 @@ class Process:
 
   def close(self) -> None:
     """Ends the process, and removes its files."""
+    assert self._process.stdin is not None and self._process.stdout is not None
     self._process.stdin.close()
     self._process.wait()
     self._process.stdout.close()

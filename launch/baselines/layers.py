@@ -6,7 +6,7 @@ the deviation matrix A).
 
 from collections.abc import Mapping
 import importlib.util
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax import experimental
@@ -74,8 +74,8 @@ def _differentiate(name: str, payoffs: np.ndarray, weights: np.ndarray, calls: i
     return (answer.reshape(answer.shape[:-1] + shape) * weights).sum()
 
   # The layers compute in float64. JAX versions before 0.8 have the experimental switch only.
-  enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else experimental.enable_x64
-  with enable_x64(True):
+  wide: Any = jax if hasattr(jax, "enable_x64") else experimental
+  with wide.enable_x64(True):
     # The backend diffcp cannot be compiled.
     gradient = jax.grad(loss) if name == "diffcp" else jax.jit(jax.grad(loss))
     games = jnp.asarray(payoffs, jnp.float64)

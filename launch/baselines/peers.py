@@ -194,7 +194,7 @@ def _moreau(concept: str, payoffs: np.ndarray) -> Outcome:
         ),
         settings=moreau.Settings(device=device, batch_size=batch),
     )
-    times = []
+    times: list[float] = []
     while not times or len(times) < _MOREAU_CALLS and sum(times) < _MOREAU_SECONDS:
       start = time.perf_counter()
       solver.setup(*given)

@@ -17,8 +17,8 @@ installed solve the first games of the same batch. Batches are larger on acceler
   converged_pct               percentage of games with a residual within the tolerance
   repeated                    games that float32 did not solve, and float64 took over
   residual                    worst KKT residual
-  before_us, before_ratio     with --before=PATH: the time of the older version at PATH, which makes
-                              the same calls in another process, in turns with ours; its time / ours
+  before_us, before_ratio     with --before=PATH: the time of the older version at PATH; this time over
+                              ours, where both versions take turns in processes of their own
   PEER_us, PEER_failed, PEER_ratio
                               for the peers ecos, clarabel, direct, moreau and polarix: microseconds
                               per game, games not solved of those given, its time / ours
@@ -57,6 +57,7 @@ import nes_jax
 from nes_jax.games import spheres
 from nes_jax.solving import engines
 from nes_jax.training import shape_name
+from nes_jax.types import Concept
 
 _CALLS = 7
 # Number of games of a batch with --quick.
@@ -64,7 +65,7 @@ _QUICK_GAMES = 16
 # Seconds before a timed call.
 _PAUSE = 0.05
 # The games of `shapes` that a compiled engine is least likely to support.
-_HARDEST = (16, 16), "ce"
+_HARDEST: tuple[tuple[int, int], Concept] = (16, 16), "ce"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Entry:
   `launch.baselines.convex`).
   """
 
-  concept: str
+  concept: Concept
   shape: tuple[int, ...]
   batch: int  # games on a CPU, which take seconds
   accelerator: int  # games on other devices
@@ -111,7 +112,7 @@ ENTRIES = (
 )
 
 
-def newton_flops(shape: Sequence[int], concept: str) -> float:
+def newton_flops(shape: Sequence[int], concept: Concept) -> float:
   """Least floating-point operations of one interior-point step on one game.
 
   A step forms the Newton matrix and its Cholesky factor. Its predictor and its corrector need two
@@ -140,10 +141,26 @@ def newton_flops(shape: Sequence[int], concept: str) -> float:
   return min(step(dual, num_duals, product), step(joint, size, product))
 
 
-def engine(shape: Sequence[int], concept: str) -> str:
+def engine(shape: Sequence[int], concept: Concept) -> str:
   """The engine that solves plain games of this shape here in float32."""
   accelerated = jax.default_backend() != "cpu"
   return engines.engine_for(tuple(shape), concept, np.dtype("float32"), accelerated)
+
+
+def _in_turn(
+    before: checkout.Process, ours: checkout.Process, games: np.ndarray, concept: str, calls: int
+) -> tuple[float, float]:
+  """Median times of an older version and of this one, in microseconds a game.
+
+  Both solve in processes of their own, which have loaded nothing else, and take turns.
+  """
+  times: list[list[float]] = [[], []]
+  for _ in range(1 + calls):
+    for found, process in zip(times, (before, ours)):
+      time.sleep(_PAUSE)
+      found.append(process.solve(games, concept, True)["seconds"])
+  old, new = (statistics.median(found[1:]) / len(games) * 1e6 for found in times)
+  return old, new
 
 
 def row(
@@ -171,19 +188,19 @@ def row(
     copy = jax.block_until_ready(jnp.array(payoffs, copy=True))
     return _seconds_after_pause(lambda: solve(copy))
 
-  def their_seconds():
-    return before.solve(games, entry.concept, True)["seconds"] if before else None
-
-  (first, _), *turns = [(our_seconds(), their_seconds()) for _ in range(1 + calls)]
-  solution, median = solve(payoffs), statistics.median(ours for ours, _ in turns)
+  first, *times = [our_seconds() for _ in range(1 + calls)]
+  solution, median = solve(payoffs), statistics.median(times)
   us = median / batch * 1e6
-  before_us = before and statistics.median(theirs for _, theirs in turns) / batch * 1e6
   jitted = jax.jit(solve)
   _, *jitted_times = [_seconds_after_pause(lambda: jitted(payoffs)) for _ in range(1 + calls)]
   iterations = np.asarray(solution.iterations)
   floor = newton_flops(entry.shape, entry.concept) * float(iterations.mean()) / rate * 1e6
   with checkout.Process(ROOT) as fresh:
     first_ms = 1e3 * fresh.solve(games[0], entry.concept, False)["seconds"]
+    before_us, before_ratio = None, None
+    if before is not None:
+      before_us, ours = _in_turn(before, fresh, games, entry.concept, calls)
+      before_ratio = before_us / ours
   return {
       "size": entry.size,
       "concept": entry.concept,
@@ -199,7 +216,7 @@ def row(
       "repeated": int(np.asarray(solution.repeated).sum()),
       "residual": float(np.asarray(solution.residual).max()),
       "before_us": before_us,
-      "before_ratio": before_us and before_us / us,
+      "before_ratio": before_ratio,
       **_peer_columns(entry, games, np.asarray(solution.joint), us, quick),
       "floor_us": floor,
       "over_floor": us / floor,
@@ -231,7 +248,8 @@ def _peer_columns(
       "moreau": entry.moreau,
       "polarix": entry.polarix,
   }
-  row, outcomes = {}, {}
+  row: Row = {}
+  outcomes = {}
   for name, count in counts.items():
     found = peers.measure(name, entry.concept, games[: min(count, 2) if quick else count])
     outcomes[name] = found
@@ -291,9 +309,10 @@ def shapes_row(quick: bool) -> Row:
   """
   rng = np.random.default_rng(0)
   shapes = list(itertools.product(range(2, 4 if quick else 17), repeat=2))
-  shapes = rng.permutation(shapes)[: 2 if quick else 100]
-  games = [rng.normal(size=(2, *shape)).astype(np.float32) for shape in shapes]
-  row, converged = {"shapes": len(games), "engine": engine(*_HARDEST)}, 0
+  chosen = rng.permutation(shapes)[: 2 if quick else 100]
+  games = [rng.normal(size=(2, *shape)).astype(np.float32) for shape in chosen]
+  row: Row = {"shapes": len(games), "engine": engine(*_HARDEST)}
+  converged = 0
   with checkout.Process(ROOT) as fresh:
     for concept in ("cce", "ce"):
       answers = [fresh.solve(game, concept, False) for game in games]

@@ -34,6 +34,7 @@ import nes_jax
 from nes_jax import network, training
 from nes_jax.games import spheres
 from nes_jax.network import newton
+from nes_jax.types import Concept
 
 _CALLS = 5
 # Number of games of a batch with --quick.
@@ -46,7 +47,7 @@ _ACCELERATOR_FACTOR = 16
 class Entry:
   """An entry of the suite."""
 
-  concept: str
+  concept: Concept
   shape: tuple[int, ...]
   batch: int  # games of a forward pass
   train_batch: int  # games of an update

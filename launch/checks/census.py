@@ -26,7 +26,7 @@ import math
 import pathlib
 import sys
 import time
-from typing import Any
+from typing import Any, Literal
 
 import jax
 from jax import experimental
@@ -78,7 +78,9 @@ class Run:
   games: int = _field(1000, "Number of games of each row.")
   strategies: int = _field(5, "Number of strategies of each player.")
   players: int = _field(2, "Number of players of each game.")
-  precision: str = _field("float64", "Precision of the engine.", choices=tuple(TOLERANCES))
+  precision: Literal["float32", "float64"] = _field(
+      "float64", "Precision of the engine.", choices=tuple(TOLERANCES)
+  )
   concepts: tuple[Concept, ...] = _field(CONCEPTS, "Solution concepts.", choices=CONCEPTS)
 
   def __post_init__(self):
@@ -107,8 +109,8 @@ def recompute(
   """
   wide = functools.partial(np.asarray, dtype=np.float64)
   # JAX versions before 0.8 have the experimental switch only.
-  enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else experimental.enable_x64
-  with enable_x64(True):
+  module: Any = jax if hasattr(jax, "enable_x64") else experimental
+  with module.enable_x64(True):
     given = (payoffs, solution.joint, solution.epsilon, solution.duals)
     return jax.tree.map(np.asarray, _judge(*jax.tree.map(wide, given), concept))
 
@@ -239,10 +241,11 @@ def _keep(path: pathlib.Path, name: str, games: np.ndarray) -> None:
   if arrays.pop(name, None) is None and not len(games):
     return
   with replacing(path) as file:
-    np.savez_compressed(file, **arrays, **({name: games} if len(games) else {}))
+    kept: dict[str, Any] = {**arrays, **({name: games} if len(games) else {})}
+    np.savez_compressed(file, **kept)
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
   """Runs the program and returns its exit code."""
   return program.main(
       argv, name="census", doc=__doc__, define=[_SECTION],
@@ -251,4 +254,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-  sys.exit(main(sys.argv))
+  sys.exit(main())

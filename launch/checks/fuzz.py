@@ -204,7 +204,7 @@ def fuzz(
   return {"files": sum(read.values()), "refused": sum(refused.values()) / sum(read.values())}
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
   """Runs the program and returns its exit code."""
   return program.main(
       argv, name="fuzz", doc=__doc__, define=[_SECTION],
@@ -213,4 +213,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-  sys.exit(main(sys.argv))
+  sys.exit(main())

@@ -341,14 +341,14 @@ class Run:
 _SECTION = flags.Section("The report", Run)
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
   """Runs the program and returns its exit code.
 
   Unlike other programs it does not start JAX, which would take the memory of the GPU from its
   parts.
   """
   try:
-    values = program.parse(argv, [_SECTION])
+    values = program.parse(sys.argv if argv is None else argv, [_SECTION])
     if values.help:
       print(f"{__doc__}\n{flags.help_text(values)}")
       return 0
@@ -366,4 +366,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-  sys.exit(main(sys.argv))
+  sys.exit(main())

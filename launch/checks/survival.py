@@ -80,7 +80,9 @@ class Job:
     """The results: answers, or the state of the last checkpoint."""
     path = self._result(name)
     if self.program != "nes_solve":
-      path = checkpoint.latest(path)
+      last = checkpoint.latest(path)
+      assert last is not None, f"{path} has no checkpoint"
+      path = last
     with np.load(path, allow_pickle=False) as archive:
       return {x: archive[x] for x in archive.files if x not in _NOT_COMPARED}
 
@@ -210,7 +212,7 @@ def survive(
   return {"kills": executions.kills, "jobs": jobs, "different": different}
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
   """Runs the program and returns its exit code."""
   return program.main(
       argv, name="survival", doc=__doc__, define=[_SECTION],
@@ -219,4 +221,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-  sys.exit(main(sys.argv))
+  sys.exit(main())

@@ -43,7 +43,7 @@ class Cache:
     found = _read(path, text)
     if found is not None:
       return found
-    arrays = {k: np.asarray(v) for k, v in compute().items()}
+    arrays: dict[str, Any] = {k: np.asarray(v) for k, v in compute().items()}
     with replacing(path) as file:
       np.savez_compressed(file, key=np.array(text), **arrays)
     return arrays

@@ -17,7 +17,7 @@ from launch.evaluation.games import normalised
 from launch.evaluation.measure import Games
 from launch.evaluation.settings import STRATEGIES, Settings
 from nes_jax.games import gamut, spheres
-from nes_jax.types import CONCEPTS
+from nes_jax.types import CONCEPTS, Concept
 
 # The classes of the paper's Table 4: three spheres with their norms, and 22 classes of GAMUT.
 SPHERES: Mapping[str, str] = {"L1 invariant": "l1", "L2 invariant": "l2", "Linf invariant": "linf"}
@@ -28,7 +28,7 @@ METHODS: tuple[str, ...] = ("uniform", "neural", "refined", "exact", "ecos")
 class Row(NamedTuple):
   """Results of one method on one class with one concept."""
 
-  concept: str
+  concept: Concept
   name: str  # name of the class
   method: str
   games: int
@@ -42,7 +42,7 @@ class Row(NamedTuple):
 class Failures(NamedTuple):
   """Numbers of games of all classes that the exact engine did not solve."""
 
-  concept: str
+  concept: Concept
   games: int  # all games
   float64: int  # residual above 1e-8 in float64
   worst_residual: float  # in float64
@@ -81,7 +81,7 @@ def evaluate(cache: Cache, name: str, settings: Settings) -> None:
 
 
 def measured(
-    cache: Cache, name: str, concept: str, settings: Settings
+    cache: Cache, name: str, concept: Concept, settings: Settings
 ) -> tuple[list[Row], np.ndarray, Arrays]:
   """Results of one class with one concept.
 
@@ -113,9 +113,9 @@ def measured(
       add(method, found, ~found["converged"], steps, float(found["us_game"]))
   exact = found
   few = games.first(settings.reference_games)
-  found = measure.ecos(cache, few, concept, joint[: len(few.payoffs)])
-  if found is not None:
-    add("ecos", found, found["failed"], us_game=float(np.median(found["us"])))
+  ecos = measure.ecos(cache, few, concept, joint[: len(few.payoffs)])
+  if ecos is not None:
+    add("ecos", ecos, ecos["failed"], us_game=float(np.median(ecos["us"])))
   return rows, truth["residual"], exact
 
 
@@ -123,15 +123,15 @@ def summary(cache: Cache, settings: Settings) -> tuple[list[Row], list[Failures]
   """The rows of all classes and concepts, and for each concept the failures of the exact engine."""
   rows, failures = [], []
   for concept in CONCEPTS:
-    residuals, repeated, converged = [], [], []
+    residuals, repeats, convergences = [], [], []
     for name in CLASSES:
       more, residual, exact = measured(cache, name, concept, settings)
       rows += more
       residuals.append(residual)
-      repeated.append(exact["repeated"])
-      converged.append(exact["converged"])
+      repeats.append(exact["repeated"])
+      convergences.append(exact["converged"])
     residual = np.concatenate(residuals)
-    repeated, converged = np.concatenate(repeated), np.concatenate(converged)
+    repeated, converged = np.concatenate(repeats), np.concatenate(convergences)
     failures.append(
         Failures(
             concept=concept,

@@ -21,12 +21,15 @@ from launch.training.settings import Run
 from nes_jax import network, pretrained, selection, training
 from nes_jax.network import pooling
 from nes_jax.training import shape_name
+from nes_jax.types import Concept
 
 # A batch has at most so many games, and so many payoffs of each player.
 _MAX_GAMES, _MAX_PAYOFFS = 256, 8192
 # Muon learns faster than the paper's Adam, and a cosine schedule suits short runs.
-_TRAINING = {"optimiser": "muon", "learning_rate": 2e-2, "schedule": "cosine"}
-_SMALL_NETWORK = {"payoff_channels": (8,), "dual_channel": 16, "dual_channels": (8,)}
+_TRAINING: dict[str, Any] = {"optimiser": "muon", "learning_rate": 2e-2, "schedule": "cosine"}
+_SMALL_NETWORK: dict[str, Any] = {
+    "payoff_channels": (8,), "dual_channel": 16, "dual_channels": (8,)
+}
 # Rows of Table 3; match_target is min_relative_entropy under another name.
 _SELECTIONS = tuple(row for row in selection.TABLE if row.name != "match_target")
 
@@ -54,7 +57,7 @@ def configure(
     settings: Settings,
     shape: tuple[int, ...],
     *,
-    concept: str = "cce",
+    concept: Concept = "cce",
     chosen: str = "max_entropy",
     sphere: str = "l2",
     **changes: Any,
@@ -69,7 +72,7 @@ def configure(
     sphere: the sphere of the games, or `training.UNIFORM`.
     **changes: fields in which the network differs from the paper's.
   """
-  size = _SMALL_NETWORK if settings.small else {}
+  size: dict[str, Any] = _SMALL_NETWORK if settings.small else {}
   net = network.Config(concept, inputs=training.inputs(chosen), **size, **changes)
   batch = 32 if settings.small else min(_MAX_GAMES, _MAX_PAYOFFS // math.prod(shape))
   return training.Config(
@@ -203,6 +206,7 @@ def network_of(
 ) -> pretrained.Pretrained:
   """The best network of a finished training."""
   path = checkpoint.best(directory(root, config, seed, settings))
+  assert path is not None  # the training is finished
   like = jax.eval_shape(lambda key: training.init(key, config), jax.random.key(0))
   state = jax.tree.map(jnp.asarray, checkpoint.restore(path, like))
   name = f"{shape_name(config.shapes[0])} of Figure 3"

@@ -58,6 +58,7 @@ def select_2x2(games: Sequence[Game] = GAMES_2X2) -> list[Selected]:
       welfare_weight=np.tile(weight, len(games)),
   )
   solution = nes_jax.solve(repeated, selection=selection, precision="float64", batched=True)
+  assert isinstance(solution, nes_jax.Solution)  # the games have one shape
   joints = np.where(np.asarray(solution.converged)[:, None, None], solution.joint, np.nan)
   joints = joints.reshape(len(games), 6, 2, 2)
   return [Selected(joint[0], joint[1], joint[2:]) for joint in joints]

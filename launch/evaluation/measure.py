@@ -23,6 +23,7 @@ from launch.evaluation.games import uniform_gaps
 from launch.runtime import timing
 import nes_jax
 from nes_jax import pretrained
+from nes_jax.types import Concept
 
 # Tolerance of the ground truth's KKT residual. By Pinsker's inequality its joint is then within
 # 2.3e-5 of the equilibrium, in solver gap.
@@ -74,7 +75,7 @@ def solver_gap(joint: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def network_for(
-    concept: str, shape: tuple[int, ...], inputs: frozenset[str] = frozenset()
+    concept: Concept, shape: tuple[int, ...], inputs: frozenset[str] = frozenset()
 ) -> pretrained.Pretrained | None:
   """The network in `nes_jax/weights` for games of this concept, shape and these inputs, or None."""
   try:
@@ -152,7 +153,9 @@ def answers(
         "us_game": second_call / len(games.payoffs) * 1e6,
     }
 
-  key = {"answers": dict(games.key), "concept": concept, "method": method, "timed": "second"}
+  key: dict[str, Any] = {
+      "answers": dict(games.key), "concept": concept, "method": method, "timed": "second"
+  }
   key |= {
       "network": None if trained is None else fingerprints.network(trained),
       "sources": fingerprints.sources(learned=trained is not None),

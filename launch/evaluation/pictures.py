@@ -138,13 +138,13 @@ def _draw_spreads(
 
 def _clipped(spread: measure.Spread) -> tuple[float, float, float]:
   """Best, mean and worst value, each at least _FLOOR."""
-  return tuple(max(x, _FLOOR) for x in (spread.best, spread.mean, spread.worst))
+  return max(spread.best, _FLOOR), max(spread.mean, _FLOOR), max(spread.worst, _FLOOR)
 
 
 def _draw_failures(ax: axes.Axes, names: Sequence[str], found: Rows) -> None:
   """Draws the percentage of games that ECOS did not solve."""
   reference = [found.get((name, "ecos")) for name in names]
-  percent = [0 if row is None else 100 * row.failed / row.games for row in reference]
+  percent = [0 if row is None else 100 * (row.failed or 0) / row.games for row in reference]
   ax.barh(range(len(names)), percent, height=0.55, color=PURPLE)
   ax.set_xlim(0, max(10, 1.08 * max(percent)))
   if not any(reference):

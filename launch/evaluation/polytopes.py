@@ -82,6 +82,7 @@ def by_network(
     solution = nes_jax.solve(
         payoffs, selection=selection, method="neural", trained=trained, batched=True
     )
+    assert isinstance(solution, nes_jax.Solution)  # the games have one shape
     joints = np.asarray(solution.joint, np.float64)
     answers[field] = list(joints.reshape(-1, 4, 2, 2) if pure else joints)
   return [Selected(*fields) for fields in zip(*(answers[field] for field in Selected._fields))]

@@ -22,15 +22,15 @@ class Row(NamedTuple):
   games: int
   network: str | None
   trained_on: str | None
-  uniform_gap: float
+  uniform_gap: float | None
   network_gap: float | None
-  uniform_solver_gap: float
+  uniform_solver_gap: float | None
   network_solver_gap: float | None
   failed: int  # games without a ground truth
   ecos_games: int
   ecos_solved: float | None  # fraction of `ecos_games`
   network_us: float | None  # microseconds per game without compilation
-  exact_us: float
+  exact_us: float | None
 
 
 def row(

@@ -256,7 +256,7 @@ def _finish(
       lines.Line2D([], [], color=colour, lw=2, label=label) for label, colour in colours.items()
   ]
   inch = 1 / fig.get_figheight()
-  place = {"x": 0.01, "ha": "left", "va": "top"}
+  place: dict[str, Any] = {"x": 0.01, "ha": "left", "va": "top"}
   fig.text(s=title, fontsize=SIZE, weight="bold", y=1 - 0.08 * inch, **place)
   fig.text(s=_seeds_note(group), fontsize=_SMALL, y=1 - 0.34 * inch, **place)
   fig.legend(

@@ -5,7 +5,7 @@ Glossary: C classes of games.
 
 from collections.abc import Mapping, Sequence
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from matplotlib import axes, figure, lines
 import numpy as np
@@ -123,7 +123,7 @@ def _scale_steps(panels: Sequence[axes.Axes], most: float) -> None:
 
 def _legend() -> list[lines.Line2D]:
   """Entries of the legend."""
-  style = {"color": "0.15", "marker": "o", "ms": 5}
+  style: dict[str, Any] = {"color": "0.15", "marker": "o", "ms": 5}
   return [
       lines.Line2D([], [], label="float64: mean to worst game", **style),
       lines.Line2D([], [], label="float32: mean to worst game", markerfacecolor="white", **style),

@@ -172,13 +172,13 @@ def draw_episode(path: str | os.PathLike, shown: Mapping[str, Any], env: Market)
         label=f"{_shown_name(env.agent_names[0])}'s {name}",
     )
   for i, name in enumerate(env.agent_names):
-    style = {
+    line: dict[str, Any] = {
         "color": _COLOURS[env.supertypes[i]], "lw": 1.6 if i == 0 else 0.9,
         "alpha": 1.0 if i == 0 else 0.75,
     }
     label = _shown_name(name) if i == 0 else ("the others" if i == 1 else None)
-    inventories.step(time, first["inventory"][:, i], where="mid", label=label, **style)
-    rewards.plot(time, first["rewards"][:, i], label=label, **style)
+    inventories.step(time, first["inventory"][:, i], where="mid", label=label, **line)
+    rewards.plot(time, first["rewards"][:, i], label=label, **line)
   inventories.axhline(0, color="0.8", lw=0.8)
   _label_axes(prices, "One episode", "", "price, money a unit")
   _label_axes(inventories, "", "", "inventory, units")

@@ -7,7 +7,7 @@ V extreme points (vertices).
 from collections.abc import Sequence
 import itertools
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from matplotlib import axes, figure, lines, patches
 import numpy as np
@@ -91,7 +91,7 @@ def extreme_points(rows: np.ndarray) -> np.ndarray:
   rows = _unit_rows(rows)
   size = rows.shape[1]
   right = np.append(np.zeros(size - 1), 1.0)
-  found = []
+  found: list[np.ndarray] = []
   for tight in itertools.combinations(range(len(rows)), size - 1):
     basis = np.vstack([rows[list(tight)], np.ones(size)])
     if np.linalg.matrix_rank(basis, tol=_TOLERANCE) < size:
@@ -169,7 +169,7 @@ def draw_polytopes(
   for i, (game, chosen) in enumerate(zip(games, selected)):
     width = 1 / len(games)
     _write_payoffs(fig, game, (i + 0.5) * width)
-    ax = fig.add_axes([i * width, (0.9 + foot) / height, width, 2.9 / height])
+    ax = fig.add_axes((i * width, (0.9 + foot) / height, width, 2.9 / height))
     _draw_panel(ax, game, chosen, None if exact is None else exact[i])
   fig.legend(
       handles=_legend(with_exact=exact is not None), loc="lower center", ncols=3, fontsize=SIZE,
@@ -184,10 +184,10 @@ def _legend(with_exact: bool) -> list[lines.Line2D | patches.Patch]:
   """Entries of the legend, drawn as `_draw_panel` draws what they stand for."""
 
   def mark(marker: str, colour: str, label: str) -> lines.Line2D:
-    style = {"ls": "", "ms": 8, "mew": 1.8, "markerfacecolor": "none"}
+    style: dict[str, Any] = {"ls": "", "ms": 8, "mew": 1.8, "markerfacecolor": "none"}
     return lines.Line2D([], [], marker=marker, color=colour, label=label, **style)
 
-  handles = [
+  handles: list[lines.Line2D | patches.Patch] = [
       patches.Patch(facecolor=_FACE, alpha=0.6, label="all equilibria (CE and CCE)"),
       mark("+", "black", "maximum entropy"),
       mark("x", ACCENT, "maximum welfare"),
@@ -206,7 +206,7 @@ def _write_payoffs(fig: figure.Figure, game: Game, centre: float) -> None:
   heights = [1 - inches / height for inches in (0.24, 0.55, 0.8, 1.05)]
   columns = centre - 0.055, centre + 0.01, centre + 0.095
   fig.text(centre, heights[0], game.name, ha="center", va="center", fontsize=14, weight="bold")
-  font = {"va": "center", "fontsize": SIZE}
+  font: dict[str, Any] = {"va": "center", "fontsize": SIZE}
   name = {**font, "style": "italic"}
   for j in range(2):
     fig.text(columns[1 + j], heights[1], game.strategies[1][j], ha="center", **name)

@@ -109,7 +109,7 @@ def save(
   directory.mkdir(parents=True, exist_ok=True)
   for left in directory.glob(".checkpoint-*.tmp"):  # left by a run that was killed
     left.unlink(missing_ok=True)
-  arrays = {
+  arrays: dict[str, Any] = {
       _member(i): _to_array(entry, leaf)
       for i, (entry, leaf) in enumerate(zip(entries, leaves))
       if "value" not in entry
@@ -302,7 +302,7 @@ def _load(archive: zipfile.ZipFile, index: int, entry: dict[str, Any]) -> Any:
     return entry["value"]
   array = _array(archive, _member(index))
   if entry["kind"] == "key":
-    return jax.random.wrap_key_data(array, impl=entry["impl"])
+    return jax.random.wrap_key_data(jnp.asarray(array), impl=entry["impl"])
   dtype = jnp.dtype(entry["dtype"])
   array = array.view(dtype) if _is_extension(dtype) else array
   if array.dtype != dtype or list(array.shape) != entry["shape"]:

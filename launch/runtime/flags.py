@@ -243,9 +243,9 @@ class _Repeated(absl_flags.Flag):
   """A flag whose occurrences on a command line add up to one tuple."""
 
   def parse(self, argument: Any) -> None:
-    before = self.value if self.present else ()
+    before: Sequence[Any] = (self.value or ()) if self.present else ()
     super().parse(argument)
-    self.value = (*before, *self.value)
+    self.value = (*before, *(self.value or ()))
 
 
 def define(values: Values, sections: Sequence[Section]) -> None:
@@ -351,11 +351,11 @@ def _described(flag: absl_flags.Flag, alias: str | None) -> list[str]:
   usage = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}={flag.flag_type()}"
   also = "" if alias is None else f" (also --{alias})"
   text = flag.help
-  if not flag.boolean and flag.parser.kind.note:
+  if isinstance(flag.parser, _Parser) and flag.parser.kind.note:
     text += f" {flag.parser.kind.note}"
   if flag.boolean and flag.default is not None:
     text += f" Default: {'yes' if flag.default else 'no'}."
-  elif not flag.boolean and flag.default not in (None, (), [], ""):
+  elif flag.serializer is not None and flag.default not in (None, (), [], ""):
     text += f" Default: {flag.serializer.serialize(flag.default)}."
   indent = " " * 6
   return [

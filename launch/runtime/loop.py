@@ -258,7 +258,7 @@ class _Work:
         self.state,
         step=self.done,
         config={**self._training.metadata(), "pending": pending},
-        metric=self.report.get(self._training.metric),
+        metric=self.report.get(self._training.metric or ""),
         keep=self._options.keep,
     )
 

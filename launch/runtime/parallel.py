@@ -79,7 +79,7 @@ def initialize(
     ValueError: only some of the arguments are given, or they do not fit together.
     RuntimeError: the backend has started already, or the other processes do not answer.
   """
-  given = [coordinator, num_processes, process_id]
+  given: list[Any] = [coordinator, num_processes, process_id]
   for i, name in enumerate(_VARIABLES):
     if given[i] is None and environ.get(name):
       given[i] = environ[name] if i == 0 else _integer(name, environ[name])
@@ -102,6 +102,7 @@ def initialize(
         f"several hosts need a coordinator, num_processes and process_id, and there is no"
         f" {' and no '.join(missing)}: give it, or coordinator 'auto' on TPU pods and Slurm"
     )
+  assert coordinator is not None and num_processes is not None and process_id is not None
   if num_processes < 1 or not 0 <= process_id < num_processes:
     raise ValueError(
         f"process_id = {process_id} of num_processes = {num_processes}: must be 0 to"

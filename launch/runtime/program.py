@@ -96,7 +96,7 @@ def at_least_one(values: flags.Values, *names: str) -> None:
 
 
 def main(
-    argv: Sequence[str],
+    argv: Sequence[str] | None,
     *,
     name: str,
     doc: str,
@@ -108,7 +108,7 @@ def main(
   """Runs a program.
 
   Args:
-    argv: the command line; the program's name comes first.
+    argv: the command line; the program's name comes first. None: that of this process.
     name: the program's name, which begins its lines on stderr.
     doc: the text that --help shows above the flags.
     define: the program's flags, as in `parse`.
@@ -131,7 +131,7 @@ def main(
     return 2
 
   try:
-    values = parse(argv, define)
+    values = parse(sys.argv if argv is None else argv, define)
     if values.help:
       print(f"{doc}\n{flags.help_text(values)}")
       return 0
@@ -148,9 +148,9 @@ def main(
   except stopping.Stopped as stopped:
     say(f"stopped by {stopped}, saved; {AGAIN}")
     return stopped.exit_code
-  except (
-      UsageError, checkpoint.CheckpointError, ImportError, FloatingPointError, *faults
-  ) as error:
+  except (UsageError, checkpoint.CheckpointError, ImportError, FloatingPointError) as error:
+    return blame(error)
+  except faults as error:
     return blame(error)
   except Failed as error:
     say(str(error))

@@ -76,7 +76,8 @@ class CompileClock:
     self._lock = threading.Lock()
 
   def __enter__(self) -> "CompileClock":
-    jax.monitoring.register_event_duration_secs_listener(self._listen)
+    listen: Any = self._listen
+    jax.monitoring.register_event_duration_secs_listener(listen)
     return self
 
   def __exit__(self, *_) -> None:

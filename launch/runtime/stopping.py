@@ -3,6 +3,7 @@
 from collections.abc import Callable
 import os
 import signal
+from typing import Any
 
 from launch.runtime import parallel
 
@@ -33,7 +34,7 @@ class StopSignals:
     """Takes the lines for stderr at the first and at the second signal."""
     self._say, self._say_again = say, say_again
     self._signum: int | None = None
-    self._before = {}
+    self._before: dict[signal.Signals, Any] = {}
 
   def __enter__(self) -> "StopSignals":
     self._before = {signum: signal.signal(signum, self._handle) for signum in SIGNALS}

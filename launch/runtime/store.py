@@ -14,7 +14,7 @@ import hashlib
 import json
 import math
 import pathlib
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 import zipfile
 import zlib
 
@@ -179,7 +179,8 @@ class Parts:
       if given != ((rows, *field.shape), field.dtype):
         raise ValueError(f"part {index}, array {key!r}: {given} does not fit {rows} x {field}")
     with replacing(self.path(index)) as file:
-      np.savez(file, **{key: arrays[key] for key in self.schema})
+      kept: dict[str, Any] = {key: arrays[key] for key in self.schema}
+      np.savez(file, **kept)
 
   def read(self, index: int) -> dict[str, np.ndarray] | None:
     """Reads a part; None if it is missing, or damaged by its checksums."""
@@ -271,6 +272,6 @@ def _write_header(member: IO[bytes], shape: tuple[int, ...], dtype: np.dtype) ->
 
 
 def _write_data(member: IO[bytes], array: np.ndarray) -> None:
-  data = memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+  data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
   for start in range(0, len(data), _COPY_BYTES):
     member.write(data[start : start + _COPY_BYTES])

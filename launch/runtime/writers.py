@@ -75,7 +75,7 @@ class Writer:
     self._active = parallel.is_main()
     self._clock, self._shown = clock, shown
     self._console_every = console_every
-    self._events = None
+    self._events: Any = None
     if not self._active:
       return
     self._directory = pathlib.Path(directory)
@@ -113,7 +113,7 @@ class Writer:
     """
     if not self._active:
       return
-    if self._jsonl.closed:
+    if self._jsonl.closed or self._csv is None:
       raise ValueError("the writer is closed")
     if self._last_step is not None and step <= self._last_step:
       raise ValueError(
@@ -133,8 +133,9 @@ class Writer:
     else:
       self._columns = _columns([dict.fromkeys(self._columns), row])
       self._write_csv(read(self._directory))
-    for name in metrics if self._events is not None else ():
-      self._events.add_scalar(name, row[name], int(step))
+    if self._events is not None:
+      for name in metrics:
+        self._events.add_scalar(name, row[name], int(step))
     self._last_step, self._last = int(step), (int(step), now)
     self._unsaid = row, list(metrics)
     if self._console_every is not None and now - self._said >= self._console_every:
@@ -147,7 +148,8 @@ class Writer:
     if self._unsaid is not None and self._console_every is not None:
       self._say(self._clock())
     self._jsonl.close()
-    self._csv.close()
+    if self._csv is not None:
+      self._csv.close()
     if self._events is not None:
       self._events.close()
 
@@ -172,6 +174,7 @@ class Writer:
     return [repr(row[name]) if name in row else "" for name in self._columns]
 
   def _say(self, now: float) -> None:
+    assert self._unsaid is not None
     row, names = self._unsaid
     shown = [name for name in (names if self._shown is None else self._shown) if name in row]
     parts = [f"step {row[STEP]}", str(datetime.timedelta(seconds=round(row[SECONDS])))]
@@ -190,7 +193,7 @@ def read(directory: str | os.PathLike) -> list[Row]:
   directory = pathlib.Path(directory)
   rows: dict[int, Row] = {}
   for row in [*_read_csv(directory / _CSV), *_read_jsonl(directory / _JSONL)]:
-    rows[row[STEP]] = row
+    rows[int(row[STEP])] = row
   return [rows[step] for step in sorted(rows)]
 
 
@@ -271,7 +274,7 @@ def _summary_writer() -> Callable[..., Any]:
   return tensorboardX.SummaryWriter
 
 
-def over_seeds(name: str, values: np.ndarray) -> dict[str, float]:
+def over_seeds(name: str, values: Any) -> dict[str, float]:
   """The mean of values [S] over seeds as NAME, and their standard deviation as NAME_sd if S > 1."""
   row = {name: float(values.mean())}
   return row | {f"{name}_sd": float(values.std(ddof=1))} if len(values) > 1 else row

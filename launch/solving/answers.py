@@ -126,7 +126,7 @@ def _solve_list(job: Job, games: Sequence[np.ndarray]) -> list[nes_jax.Solution]
     A batch of one answer for each game, of NumPy arrays.
   """
   config, given = job.config, scalars(job.config)
-  selection = config.selection
+  selection: Any = config.selection
   if given or config.welfare == "sum":
     chosen = []
     for game in games:

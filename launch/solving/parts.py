@@ -63,7 +63,7 @@ def task_of(config: Config, source: files.Source, part_size: int) -> dict[str, s
     location = pathlib.Path(path).absolute()
     inside = [location]
     if location.is_dir():
-      inside = [location / name for name in source.names]
+      inside = [location / name for name in source.names or ()]
     return f"{location} (fingerprint {store.fingerprint(inside)})"
 
   task = {"--games": config.games}

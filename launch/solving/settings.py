@@ -162,5 +162,5 @@ def _check_selection(config: Config) -> None:
         f"--welfare_weight has no effect on --selection={config.selection} without a welfare: pass"
         " --welfare too, or choose --selection=max_welfare"
     )
-  if math.isinf(chosen.rho) and math.isinf(chosen.epsilon):
+  if math.isinf(chosen.rho) and np.isinf(chosen.epsilon):
     raise UsageError("--epsilon is infinite, which needs a finite --rho: pass --rho=1e4")

@@ -70,7 +70,9 @@ def run(
     stopping.check_together(check_stop)
     if parallel.is_main():
       for index in set(todo) - set(parallel.local_items(todo)):
-        report.add(parts.bounds[index][0], parts.read(index))
+        part = parts.read(index)
+        assert part is not None  # another process has written it
+        report.add(parts.bounds[index][0], part)
       _merge(parts, out, source.names, check_stop)
     report.compile_seconds = clock.seconds()
     report.seconds = time.perf_counter() - began

@@ -30,6 +30,7 @@ def export(run: Run, held_out: Mapping[tuple[int, ...], HeldOut], say=print) -> 
   """
   config, out = run.training, run.options.out
   path = checkpoint.best(out) or checkpoint.latest(out)
+  assert path is not None and run.export is not None  # the run is finished, and asks for it
   like = jax.eval_shape(lambda key: training.init(key, config), jax.random.key(0))
   state = jax.tree.map(jnp.asarray, checkpoint.restore(path, like))
   facts = facts_of(run, state, held_out)

@@ -73,6 +73,7 @@ def draw(config: training.Config, shape: tuple[int, ...], games: int) -> HeldOut
       tolerance=_TOLERANCE,
       batched=True,
   )
+  assert isinstance(solution, nes_jax.Solution)  # the games have one shape
   problem = dataclasses.replace(problem, rho=selection.rho)
   converged = np.asarray(solution.converged)
 

@@ -217,6 +217,7 @@ def train(
   training = MarketTraining(run)
   state, report = loop.run(training, run.options, check_stop=check_stop, say=say)
   report = report or training.evaluate(state)
+  assert training.certificate is not None  # the last evaluation makes it
   market_summary.say_certificate(training.certificate, say)
   if parallel.is_main():
     market_summary.write(run, training.certificate, report)

@@ -5,14 +5,10 @@ of games, and U{i..j} is uniform on the integers from i to j.
 """
 
 import itertools
-from typing import TypeAlias
 
 import numpy as np
 
-Rng: TypeAlias = np.random.Generator
-
-# Inner node of a game tree: owner, stride and children (see `_tree`).
-_Node: TypeAlias = tuple[int, int, range]
+Rng = np.random.Generator
 
 
 def poker_payoffs(cards: int, ante: int | np.ndarray, bet: int | np.ndarray) -> np.ndarray:
@@ -37,7 +33,7 @@ def poker_payoffs(cards: int, ante: int | np.ndarray, bet: int | np.ndarray) -> 
   first = np.array(list(itertools.product(range(3), repeat=cards)))
   second = np.array(list(itertools.product(range(4), repeat=cards)))
   # Numbers of antes and of bets that player 0 wins, summed over the deals.
-  antes = bets = np.zeros((len(first), len(second)), int)
+  antes = bets = np.zeros((), int)
   for mine, other in itertools.permutations(range(cards), 2):
     sign = 1 if mine > other else -1
     own, reply = first[:, None, mine], second[None, :, other]
@@ -63,7 +59,7 @@ def poker_games(rng: Rng, batch: int, a: int) -> np.ndarray:
   return poker_payoffs(cards, *rng.integers(1, 6, (2, batch)))
 
 
-def _tree(rng: Rng, limit: int, n: int) -> tuple[list[_Node | None], list[int]]:
+def _tree(rng: Rng, limit: int, n: int) -> tuple[list[tuple | None], list[int]]:
   """Draws a game tree.
 
   Nodes are made from the root down. The first N have different owners. After that, all pairs of an
@@ -81,7 +77,7 @@ def _tree(rng: Rng, limit: int, n: int) -> tuple[list[_Node | None], list[int]]:
     s // stride mod (number of children), and the children are indices larger than the node's.
   """
   order, counts = rng.permutation(n), [1] * n
-  nodes: list[_Node | None] = []
+  nodes: list[tuple | None] = []
   depths = [0]
   while len(nodes) < len(depths):
     depth = depths[len(nodes)]
@@ -109,7 +105,7 @@ def perfect_information_games(rng: Rng, batch: int, a: int, n: int) -> np.ndarra
   nodes, counts = _tree(rng, a, n)
   strategies = np.indices(counts)
   # Leaf that is reached from each node, for every joint strategy.
-  reached: list[int | np.ndarray] = list(range(len(nodes)))
+  reached = list(range(len(nodes)))
   for i in reversed(range(len(nodes))):
     node = nodes[i]
     if node is not None:

@@ -11,12 +11,13 @@ from nes_jax.games.sources import GameFileError, Path, translate_errors
 
 
 @contextlib.contextmanager
-def replacing(path: pathlib.Path) -> Iterator[IO[bytes]]:
+def replacing(path: str | os.PathLike) -> Iterator[IO[bytes]]:
   """Opens a temporary file that takes the name `path` when the block ends.
 
   A file of that name is replaced in one step. If the block raises, the file of that name stays as
   it was, and the temporary file is removed.
   """
+  path = pathlib.Path(path)
   temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
   try:
     with open(temporary, "xb") as file:

@@ -127,7 +127,7 @@ def _interior_point(
   games, shape = len(batch.finite), tuple(batch.problem.target.shape[1:])
   axis = -1 if _unrolls(shape, games, task.concept) else 0
   given: Any = jax.tree.map(lambda x: jnp.moveaxis(x, 0, axis), (batch.problem, start))
-  answer = exact.solve(
+  answer: Any = exact.solve(
       given[0],
       task.config,
       task.concept,

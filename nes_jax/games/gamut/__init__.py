@@ -15,7 +15,7 @@ X points at which a function is evaluated, U uniform.
 from collections.abc import Callable, Sequence
 import functools
 import operator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -76,9 +76,11 @@ def _check(name: str, num_strategies: int | Sequence[int], num_players: int) -> 
   num_players = operator.index(num_players)
   if num_players < 2:
     raise ValueError(f"num_players {num_players}: a game needs at least two players")
-  shape = tuple(operator.index(a) for a in np.atleast_1d(num_strategies))
-  if np.ndim(num_strategies) == 0:
-    shape *= num_players
+  counts: Any = num_strategies
+  if np.ndim(counts):
+    shape = tuple(operator.index(a) for a in counts)
+  else:
+    shape = (operator.index(counts),) * num_players
   if len(shape) != num_players:
     raise ValueError(
         f"num_strategies {shape} is for {len(shape)} players and num_players is {num_players};"

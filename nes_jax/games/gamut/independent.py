@@ -46,9 +46,11 @@ def covariant_game(
     [N, A1, ..., AN].
   """
   n = len(shape)
-  r: Array | float | None = correlation
   r_key, payoff_key = jax.random.split(key)
-  if r is None:
+  r: Array | float
+  if correlation is not None:
+    r = correlation
+  else:
     r = jax.random.uniform(r_key, minval=-1 / (n - 1), maxval=1.0)
   normal = jax.random.normal(payoff_key, (n * math.prod(shape),)).reshape(n, *shape)
   mean = normal.mean(axis=0)

@@ -71,8 +71,8 @@ def dispersion_game(key: Array, shape: tuple[int, ...]) -> Array:
   share = np.arange(n + 1) / n
   # Contribution to the entropy of a strategy with 0, ..., N players: [N + 1].
   terms = -share * np.log2(np.where(share > 0, share, 1))
-  entropies = {round(sum(terms[list(parts)]), 5) for parts in _partitions(n, shape[0], n)}
-  levels = np.sort(list(entropies))
+  different = {round(sum(terms[list(parts)]), 5) for parts in _partitions(n, shape[0], n)}
+  levels = np.sort(list(different))
   entropy = jnp.asarray(terms, float)[player_counts(shape)].sum(axis=0)
   rank = jnp.searchsorted(jnp.asarray((levels[:-1] + levels[1:]) / 2, float), entropy)
   payoffs = jnp.sort(uniform_payoffs(key, (len(levels),)))
