@@ -47,7 +47,7 @@ gpu:  ## test and measure a machine with an NVIDIA GPU, in six minutes; into out
 	$(PYTHON) -m launch.checks.gpu_report --out=out/gpu
 
 clean:  ## remove .venv, out/demo, out/eval, out/docs, out/gpu, build and caches
-	rm -rf $(VENV) out/demo out/eval out/docs out/gpu build nes_jax/native/*.so nes_jax/native/*/*.so *.egg-info .pytest_cache .hypothesis .ruff_cache
+	rm -rf $(VENV) out/demo out/eval out/docs out/gpu build nes_jax/native/*.so nes_jax/native/*/*.so *.egg-info .pytest_cache .hypothesis .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp for each extra of setup.py; a stamp as new as that and the C++ sources means that nothing

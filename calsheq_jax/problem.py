@@ -10,7 +10,7 @@ leading axes.
 from collections.abc import Mapping, Sequence
 import dataclasses
 import fnmatch
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from jax.flatten_util import ravel_pytree
@@ -20,6 +20,9 @@ import numpy as np
 from calsheq_jax.targets import Target, values_of
 from calsheq_jax.types import Array
 from envs.base import Environment, Profile
+
+# An array of JAX or of NumPy.
+_Numbers = TypeVar("_Numbers", Array, np.ndarray)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +41,8 @@ class Space:
     """The number of numbers that move, d."""
     return len(self.positions)
 
-  def from_numbers(self, numbers: Any) -> Any:
-    """Converts numbers [*, d] in the profile's units to coordinates [*, d], of NumPy or JAX."""
+  def from_numbers(self, numbers: _Numbers) -> _Numbers:
+    """Converts numbers [*, d] in the profile's units to coordinates [*, d] of the same type."""
     low, high = np.array(self.low, np.float32), np.array(self.high, np.float32)
     return 2 * (numbers - low) / (high - low) - 1
 
@@ -51,7 +54,7 @@ class Space:
   def origin(self) -> np.ndarray:
     """Coordinates [d] of the start."""
     start = np.array([self.start[i] for i in self.positions], np.float32)
-    return np.clip(np.asarray(self.from_numbers(start)), -1, 1)
+    return np.clip(self.from_numbers(start), -1, 1)
 
   def profile(self, coordinates: Array) -> Profile:
     """Makes the profile at coordinates [d]; vmap it for several profiles."""

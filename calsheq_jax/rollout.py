@@ -95,10 +95,8 @@ def batched(function: Callable[..., Rollout], *args: Any) -> Rollout:
 
   Time stays the first axis of the trajectory and of what was watched: [T, b, ...].
   """
-  axes: Any = [1] * len(Trajectory._fields)
-  axes[Trajectory._fields.index("last_value")] = 0
-  leaves = Trajectory(*axes)
-  return jax.vmap(function, out_axes=Rollout(leaves, 0, 1))(*args)
+  axes = Trajectory._make(0 if name == "last_value" else 1 for name in Trajectory._fields)
+  return jax.vmap(function, out_axes=Rollout(axes, 0, 1))(*args)
 
 
 def collect(

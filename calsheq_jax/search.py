@@ -135,5 +135,5 @@ class Search:
 def _best_point(searcher: searchers.Searcher) -> np.ndarray:
   """The point [d] with the largest score so far; the searcher knows a score."""
   best = searcher.best()
-  assert best is not None
+  assert best is not None, "a trial is told before the last one, as Trials makes sure"
   return best[0]

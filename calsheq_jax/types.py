@@ -10,7 +10,7 @@ Dimension letters used throughout the package:
   *   any leading axes
 """
 
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, Self, TypeAlias
 
 import jax
 
@@ -30,8 +30,8 @@ class Distribution(Protocol):
   def entropy(self) -> Array:
     """Differential entropy in nats: [*]."""
 
-  def kl_divergence(self, other: Any) -> Array:
-    """KL(self || other) in nats: [*]. The other distribution is of the same kind."""
+  def kl_divergence(self, other: Self) -> Array:
+    """KL(self || other) in nats: [*]."""
 
   def mean(self) -> Array:
     """Mean action: [*, A]."""
@@ -65,7 +65,8 @@ class Policy(Protocol):
 class Moments(NamedTuple):
   """Running mean and variance of vectors or numbers, [*]."""
 
-  count: Array  # type: ignore[assignment]  # [] float32, total weight of the observations
+  # [] float32, total weight of the observations
+  count: Array  # type: ignore[assignment]  # This field hides the method `tuple.count`.
   mean: Array  # [*]
   variance: Array  # [*] biased
 

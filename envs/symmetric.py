@@ -27,7 +27,7 @@ the sense u(y, x) - u(x, x) > epsilon. Such a sequence therefore has at most
 from collections.abc import Callable, Mapping
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -42,7 +42,7 @@ class Game:
   name: str
   payoff: Callable[[Array, Array], Array]  # u(x, y), the reward of x against y
   skill: Callable[[Array], Array]  # T
-  delta: Callable[[float], Any]  # epsilon -> delta
+  delta: Callable[[Array | float], Array | float]  # epsilon -> delta
   skills: tuple[float, float]  # inf T and sup T
   equilibrium: float  # the only x against which no strategy gains
 

@@ -132,6 +132,11 @@ def test_other_nul_bytes_are_no_encoding(tmp_path):
       files.read(write(tmp_path / "g.nfg", content))
 
 
+def test_messages_show_a_text_without_its_quotation_marks(tmp_path):
+  with pytest.raises(GameFileError, match=r"token 3 \('early'\): expected R"):
+    files.read(write(tmp_path / "g.nfg", 'NFG 1 "early" { "a" "b" } { 1 1 } 0 0'))
+
+
 def test_one_player_is_refused(tmp_path):
   with pytest.raises(GameFileError, match=r"1 player\(s\)"):
     files.read(write(tmp_path / "g.nfg", 'NFG 1 R "" { "a" } { 2 } 1 2'))

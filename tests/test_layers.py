@@ -5,6 +5,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from nes_jax.network import layers
 
@@ -44,6 +45,25 @@ def test_batch_norm_by_hand():
     np.testing.assert_allclose(flat(got), expected + learned["offset"], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(new["norm"]["mean"], mean, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(new["norm"]["variance"], variance, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["batch", "rms", "none"])
+def test_norms_keep_float32_where_float64_is_on(x64, kind):
+  blocks = random_blocks([(8, 3, 2, 4), (8, 3, 2, 4)])
+  module = norm_alone(kind)
+  params, state = module.init(None, blocks, True)
+  params = jax.tree_util.tree_map(lambda x: x.astype(jnp.float32), params)
+  got, _ = module.apply(params, state, None, blocks, True)
+  assert [x.dtype for x in got] == [jnp.float32, jnp.float32]
+
+
+def test_linear_takes_weights_of_numpy():
+  blocks = random_blocks([(8, 3, 2, 4), (8, 3, 2, 4)])
+  weights = np.random.default_rng(1).normal(size=(8, 5)).astype(np.float32)
+  features = (blocks, blocks)
+  chex.assert_trees_all_equal(
+      layers.linear(features, weights), layers.linear(features, jnp.asarray(weights))
+  )
 
 
 def test_rms_of_a_game():

@@ -17,8 +17,8 @@ installed solve the first games of the same batch. Batches are larger on acceler
   converged_pct               percentage of games with a residual within the tolerance
   repeated                    games that float32 did not solve, and float64 took over
   residual                    worst KKT residual
-  before_us, before_ratio     with --before=PATH: the time of the older version at PATH; this time over
-                              ours, where both versions take turns in processes of their own
+  before_us, before_ratio     with --before=PATH: the time of the older version at PATH; this time
+                              over ours, where both versions take turns in processes of their own
   PEER_us, PEER_failed, PEER_ratio
                               for the peers ecos, clarabel, direct, moreau and polarix: microseconds
                               per game, games not solved of those given, its time / ours

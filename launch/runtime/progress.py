@@ -71,7 +71,7 @@ class CompileClock:
   union counts.
   """
 
-  def __init__(self):
+  def __init__(self) -> None:
     self._spans: list[tuple[float, float]] = []
     self._lock = threading.Lock()
 

@@ -63,7 +63,8 @@ def task_of(config: Config, source: files.Source, part_size: int) -> dict[str, s
     location = pathlib.Path(path).absolute()
     inside = [location]
     if location.is_dir():
-      inside = [location / name for name in source.names or ()]
+      assert source.names is not None, "the games of a directory have names"
+      inside = [location / name for name in source.names]
     return f"{location} (fingerprint {store.fingerprint(inside)})"
 
   task = {"--games": config.games}

@@ -171,7 +171,9 @@ class _Tokens:
     if match is None:
       self.kind, self.value, self._position = None, "", len(self._text)
       return
-    self.kind, self.value, self._position = match.lastgroup, match[0], match.start()
+    kind = match.lastgroup
+    assert kind is not None, "each alternative of _TOKEN is a named group"
+    self.kind, self.value, self._position = kind, match[kind], match.start()
     if self.kind == "open":
       raise self.error("a quotation mark that is never closed")
 
@@ -290,7 +292,7 @@ def _read_to_end(
   Raises:
     GameFileError: there are too few or too many numbers, or something else follows.
   """
-  numbers: list = []
+  numbers: list[float] = []
   while tokens.kind is not None and len(numbers) < wanted:
     numbers.append(take())
   where, found = tokens.where(), len(numbers)

@@ -13,14 +13,12 @@ from collections.abc import Sequence
 import functools
 import math
 import operator
-from typing import cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from nes_jax import invariance
-from nes_jax.invariance import Norm
 from nes_jax.types import Array
 
 
@@ -73,14 +71,14 @@ def sample(
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
-def _sample(key: Array, batch: int, shape: tuple[int, ...], norm: str, dtype) -> Array:
+def _sample(key: Array, batch: int, shape: tuple[int, ...], norm: invariance.Norm, dtype) -> Array:
   size = math.prod(shape)
   draw = {"l1": _cross_polytope_slice, "l2": _round_sphere, "linf": _cube_slice}[norm]
   # Half precision serves for storage only. Its digits are too few for the mean and for the
   # probabilities of faces.
   unit = draw(key, (batch, len(shape)), size, jnp.promote_types(dtype, jnp.float32))
   # [B, N, |A|] -> [B, N, A1, ..., AN]
-  scaled = invariance.radius(size, cast(Norm, norm)) * unit
+  scaled = invariance.radius(size, norm) * unit
   return scaled.reshape(batch, len(shape), *shape).astype(dtype)
 
 

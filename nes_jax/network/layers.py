@@ -87,7 +87,7 @@ def linear(features: Sequence[Blocks], weights: Array | Sequence[Array]) -> Bloc
   Returns:
     For each player [..., D].
   """
-  rows = jnp.split(weights, len(features)) if isinstance(weights, jax.Array) else weights
+  rows = weights if isinstance(weights, Sequence) else jnp.split(weights, len(features))
   # Products by the features in them: an array that players share is multiplied once.
   products: dict[tuple[int, ...], Array] = {}
 
@@ -149,7 +149,9 @@ def _moments(blocks: Blocks, mask: Blocks | None) -> tuple[Array, Array]:
       it does not; None if all entries count.
   """
   count: Array | float = 0.0
-  sums = squares = jnp.zeros(())
+  # Numbers of Python leave the type of the blocks as it is.
+  sums: Array | float = 0.0
+  squares: Array | float = 0.0
   for p, x in enumerate(blocks):
     axes = tuple(range(x.ndim - 1))
     entries: Array | int = x.size // x.shape[-1]
@@ -247,7 +249,7 @@ class Norm(hk.Module):
 
 def _divide_by_rms(blocks: Blocks, mask: Blocks | None) -> Blocks:
   """Divides each game by the root mean square of its entries; see `_moments` for the arguments."""
-  squares = jnp.zeros(())
+  squares: Array | float = 0.0
   count: Array | float = 0.0
   for p, x in enumerate(blocks):
     square = x * x if mask is None else x * x * mask[p]

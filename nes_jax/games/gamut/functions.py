@@ -166,7 +166,7 @@ class Table(NamedTuple):
   """Table of n ~ U{2, ..., 10000} points that covers [0, high], and the places to look up in it."""
 
   # Entry of each x, int [X] in {0, ..., n - 1}
-  index: Array  # type: ignore[assignment]
+  entry: Array
   # Number n of entries, []
   points: Array
   # Smallest value of the range, [] U(-1000, most)
@@ -193,7 +193,7 @@ def random_table(draws: Draws, x: Array, low, high) -> tuple[Array, Array]:
   table = lookup(draws, x, high)
   height = jax.random.uniform(draws.key, x.shape)
   # If several x have the same entry, all of them take the draw of the first.
-  return table.stretch(height[jnp.argmax(table.index[:, None] == table.index, axis=1)])
+  return table.stretch(height[jnp.argmax(table.entry[:, None] == table.entry, axis=1)])
 
 
 class _Gap(NamedTuple):
@@ -249,7 +249,7 @@ def increasing_table(draws: Draws, x: Array, low, high) -> tuple[Array, Array]:
     gap = jax.lax.while_loop(is_inside, follow, whole)
     return jnp.where(index == gap.right, gap.above, gap.below)
 
-  return table.stretch(jax.vmap(find)(table.index))
+  return table.stretch(jax.vmap(find)(table.entry))
 
 
 def concave_table(draws: Draws, x: Array, low, high) -> tuple[Array, Array]:
@@ -277,7 +277,7 @@ def concave_table(draws: Draws, x: Array, low, high) -> tuple[Array, Array]:
     return ((width - start + 1) * (first + step[1:]) / 2).sum(axis=-1)
 
   # Entry i is the sum of the i largest steps, which have the indices n - i, ..., n - 1.
-  entries = total((table.points - table.index)[:, None] - index[:-1])
+  entries = total((table.points - table.entry)[:, None] - index[:-1])
   crossing = jnp.ceil(-step[:-1] * width / jnp.where(rise > 0, rise, 1))
   peak = total(jnp.where(step[1:] > 0, crossing, width + 1))
   least = jnp.minimum(total(1), 0)
