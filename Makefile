@@ -41,13 +41,14 @@ docs: $(VENV)/.installed-docs  ## build the documentation, without a warning; in
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file docs/mkdocs/mkdocs.yml
 
 pictures: demo  ## make the pictures of README.md and docs/ anew; into docs/images
+	$(BIN)/python -m launch.calsheq_train --experiment=1 --seeds=2 --stages=240 --nocertify --out=out/pictures/market
 	$(BIN)/python docs/mkdocs/pictures.py
 
 gpu:  ## test and measure a machine with an NVIDIA GPU, in six minutes; into out/gpu
 	$(PYTHON) -m launch.checks.gpu_report --out=out/gpu
 
-clean:  ## remove .venv, out/demo, out/eval, out/docs, out/gpu, build and caches
-	rm -rf $(VENV) out/demo out/eval out/docs out/gpu build nes_jax/native/*.so nes_jax/native/*/*.so *.egg-info .pytest_cache .hypothesis .ruff_cache .mypy_cache
+clean:  ## remove .venv, out/demo, out/eval, out/pictures, out/docs, out/gpu, build and caches
+	rm -rf $(VENV) out/demo out/eval out/pictures out/docs out/gpu build nes_jax/native/*.so nes_jax/native/*/*.so *.egg-info .pytest_cache .hypothesis .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp for each extra of setup.py; a stamp as new as that and the C++ sources means that nothing

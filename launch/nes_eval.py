@@ -11,7 +11,7 @@ networks are those of nes_jax/weights. Sections:
   figure1  equilibria of 2x2 games
   figure3  learning curves by selection, shape and concept, and ablations; trains small networks
 
-Results are stored under --out/cache as soon as they are known, with everything that determines
+Results are stored under --out/parts as soon as they are known, with everything that determines
 them. Each training has a directory under --out/curves. The same command, given again, continues: it
 computes what is missing and what new networks, new code or new flags change. New code does not
 repeat trainings; delete --out/curves for that. SIGTERM and SIGINT stop the program so that it can
@@ -110,7 +110,7 @@ class _Evaluation:
 
   def __init__(self, run: Run, check_stop: Callable[[], None], say: Callable[[str], None]):
     self._run, self._check_stop, self._say = run, check_stop, say
-    self._cache, self._curves = Cache(run.out / "cache"), run.out / "curves"
+    self._cache, self._curves = Cache(run.out / "parts"), run.out / "curves"
     self._start = time.perf_counter()
     # For each table a function: number of strategies -> the network, or None.
     self._networks: list[Callable[[int], pretrained.Pretrained | None]] = []

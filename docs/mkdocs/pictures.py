@@ -1,6 +1,8 @@
-"""Copies the pictures of `make demo` into docs/images, with few colours, so that files are small.
+"""Copies pictures that programs draw into docs/images, with few colours: the files are small.
 
   python docs/mkdocs/pictures.py
+
+`make pictures` runs the programs first.
 """
 
 import pathlib
@@ -8,11 +10,11 @@ import pathlib
 from PIL import Image
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-# Picture of `make demo` -> its name in docs/images.
+# Picture in out/ -> its name in docs/images.
 PICTURES = {
-    "polytopes.png": "polytopes.png",
-    "gamut.png": "gamut.png",
-    "market/targets_1.png": "calibration.png",
+    "demo/polytopes.png": "polytopes.png",
+    "demo/gamut.png": "gamut.png",
+    "pictures/market/targets_1.png": "calibration.png",
 }
 _COLOURS = 64
 
@@ -20,7 +22,7 @@ _COLOURS = 64
 def main() -> None:
   """Writes every picture anew."""
   for source, name in PICTURES.items():
-    picture = Image.open(ROOT / "out" / "demo" / source).convert("RGB")
+    picture = Image.open(ROOT / "out" / source).convert("RGB")
     picture = picture.quantize(_COLOURS, dither=Image.Dither.NONE)
     target = ROOT / "docs" / "images" / name
     picture.save(target, optimize=True)
