@@ -13,39 +13,49 @@ many seeds there are. Runs of all methods are compared at equal numbers of envir
 """
 
 from collections.abc import Sequence
+import dataclasses
+import pathlib
 import sys
-from typing import Any
-
-from absl import flags
 
 from launch.figures import calibration
-from launch.runtime import program
-from launch.runtime.program import UsageError
+from launch.runtime import flags, program
 
 
-def _define_flags(values: flags.FlagValues) -> None:
-  own: dict[str, Any] = {"flag_values": values}
-  flags.DEFINE_list("runs", [], "The directories of finished runs.", **own)
-  flags.DEFINE_string("out", None, "The directory for the pictures and the table.", **own)
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """The runs that are compared, and the directory of the comparison."""
+
+  runs: tuple[str, ...] = dataclasses.field(
+      metadata={"metavar": "DIRECTORY,...", "help": "Directories of finished runs."}
+  )
+  out: pathlib.Path = dataclasses.field(
+      metadata={"metavar": "DIRECTORY", "help": "Directory for the pictures and the table."}
+  )
+
+  def __post_init__(self):
+    if not self.runs:
+      raise ValueError("runs=: name one run or more")
 
 
-def _prepare(v: flags.FlagValues) -> tuple[list[calibration.Result], str]:
-  if not v.runs or v.out is None:
-    raise UsageError("--runs=DIRECTORY,... and --out=DIRECTORY are needed")
-  return calibration.read(v.runs), v.out
+_SECTION = flags.Section("The comparison", Options)
+
+
+def _prepare(values: flags.Values) -> tuple[list[calibration.Result], pathlib.Path]:
+  options = flags.build(values, _SECTION)
+  return calibration.read(options.runs), options.out
 
 
 def _work(
-    asked: tuple[list[calibration.Result], str], *, check_stop=lambda: None, say=print
+    task: tuple[list[calibration.Result], pathlib.Path], *, check_stop=lambda: None, say=print
 ) -> dict[str, float]:
-  say(f"wrote {', '.join(map(str, calibration.draw(*asked)))}")
+  say(f"wrote {', '.join(map(str, calibration.draw(*task)))}")
   return {}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the program and returns its exit code."""
   return program.main(
-      argv, name="calsheq_report", doc=__doc__, define=_define_flags, prepare=_prepare, work=_work
+      argv, name="calsheq_report", doc=__doc__, define=[_SECTION], prepare=_prepare, work=_work
   )
 
 

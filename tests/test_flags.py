@@ -12,12 +12,9 @@ import pytest
 from launch.runtime import flags, program
 from launch.runtime.flags import Section, UsageError
 
-# Programs whose flags are sections.
 PROGRAMS = (
-    "launch.nes_solve",
-    "launch.nes_train",
-    "launch.market_train",
-    "launch.calsheq_train",
+    "benchmark", "calsheq_report", "calsheq_train", "demo", "market_train", "nes_eval", "nes_solve",
+    "nes_train", "checks.census", "checks.fuzz", "checks.gpu_report", "checks.survival",
 )
 
 
@@ -175,10 +172,14 @@ def test_help_text():
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_help_of_every_flag_is_a_sentence(name):
-  values = program.parse(["program"], importlib.import_module(name).SECTIONS)
-  wrong = [
-      f"--{flag}: {values[flag].help!r}"
-      for flag in values
-      if not re.fullmatch(r"[A-Z].*[.]", values[flag].help, re.DOTALL)
-  ]
+  values = vars(importlib.import_module(f"launch.{name}")).values()
+  lists = [value if isinstance(value, tuple) else (value,) for value in values]
+  sections = [one for many in lists for one in many if isinstance(one, Section)]
+  assert sections
+  wrong = []
+  for section in [*sections, program.HOSTS]:
+    for field in section.fields():
+      text = section.help.get(field.name, field.metadata.get("help", ""))
+      if not re.fullmatch(r"[A-Z].*[.]", text, re.DOTALL):
+        wrong.append(f"--{section.flag(field.name)}: {text!r}")
   assert not wrong

@@ -21,8 +21,6 @@ from launch.runtime.flags import UsageError as UsageError
 
 AGAIN = "the same command, given again, continues"
 
-Define = Sequence[flags.Section] | Callable[[flags.Values], None]
-
 
 class Failed(RuntimeError):
   """A program checks something that does not hold; the message says where."""
@@ -51,23 +49,18 @@ class Hosts:
 HOSTS = flags.Section("Several hosts", Hosts)
 
 
-def parse(argv: Sequence[str], define: Define) -> flags.Values:
+def parse(argv: Sequence[str], define: Sequence[flags.Section]) -> flags.Values:
   """Reads a command line.
 
   Args:
     argv: the command line; the program's name comes first.
-    define: the program's sections of flags, or a function that adds them to the values. The flags
-      --help and those of several hosts are added here.
+    define: the program's sections of flags. The flags of several hosts and --help are added here.
 
   Raises:
     UsageError: a flag is unknown or malformed, or an argument is no flag.
   """
   values = flags.Values()
-  if callable(define):
-    define(values)
-  else:
-    flags.define(values, define)
-  flags.define(values, [HOSTS])
+  flags.define(values, [*define, HOSTS])
   absl_flags.DEFINE_bool(
       "help", False, "Show this text.", short_name="h", flag_values=values, module_name="Help"
   )
@@ -80,27 +73,12 @@ def parse(argv: Sequence[str], define: Define) -> flags.Values:
   return values
 
 
-def integers(name: str, texts: Sequence[str]) -> tuple[int, ...]:
-  """The value of a list flag whose items are integers. Raises UsageError."""
-  try:
-    return tuple(int(text) for text in texts)
-  except ValueError:
-    raise UsageError(f"--{name}={','.join(texts)}: integers are expected") from None
-
-
-def at_least_one(values: flags.Values, *names: str) -> None:
-  """Raises UsageError if one of these flags is below 1."""
-  for name in names:
-    if getattr(values, name) < 1:
-      raise UsageError(f"--{name}={getattr(values, name)} must be at least 1")
-
-
 def main(
     argv: Sequence[str] | None,
     *,
     name: str,
     doc: str,
-    define: Define,
+    define: Sequence[flags.Section],
     prepare: Callable[[flags.Values], Any],
     work: Callable[..., Mapping[str, float]],
     faults: tuple[type[Exception], ...] = (),
