@@ -27,11 +27,11 @@ demo: $(VENV)/.installed-programs  ## solve games, calibrate a market; into out/
 evaluate: $(VENV)/.installed-programs  ## evaluate engines and networks on small samples; into out/eval
 	$(BIN)/python -m launch.nes_eval --quick --out=out/eval
 
-test: $(VENV)/.installed-dev  ## run the whole test suite
-	$(BIN)/python -m pytest -q -n auto --dist loadfile tests $(PYTEST_ARGS)
+test: test-fast  ## run the whole test suite
+	$(BIN)/python -m pytest -q -n auto --dist loadfile -m slow tests $(PYTEST_ARGS)
 
 test-fast: $(VENV)/.installed-dev  ## run the tests not marked slow
-	$(BIN)/python -m pytest -q -n auto --dist loadfile -m 'not slow' tests $(PYTEST_ARGS)
+	NES_JAX_TEST_OPTIMISATION=quick $(BIN)/python -m pytest -q -n auto --dist loadfile -m 'not slow' tests $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-dev  ## check the code with ruff and mypy
 	$(BIN)/ruff check --isolated $(RUFF_ARGS) .

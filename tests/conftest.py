@@ -9,10 +9,7 @@ import tempfile
 import jax
 import pytest
 
-_MARKERS = (
-    "slow: takes more than about ten seconds; `make test-fast` leaves it out",
-    "full_optimisation: compares rounding of JAX's programs, and is compiled as for users",
-)
+_MARKERS = ("slow: takes more than about ten seconds; `make test-fast` leaves it out",)
 # Deprecations within other packages are ignored. A warning from this project stays visible.
 _FILTERS = (
     r"ignore::DeprecationWarning:(haiku|distrax|chex|optax|tensorflow_probability|tf_keras)(\..*)?",
@@ -25,14 +22,15 @@ _COMPILED = "JAX_COMPILATION_CACHE_DIR"
 _WORTH_KEEPING = 0.3  # seconds of compilation
 
 
-# Flags of XLA with which programs for CPUs compile in a third of the time. Most tests compile for
-# longer than they compute.
+# Flags of XLA with which programs for CPUs compile in a third of the time. Most tests that are not
+# slow compile for longer than they compute.
 _QUICK_FLAGS = (
     "--xla_backend_optimization_level=0",
     "--xla_cpu_use_fusion_emitters=false",
     "--xla_cpu_parallel_codegen_split_count=1",
 )
-# Variable that is "full" where tests are to compile as programs for users do.
+# Variable that is "quick" where programs are to compile with these flags, and round in other ways
+# than those of users. The Makefile sets it for tests that are not slow.
 _OPTIMISATION = "NES_JAX_TEST_OPTIMISATION"
 
 
@@ -42,7 +40,7 @@ def _compile_quickly() -> None:
   XLA ends a process that has a flag which it does not know. Another process tries them first.
   """
   flags = os.environ.get("XLA_FLAGS", "")
-  if os.environ.get(_OPTIMISATION) == "full" or _QUICK_FLAGS[0] in flags:
+  if os.environ.get(_OPTIMISATION) != "quick" or _QUICK_FLAGS[0] in flags:
     return
   quick = " ".join([flags, *_QUICK_FLAGS]).strip()
   tried = subprocess.run(
@@ -53,25 +51,6 @@ def _compile_quickly() -> None:
   )
   if tried.returncode == 0:
     os.environ["XLA_FLAGS"] = quick
-
-
-def pytest_pyfunc_call(pyfuncitem):
-  """Runs a test marked `full_optimisation` in a process of its own, without the quick flags."""
-  flags = os.environ.get("XLA_FLAGS", "")
-  if pyfuncitem.get_closest_marker("full_optimisation") is None or _QUICK_FLAGS[0] not in flags:
-    return None
-  for flag in _QUICK_FLAGS:
-    flags = flags.replace(flag, "")
-  done = subprocess.run(
-      [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", pyfuncitem.nodeid],
-      cwd=pyfuncitem.config.rootpath,
-      env={**os.environ, "XLA_FLAGS": flags.strip(), _OPTIMISATION: "full"},
-      capture_output=True,
-      text=True,
-      check=False,
-  )
-  assert done.returncode == 0, done.stdout
-  return True
 
 
 def pytest_configure(config):

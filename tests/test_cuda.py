@@ -282,7 +282,6 @@ def test_ce_is_that_of_jax(n, count):
   check_sets("ce", n, False, n, n, count)
 
 
-@pytest.mark.full_optimisation
 @pytest.mark.parametrize("size,n,m", [(4, 3, 4), pytest.param(8, 7, 2, marks=pytest.mark.slow)])
 def test_ce_of_rectangular_games_is_that_of_jax(size, n, m):
   check_sets("ce", size, True, n, m, 32)

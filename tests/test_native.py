@@ -249,7 +249,6 @@ def test_selections_by_name(group, concept):
 
 
 @pytest.mark.slow
-@pytest.mark.full_optimisation
 @pytest.mark.parametrize("name", ["hard cce float64", "kinds ce float32"])
 def test_the_file_holds_what_the_jax_engine_answers(name, jax_engine):
   case, _, expected = stored()[name]
