@@ -25,7 +25,7 @@ import ml_dtypes
 from native import calls, cases
 import numpy as np
 import pytest
-from test_solve import KNOWN, assert_solution, interior_inputs
+from solutions import KNOWN, assert_solution, interior_inputs
 
 from launch.checks import census
 import nes_jax
@@ -849,7 +849,7 @@ def test_no_native_engine():
   """Calls go to the JAX engine, and `engines` says why."""
   code = """
 import jax, numpy as np, nes_jax
-from test_solve import KNOWN
+from solutions import KNOWN
 print(nes_jax.engines()["native"])
 print(nes_jax.native.cpu.level(), nes_jax.native.cpu.reason_traced())
 found = nes_jax.solve(KNOWN)
@@ -875,7 +875,7 @@ def test_levels_that_the_processor_has_not():
     pytest.skip("this processor has all")
   code = """
 import numpy as np, nes_jax
-from test_solve import KNOWN
+from solutions import KNOWN
 print(nes_jax.engines()["native"])
 if nes_jax.engines()["native"] is None:
   nes_jax.solve(KNOWN, precision="float64")
