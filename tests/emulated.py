@@ -14,14 +14,17 @@ from nes_jax.native import cuda
 
 SOURCES = pathlib.Path(cuda.__file__).parent
 EMULATION = pathlib.Path(__file__).parent / "native"
+# Tolerance of a residual, and the part of it at which a kernel stops.
 TOLERANCE, MARGIN = 1e-4, 0.8
+# Largest number of steps by concept.
 STEPS = {"cce": 20, "ce": 30}
+# Names of the C++ classes by concept.
 CLASSES = {"cce": "Coarse", "ce": "Correlated"}
 
 
 @functools.cache
 def built():
-  """A folder for what this run compiles."""
+  """A folder for the libraries that this run compiles."""
   return tempfile.TemporaryDirectory(prefix="emulated-")
 
 
@@ -48,13 +51,13 @@ def emulated(concept, size, padded):
 
 
 def macros(concept, size, padded):
-  """What tells the compiler which kernel is wanted."""
+  """The options of the compiler that choose a kernel."""
   padded = "true" if padded else "false"
   return [f"-DNES_CONCEPT={CLASSES[concept]}", f"-DNES_SIZE={size}", f"-DNES_PADDED={padded}"]
 
 
 def aligned(shape, dtype=np.float32, values=None):
-  """An array whose address is a multiple of 64, as on a GPU; without values full of garbage."""
+  """An array whose address is a multiple of 64, as on a GPU. Without values it holds garbage."""
   count = int(np.prod(shape)) * np.dtype(dtype).itemsize
   memory = np.full(count + 64, 255, np.uint8)
   first = -memory.ctypes.data % 64
@@ -65,7 +68,7 @@ def aligned(shape, dtype=np.float32, values=None):
 
 
 def run(concept, size, padded, payoffs, epsilon, log_target=None, masks=None, chunk=8):
-  """Centred payoffs [B, 2, n, m] -> joint, duals, residual, iterations of the kernel."""
+  """Joint, duals, residual and iterations of a kernel for centred payoffs [B, 2, n, m]."""
   batch, _, n, m = payoffs.shape
   given = [aligned(payoffs.shape, values=payoffs)]
   given.append(None if log_target is None else aligned(log_target.shape, values=log_target))
@@ -90,7 +93,7 @@ def spheres(rng, count, n, m):
 
 
 def centred(games):
-  """What `deviation.centre_at_best` makes of games [B, 2, n, m]."""
+  """The result of `deviation.centre_at_best` for games [B, 2, n, m]."""
   first, second = games[:, 0], games[:, 1]
   best = first - first.max(1, keepdims=True), second - second.max(2, keepdims=True)
   return np.stack(best, 1).astype(np.float32)

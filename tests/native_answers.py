@@ -19,11 +19,13 @@ ROOT = HERE.parent
 
 CONCEPTS = ["cce", "ce"]
 PRECISIONS = ["float32", "float64"]
-TOLERANCE = {"float32": 1e-4, "float64": 1e-8}  # of nes_jax.solve
+# Default tolerances of nes_jax.solve.
+TOLERANCE = {"float32": 1e-4, "float64": 1e-8}
 EXACT = {"precision": "float64"}
 
 
 def slow(*values):
+  """Parameters of a test that is marked slow for them."""
   return pytest.param(*values, marks=pytest.mark.slow)
 
 
@@ -38,18 +40,20 @@ SQUARE = games_of(4, 4)
 
 
 def solved(games, **options):
-  """`nes_jax.solve` in NumPy."""
+  """The answer of `nes_jax.solve`, as NumPy arrays."""
   return jax.tree.map(np.asarray, nes_jax.solve(games, **options))
 
 
 def same_bits(found, expected):
-  """The same to the last bit."""
+  """Checks that two trees of arrays are equal to the last bit."""
   jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 def nearly_same(tolerance):
-  """Solutions of which rounding may be another: a CE's matrices are factored by other means where
-  few games of a group are left, so that answers depend in the last digits on who these are.
+  """A function that checks that two solutions differ by rounding alone.
+
+  The engine factors the matrices of CEs by another method where few games of a group are left. The
+  last digits of an answer then depend on the other games of the group.
   """
 
   def compare(found, expected):
@@ -65,55 +69,55 @@ def nearly_same(tolerance):
   return compare
 
 
-# Against the JAX engine.
-
-
 @functools.cache
 def stored():
-  """name -> (case, the native engine's answers, those of the JAX engine)."""
+  """A dictionary from names to (case, answers of the native engine, answers of the JAX engine)."""
   found, answers = cases.load()
   return {case.name: (case, cases.answer(case), answers[case.name]) for case in found}
 
 
 NAMES = [case.name for case in cases.load()[0]]
-# Cases at whose answers two engines arrive by the same steps. Elsewhere they may part: at games
-# with ties rounding decides, strength is nearly linear, and the native engine solves masked games
-# as the sub-games that they are, from another start.
+# Beginnings of the names of cases in which both engines take the same steps. In the other cases
+# their steps may differ: rounding decides games with ties, strength is nearly linear, and the
+# native engine solves a masked game as its sub-game, from another start.
 PLAIN = ("eights", "three", "four", "warm", "hard", "soft")
 
 
 def precision_of(name):
+  """The precision of a case."""
   return name.rsplit(" ", 1)[1]
 
 
 def sizes(case):
-  """[B]: standard deviations summed over players of the finite payoffs, the unit of a gap."""
+  """Sums over players of the standard deviations of finite payoffs [B], the unit of a gap."""
   games = case.games.reshape(*case.games.shape[:2], -1)
   return games.std(2).sum(1)
 
 
 def decided(case):
-  """[B], games that rounding of float32 does not decide.
+  """Whether rounding of float32 does not decide a game [B].
 
-  Near-ties do not show in float32: joints that are far from the optimum, and gain no more than the
-  tolerance by any deviation, have certificates as good as its own.
+  float32 does not see near-ties. A joint may be far from the optimum, and yet no deviation gains
+  more than the tolerance. Its certificate is then as good as that of the optimum.
   """
   rows = np.ones(len(case.games), bool)
   if precision_of(case.name) == "float32":
     for name, some in case.sets.items():
       if name == "travelers":
         rows[some] = False
-      elif name.startswith("kind "):  # the half with noise comes last
+      elif name.startswith("kind "):
+        # The second half of these games has noise.
         rows[some.start + (some.stop - some.start) // 2 : some.stop] = False
   return rows
 
 
 def half_l1(found, expected):
-  """[B], the solver gap."""
+  """Half the L1 distances of joints [B], which is the solver gap."""
   return 0.5 * np.abs(found.astype(float) - expected).reshape(len(found), -1).sum(1)
 
 
 def assert_same_verdicts(case, found, expected):
+  """Checks that both engines say the same about every game of a case."""
   np.testing.assert_array_equal(found["converged"], expected["converged"])
   if not (case.name.startswith("kinds") and precision_of(case.name) == "float32"):
     rows = decided(case)
@@ -126,14 +130,16 @@ def assert_same_verdicts(case, found, expected):
 
 
 def assert_same_answers(case, found, expected):
+  """Checks that the joints of both engines are as near as their certificates promise."""
   tolerance = TOLERANCE[precision_of(case.name)]
   done = expected["converged"] & decided(case)
   same = done & (found["iterations"] == expected["iterations"])
   apart = half_l1(found["joint"], expected["joint"])
-  # Pinsker's inequality, twice: both are within the tolerance, a divergence, of the optimum.
+  # Both answers have a divergence of at most the tolerance from the optimum. Pinsker's inequality
+  # bounds the distance of each.
   assert (apart[done] <= 2 * math.sqrt(tolerance / 2)).all(), apart[done].max()
   if case.name.startswith(PLAIN):
-    # Rounding alone: seen 2e-5 and 8e-12 at most.
+    # Answers differ by rounding alone. The largest differences seen are 2e-5 and 8e-12.
     assert same[done].mean() >= 0.95
     assert (apart[same] <= tolerance).all(), apart[same].max()
   bound = 2 * apart + 64 * np.finfo(found["joint"].dtype).eps
@@ -147,18 +153,19 @@ def assert_same_answers(case, found, expected):
 
 
 def assert_same_steps(case, found, expected):
-  # Where float64 stops short of an answer rounding decides.
+  """Checks that both engines take about as many steps."""
+  # Rounding decides the number of steps where float64 stops without an answer.
   done = expected["converged"] & decided(case) & (found["repeated"] == expected["repeated"])
   if not done.any():
     return
   steps, wanted = (x["iterations"][done].mean() for x in (found, expected))
-  # With epsilon-plus 500 rounding decides when the residual is small enough.
+  # With epsilon-plus 500, rounding decides at which step the residual is small enough.
   most = 0.05 if case.name.startswith("strength") else 0.01 if done.sum() >= 100 else 0.02
   assert abs(steps / wanted - 1) <= most, (steps, wanted)
 
 
 def all_inputs(dtype=np.float32):
-  """Arguments of a call on 16 games, every one an array."""
+  """Arguments of a call on 16 games. Every argument is an array."""
   given = cases.given()
   fields = {name: given[name].astype(dtype) for name in ("target", "welfare", "epsilon")}
   fields["welfare_weight"] = np.linspace(0, 3, cases.COUNT).astype(dtype)
@@ -170,7 +177,7 @@ def all_inputs(dtype=np.float32):
 
 
 def in_a_process(code, seconds=240, **environment):
-  """Runs a program with this directory on its path -> its standard output."""
+  """Runs a program with this directory on its path, and returns its standard output."""
   environment = {"JAX_PLATFORMS": "cpu", **os.environ, **environment}
   environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(HERE)])
   command = [sys.executable, "-X", "faulthandler", "-c", code]

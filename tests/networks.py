@@ -24,7 +24,7 @@ def quick_options():
   }
   try:
     jax.jit(lambda x: x + 1, compiler_options=options)(1.0)
-  except Exception:  # another version of XLA, or no CPU
+  except Exception:  # This version of XLA does not know the options, or there is no CPU.
     return None
   return options
 
@@ -47,7 +47,7 @@ def inputs_of(shape, batch, seed=0):
 
 
 def normalised(payoffs, chosen):
-  """Problems of payoffs [B, N, A1, ..., AN] and selections."""
+  """The normalised problems of payoffs [B, N, A1, ..., AN] and selections."""
 
   def one(payoffs, chosen):
     return selection.problem(payoffs, selection.Selection(**chosen, rho=1e4))[0]
@@ -70,10 +70,10 @@ def make(shape, batch=BATCH, seed=0, payoffs=None, **fields):
 
 @functools.cache
 def ready(concept, **fields):
-  """A small configuration and its variables; shapes of the games do not matter to them."""
+  """A small configuration and its variables, which fit games of any shape."""
   config = network.Config(concept, **{**SMALL, "inputs": INPUTS, **fields})
   variables = init(jax.random.key(1), config, make((3, 3)))
-  # The scale and offset of a trained network are not those that undo a normalisation.
+  # In a trained network scale and offset do not undo the normalisation.
   rng = np.random.default_rng(2)
 
   def jiggle(x):

@@ -29,7 +29,7 @@ GAMES = random_games()
 
 
 def reference(payoffs, concept, target=None):
-  """Least relative entropy to the target: SciPy's L-BFGS-B on the dual with a dense matrix."""
+  """The joint of least relative entropy to the target, by SciPy's L-BFGS-B on the dense dual."""
   payoffs = np.asarray(payoffs, float)
   axes = tuple(range(1, payoffs.ndim))
   payoffs = payoffs - payoffs.mean(axes, keepdims=True)
@@ -49,7 +49,8 @@ def reference(payoffs, concept, target=None):
 
   duals = np.zeros(len(rows))
   options = {"ftol": 1e-16, "gtol": 1e-11, "maxiter": 20_000, "maxfun": 50_000, "maxcor": 30}
-  for _ in range(3):  # a fresh start of the quasi-Newton memory gains digits
+  # A new start of the quasi-Newton memory gains digits.
+  for _ in range(3):
     duals = optimize.minimize(
         loss, duals, jac=True, bounds=[(0, None)] * len(rows), method="L-BFGS-B", options=options
     ).x
@@ -57,7 +58,7 @@ def reference(payoffs, concept, target=None):
 
 
 def assert_solution(solution, payoffs, concept, epsilon=0.0):
-  """What must hold of any converged answer, whatever was selected."""
+  """Checks the properties that every converged answer has, under any selection."""
   payoffs = np.asarray(payoffs, float)
   n = payoffs.shape[1]
   assert np.all(solution.converged)
@@ -73,13 +74,13 @@ def assert_solution(solution, payoffs, concept, epsilon=0.0):
   rounding = {4: 3e-5, 8: 1e-13}[joint_bytes] * size.sum(1)
   assert (np.abs(gap - gaps) <= rounding + 1e-3 * np.array(gaps)).all()
   spread = payoffs.reshape(len(payoffs), n, -1).std(2).sum(1)
-  # A converged residual bounds each player's violation in normalised units.
+  # The residual of a converged answer bounds each player's violation in normalised units.
   tolerance = {4: 1e-4, 8: 1e-8}[joint_bytes]
   assert (np.array(gaps) <= 1.1 * tolerance * spread + rounding).all()
 
 
 def interior_inputs():
-  """A game with a moderate epsilon, so that some rows bind and the answer is interior."""
+  """A game with a moderate epsilon, so that some constraints bind and the answer is interior."""
   rng = np.random.default_rng(7)
   target = rng.dirichlet(np.full(9, 5.0)).reshape(3, 3)
   return (

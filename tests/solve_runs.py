@@ -15,6 +15,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 
 def payoffs_of(num_games=NUM, seed=0):
+  """Random payoffs of games with two players of four strategies."""
   return np.random.default_rng(seed).normal(size=(num_games, 2, 4, 4))
 
 
@@ -27,17 +28,20 @@ def new_config(tmp_path):
 
 
 def argv(config, **changes):
+  """The command line of a configuration with changes."""
   values = dataclasses.asdict(dataclasses.replace(config, **changes))
   flags = [f"--{name}={value}" for name, value in values.items() if value is not None]
   return ["nes_solve", *flags]
 
 
 def load(path):
+  """The arrays of a file of answers."""
   with np.load(path, allow_pickle=False) as archive:
     return dict(archive)
 
 
 def assert_same(a, b):
+  """Checks that two files of answers agree in all arrays but the description of the run."""
   assert a.keys() == b.keys()
   for key in a.keys() - {"meta"}:
     np.testing.assert_array_equal(a[key], b[key], err_msg=key)
@@ -45,7 +49,7 @@ def assert_same(a, b):
 
 
 class Counting:
-  """nes_jax.solve that counts its calls, and fails at one of them."""
+  """Stands in for nes_jax.solve, counts its calls, and fails at one of them."""
 
   def __init__(self, fail_at=None):
     self.calls, self.fail_at = 0, fail_at
@@ -58,13 +62,14 @@ class Counting:
 
 
 class Fake:
-  """Answers at once: uniform joints, duals of one, and a gap that is the game's first payoff.
+  """Stands in for nes_jax.solve, and answers at once.
 
-  A game that holds NaN is marked; one whose first payoff is above 100 does not converge.
+  Joints are uniform, duals are one, and the gap is the first payoff of the game. A game that holds
+  NaN is marked. A game whose first payoff is above 100 does not converge.
   """
 
   def __init__(self):
-    self.calls = []  # pairs of payoffs and options
+    self.calls = []  # Pairs of payoffs and options.
 
   def __call__(self, payoffs, **options):
     self.calls.append((payoffs, options))

@@ -1,4 +1,4 @@
-"""nes_jax.solving.batches and nes_jax.solving.chunks: games solved again, and batches in turns."""
+"""nes_jax.solving.batches and nes_jax.solving.chunks: games solved again, and solving in turns."""
 
 import functools
 import warnings
@@ -14,7 +14,8 @@ from nes_jax import exact, selection
 from nes_jax.selection import Selection
 from nes_jax.solving import chunks, engines
 
-AWKWARD = np.array([  # the game at the end of CASES.md
+# A game whose verdict must not depend on the size of its batch.
+AWKWARD = np.array([
     [[-0.23065473, -0.44812572, 0.34824547], [-0.30111822, 0.21088472, -0.40236887],
      [-0.78688514, -0.1312968, -0.81506443]],
     [[-0.45088091, 0.07644097, -0.51865643], [0.13555938, -0.74171096, 1.33610763],
@@ -24,7 +25,7 @@ AWKWARD = np.array([  # the game at the end of CASES.md
 
 @pytest.mark.slow
 def test_repeated_games_are_judged_by_the_tolerance_asked_for():
-  """Payoffs are so small that float64 duals overflow float32, which is no reason to warn."""
+  """The payoffs are so small that float64 duals overflow float32, which must not warn."""
   games = 1e-40 * KNOWN
   with warnings.catch_warnings():
     warnings.simplefilter("error", RuntimeWarning)
@@ -49,7 +50,7 @@ def test_one_verdict_in_batches_of_any_size():
     assert (batch.residual <= 1e-8).all()
 
 
-# Differences of some 1e-9 decide: the payoffs of player 0 all but tie.
+# A 2x2 game in which the payoffs of player 0 nearly tie. Differences of about 1e-9 decide.
 STRAGGLER = np.array([
     [[1.0000000025858937, 1.000000003951207], [1.0000000049088575, 1.0000000032519567]],
     [[-1.0000000017798085, -0.9999999999165333], [-0.9999999957942943, -5.566149221816355e-10]],
@@ -58,7 +59,7 @@ STRAGGLER = np.array([
 
 @functools.cache
 def uneven_games(count):
-  """Games 2x2 of which one needs many more steps than the others."""
+  """2x2 games, one of which needs many more steps than the others."""
   games = np.random.default_rng(14).normal(size=(count, 2, 2, 2))
   games[count // 3] = STRAGGLER
   return games
@@ -84,7 +85,8 @@ def test_turns_give_the_same_answers(x64, batch_axis):
   assert (plain.residual <= 1e-8).all()
   assert plain.iterations.max() >= 2 * jnp.median(plain.iterations)
   np.testing.assert_array_equal(turns.iterations, plain.iterations)
-  if batch_axis == -1:  # XLA rounds unrolled code by the width, and the straggler's duals are 1e8
+  # In the last axis XLA rounds unrolled code by the width, and the duals of STRAGGLER are 1e8.
+  if batch_axis == -1:
     turns, plain = turns._replace(duals=()), plain._replace(duals=())
   for found, expected in zip(jax.tree.leaves(turns), jax.tree.leaves(plain), strict=True):
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9)
@@ -92,7 +94,7 @@ def test_turns_give_the_same_answers(x64, batch_axis):
 
 @pytest.mark.slow
 def test_large_batches_under_jit_are_solved_in_turns(monkeypatch):
-  """256 games, 32 of them at a time: each takes as many steps as it does without turns."""
+  """Of 256 games 32 are solved at a time. Each takes as many steps as it does without turns."""
   monkeypatch.setattr(engines, "choose_engine", lambda *_, **__: "jax")
   games = uneven_games(256).astype(np.float32)
   plain = nes_jax.solve(games)

@@ -21,18 +21,19 @@ from nes_jax.native import cuda
 from nes_jax.solving import engines
 
 GAMUT = pathlib.Path(__file__).parent / "data" / "gamut_8x8.npz"
-# Half the L1 distance that two joints may have of which each has a duality gap of 1e-4 at most.
+# Bounds on half the L1 distance of two joints, each of which has a duality gap of at most 1e-4.
 FAR, NEAR = 1.5e-2, 5e-3
-# Concept, size, padded.
+# Concepts and sizes of the kernels.
 SIZES = [("cce", 2), ("cce", 4), ("cce", 8), ("cce", 16), ("ce", 2), ("ce", 4), ("ce", 8)]
+# Concepts and sizes of the kernels, and whether games are padded.
 KERNELS = [(concept, n, padded) for concept, n in SIZES for padded in (False, True)]
-# Local memory that a kernel may use beside its registers, in bytes of stores and of loads.
+# Bytes of stores, and of loads, of local memory that a kernel may use beside its registers.
 SPILLS = 400
 
 
 @functools.partial(jax.jit, static_argnames="concept")
 def reference(games, target, epsilon, concept):
-  """Games [B, 2, n, m] -> their normalised problem, its centred payoffs, JAX's answer."""
+  """The normalised problems of games [B, 2, n, m], centred payoffs, and answers of JAX."""
 
   def normalise(payoffs, target, epsilon):
     wanted = nes_jax.Selection(target=target, epsilon=epsilon)
@@ -47,7 +48,7 @@ def reference(games, target, epsilon, concept):
 
 
 def solve_by_emulation(payoffs, log_target, epsilon, strategies=None, *, concept, **options):
-  """`cuda.solve` of 4x4 games by the kernels on the host."""
+  """Stands in for `cuda.solve` of 4x4 games, and runs the kernels on the host."""
   assert options == {"tolerance": TOLERANCE, "margin": MARGIN, "max_iterations": STEPS[concept]}
   batch, power = len(payoffs), 1 if concept == "cce" else 2
   results = [((batch, 4, 4), np.float32), *[((batch,) + (4,) * power, np.float32)] * 2]
@@ -69,7 +70,7 @@ def solve_by_emulation(payoffs, log_target, epsilon, strategies=None, *, concept
 @pytest.mark.slow
 @pytest.mark.parametrize("concept", ["cce", "ce"])
 def test_the_public_call_goes_through_the_kernels(concept, monkeypatch):
-  """In the units of the payoffs, with targets, masks, marked games and derivatives."""
+  """Calls with targets, masks, marked games and derivatives give the answers of JAX."""
   rng = np.random.default_rng(8)
   games = (10 * spheres(rng, 24, 4, 4) + 5).astype(np.float32)
   target = rng.dirichlet(np.full(16, 2.0)).reshape(4, 4).astype(np.float32)
@@ -92,7 +93,8 @@ def test_the_public_call_goes_through_the_kernels(concept, monkeypatch):
     return jnp.sum(weights * nes_jax.solve(games, concept=concept).joint)
 
   expected = answers()
-  use("jax")  # which derivatives are left to
+  # The CUDA engine leaves derivatives to the JAX engine.
+  use("jax")
   expected_gradient = jax.grad(value)(games)
   use("cuda")
   monkeypatch.setattr(cuda, "solve", solve_by_emulation)
@@ -104,14 +106,14 @@ def test_the_public_call_goes_through_the_kernels(concept, monkeypatch):
     apart = 0.5 * np.abs(np.asarray(ours.joint) - theirs.joint)[good].sum((1, 2))
     assert apart.max() <= FAR and np.median(apart) <= 1e-4
     np.testing.assert_allclose(ours.epsilon, theirs.epsilon, rtol=1e-6)
-    # Two players, whose payoffs' unit is the power of two near their deviation of 10.
+    # The unit of payoffs is the power of two near their deviation of 10, for each of two players.
     assert (np.asarray(ours.gap)[good] <= 2 * TOLERANCE * 16).all()
   assert not found[1].converged[3] and np.isnan(found[1].joint[3]).all()
   np.testing.assert_allclose(gradient, expected_gradient, atol=1e-6)
 
 
 def sets(n, m, count):
-  """name -> games, targets, epsilon; the target is uniform but in one set."""
+  """Sets of games by name, as (games, targets, epsilon). All targets but one are uniform."""
   rng = np.random.default_rng(100 * n + m)
   uniform = np.full((count, n, m), 1 / (n * m))
   zero = np.zeros((count, 2))
@@ -136,12 +138,12 @@ def sets(n, m, count):
 
 
 def check_same(name, ours, theirs):
-  """Of answers (joint, duals, residual, iterations): the same within rounding."""
+  """Checks that answers (joint, duals, residual, iterations) agree up to rounding."""
   joint, duals, residual, iterations = ours
   answer = jax.tree.map(np.asarray, theirs)
   good, wanted = residual <= TOLERANCE, answer.residual <= TOLERANCE
   assert np.mean(good != wanted) <= 5e-3, name
-  # One hundredth, or two steps where games are few.
+  # Steps may differ by one hundredth, or by two where games are few.
   more = int(iterations.sum()) - int(answer.iterations.sum())
   assert abs(more) <= max(2, 0.01 * answer.iterations.sum()), name
   np.testing.assert_allclose(joint.sum((1, 2)), 1, atol=3e-6, err_msg=name)
@@ -156,7 +158,7 @@ def check_same(name, ours, theirs):
 
 
 def on_gpu(concept, size, padded, payoffs, epsilon, log_target=None):
-  """As `run`, by a GPU."""
+  """Runs the kernels as `run` does, on a GPU."""
   options = dict(tolerance=TOLERANCE, margin=MARGIN, max_iterations=STEPS[concept])
   solve = jax.jit(functools.partial(cuda.solve, concept=concept, **options))
   answer = solve(payoffs, log_target, epsilon)
@@ -215,7 +217,7 @@ def test_a_gpu_gives_the_same(concept, n, m):
 
 
 def embedded(concept, size, n, m, count, seed=0):
-  """Games of n x m as part of games of size x size in which other strategies do not exist."""
+  """Games of size x size, of which n x m strategies exist, and the answers to these."""
   rng = np.random.default_rng(seed)
   games = spheres(rng, count, n, m).astype(np.float32)
   target = rng.dirichlet(np.full(n * m, 0.5), count).reshape(count, n, m).astype(np.float32)
@@ -257,7 +259,7 @@ def test_ce_knows_no_strategies_that_do_not_exist():
 
 
 def check_no_number(concept):
-  """A game that is not a number ends, says so, and leaves its neighbours alone."""
+  """A game with NaN ends early, is marked, and leaves its neighbours unchanged."""
   rng = np.random.default_rng(0)
   payoffs = centred(spheres(rng, 40, 4, 4))
   zero = np.zeros((40, 2), np.float32)

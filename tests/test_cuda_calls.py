@@ -22,6 +22,7 @@ def launcher():
 
 @pytest.fixture
 def cache(monkeypatch, tmp_path):
+  """An empty folder for compiled kernels."""
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
   cuda._library.cache_clear()
   yield tmp_path / "nes_jax"
@@ -70,7 +71,7 @@ def test_calls_are_lowered_for_gpus(launcher, cache, monkeypatch):
 
 
 def test_nvrtc_compiles_the_kernels(launcher, cache):
-  """Needs no GPU; where NVRTC is not installed there is nothing to be seen."""
+  """NVRTC compiles without a GPU. The test is skipped where NVRTC is not installed."""
   library = cuda._library(launcher)
   try:
     cuda._compile(library, "cce", 4, True, (9, 0))
@@ -86,7 +87,7 @@ def test_nvrtc_compiles_the_kernels(launcher, cache):
     cuda._compile(library, "cce", 4, True, (1, 0))
 
 
-# Run by a process of its own, whose CUDA driver is emulated_driver.cpp.
+# A program for a process of its own, whose CUDA driver is emulated_driver.cpp.
 HOST_CALLS = """
 import ctypes, os, pathlib, sys
 import jax
@@ -119,7 +120,7 @@ except Exception as error:
 
 
 def test_calls_reach_the_kernels(launcher):
-  """From JAX to the kernels and back, with a driver and an NVRTC of straw."""
+  """A call goes from JAX to the kernels and back, with an emulated driver and NVRTC."""
   rng = np.random.default_rng(0)
   payoffs = centred(spheres(rng, 40, 4, 3))
   log_target = np.log(rng.dirichlet(np.ones(12), 40).reshape(40, 4, 3)).astype(np.float32)
@@ -146,7 +147,7 @@ def test_calls_reach_the_kernels(launcher):
       env=environment, capture_output=True, text=True, timeout=300,
   )
   assert process.returncode == 0, process.stderr
-  # The last call finds no kernel: the error says what failed, and what to do.
+  # The last call finds no kernel. The error says what failed, and what to do.
   assert "loading a kernel failed: no such kernel" in process.stdout and cuda.VARIABLE in (
       process.stdout
   )

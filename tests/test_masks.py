@@ -19,12 +19,12 @@ HARD = ("max_entropy", "match_target", "max_welfare", "max_welfare_max_entropy",
         "min_relative_entropy")
 SOFT = ("max_strength", "epsilon_max_entropy", "epsilon_max_welfare_max_entropy",
         "epsilon_min_relative_entropy")
-# Payoffs that stand where no strategy exists, one kind a game.
+# Kinds of payoffs where no strategy exists. Each game has one kind.
 JUNK = ("random", np.nan, np.inf, -np.inf)
 
 
 def random_masks(rng, count, shape, sub):
-  """Per player bool [count, Ap], with as many strategies a game as `sub` says, at random."""
+  """Random masks, bool [count, Ap] of each player, that leave `sub` strategies in every game."""
   masks = tuple(np.zeros((count, size), bool) for size in shape)
   for p, (size, left) in enumerate(zip(shape, sub)):
     for b in range(count):
@@ -33,19 +33,19 @@ def random_masks(rng, count, shape, sub):
 
 
 def cells(masks, b):
-  """An index that takes game b's joint strategies that exist out of [A1, ..., AN]."""
+  """The index of the joint strategies that exist in game b, for an array [A1, ..., AN]."""
   return np.ix_(*(np.flatnonzero(mask[b]) for mask in masks))
 
 
 def restrict(x, masks, axes=0):
-  """[B, ..., A1, ..., AN] -> the sub-games, with `axes` axes between the batch and the players'."""
+  """The sub-games of x [B, ..., A1, ..., AN], with `axes` axes between batch and strategies."""
   return np.stack([row[(slice(None),) * axes + cells(masks, b)] for b, row in enumerate(x)])
 
 
 def masked_games(seed, shape, sub, count=4):
   """Games [B, N, *shape], their masks, and their sub-games [B, N, *sub].
 
-  Where a strategy does not exist the payoffs are of one kind of JUNK a game.
+  Where a strategy does not exist, the payoffs of a game are of one kind of JUNK.
   """
   rng = np.random.default_rng(seed)
   n = len(shape)
@@ -62,9 +62,9 @@ def masked_games(seed, shape, sub, count=4):
 
 
 def assert_same_as_sub(solution, masks, alone, concept, atol=1e-6):
-  """The masked games' answers are those of their sub-games, and nothing stands elsewhere.
+  """Checks that masked games have the answers of their sub-games, and zeros elsewhere.
 
-  Duals are not compared: those of an answer on a face run off to infinity.
+  Duals are not compared, since those of an answer on a face run off to infinity.
   """
   np.testing.assert_array_equal(solution.converged, alone.converged)
   assert np.all(solution.converged)
@@ -85,14 +85,17 @@ def assert_same_as_sub(solution, masks, alone, concept, atol=1e-6):
 
 
 def payoff_sizes(games):
-  """[B]: each game's standard deviations summed over players, the unit of a gap."""
+  """Sums over players of the standard deviations of payoffs [B], the unit of a gap."""
   return games.reshape(games.shape[:2] + (-1,)).std(2).sum(1)
 
 
 def stacked_selections(names, games, masks, rng, **overrides):
-  """One selection a game, by name, as one `Selection` of arrays, and that of the sub-games.
+  """The selections of these names, one for each game, as arrays in one `Selection`.
 
-  Welfare and target hold numbers, which must not matter, also where no strategy exists.
+  The welfare holds numbers also where no strategy exists, which must not matter.
+
+  Returns:
+    The selection of the games, and that of their sub-games.
   """
   count, n, shape = len(names), games.shape[1], games.shape[2:]
   dead = [np.ones(shape, bool) for _ in names]
@@ -126,7 +129,7 @@ def stacked_selections(names, games, masks, rng, **overrides):
   return Selection(**fields, **rest), Selection(**inner, **rest)
 
 
-# A padded game is its sub-game.
+# Answers of masked games and of their sub-games.
 
 
 CONCEPTS_OF_MASKS = ["cce", pytest.param("ce", marks=pytest.mark.slow)]
@@ -163,7 +166,7 @@ def test_one_mask_for_all_games():
 
 
 def test_one_game_of_a_batch_keeps_all_strategies():
-  """A batch needs no masks for the games that have none, and these are solved as without."""
+  """Games without missing strategies have the same answer beside games with masks."""
   games = np.random.default_rng(2).normal(size=(4, 2, 3, 3))
   masks = (np.ones((4, 3), bool), np.ones((4, 3), bool))
   masks[0][1, 2] = masks[1][3, 0] = False
@@ -196,7 +199,7 @@ def test_hard_selections(shape, sub, concept):
   alone = nes_jax.solve(inner, concept=concept, selection=inner_choice, batched=True, **EXACT)
   assert_same_as_sub(solution, masks, alone, concept)
   assert (np.abs(solution.gap - alone.gap) <= 1e-7 * payoff_sizes(inner)).all()
-  # Each name has answered with something of its own.
+  # The first selection, of maximum entropy, is the default one.
   plain = nes_jax.solve(inner[:1], concept=concept, **EXACT)
   np.testing.assert_allclose(alone.joint[0], plain.joint[0], atol=1e-6)
 
@@ -277,7 +280,7 @@ def test_minus_infinity_is_a_mask(concept):
   expected = nes_jax.solve(games, concept=concept, strategies=masks, **EXACT)
   found = nes_jax.solve(forbid(games, masks), concept=concept, **EXACT)
   jax.tree.map(np.testing.assert_array_equal, found, expected)
-  # One player's strategies by a mask, the other's by payoffs.
+  # A mask gives the strategies of one player, and payoffs give those of the other.
   both = nes_jax.solve(
       forbid(games, (masks[0], np.ones((4, 3), bool))),
       concept=concept,
@@ -293,7 +296,7 @@ def test_minus_infinity_is_a_mask(concept):
         (-np.inf, (2, 0, 1, 1), "1 of 4 games .*the first is game 2"),
         (np.inf, (1, 1, slice(None), 0), "1 of 4 games .*the first is game 1"),
         (np.nan, (0, 0, 1), "1 of 4 games .*the first is game 0"),
-        # Payoffs of the other player forbid nothing.
+        # A payoff of -infinity to the other player forbids no strategy.
         (-np.inf, (3, 1, 2), "1 of 4 games .*the first is game 3"),
         (-np.inf, (slice(1, 3), 0), "2 of 4 games .*game 1.*player without strategies"),
     ],
@@ -329,7 +332,7 @@ def test_marked_games_leave_masked_ones_alone():
 
 @pytest.mark.slow
 def test_masks_under_jit_vmap_and_grad(x64):
-  """One program: masks of player 0 are traced and mapped over, those of player 1 a constant."""
+  """The masks of player 0 are traced and mapped over. The mask of player 1 is a constant."""
   rng = np.random.default_rng(9)
   games = 3 * rng.normal(size=(4, 2, 3, 3)) + 1
   masks = random_masks(rng, 4, (3, 3), (2, 2))
@@ -365,10 +368,11 @@ def test_masks_under_jit_vmap_and_grad(x64):
   (expected, alone), (inner_gradient, inner_slopes) = jax.tree.map(
       np.asarray, run(restrict(games, masks, 1), *inner)
   )
-  assert max(x.max() for x in alone.duals) > 1e-2  # some row binds
+  assert max(x.max() for x in alone.duals) > 1e-2  # Some constraint binds.
   assert_same_as_sub(solution, masks, alone, "cce")
   np.testing.assert_allclose(values, expected, atol=1e-7)
-  for p, mask in enumerate(masks):  # inside the simplex the duals of rows that bind are unique
+  # Inside the simplex the duals of constraints that bind are unique.
+  for p, mask in enumerate(masks):
     found = np.stack([x[m] for x, m in zip(solution.duals[p], mask)])
     np.testing.assert_allclose(found, alone.duals[p], atol=1e-5)
   size = np.abs(inner_gradient).max()
@@ -381,7 +385,7 @@ def test_masks_under_jit_vmap_and_grad(x64):
 
 @pytest.mark.slow
 def test_traced_masks_of_a_batch_and_an_empty_player():
-  """float32 under jit: a game whose player has no strategies is no answer, and harms no other."""
+  """Under jit, a game whose player has no strategies is marked, and harms no other game."""
   games, masks, inner = masked_games(0, (3, 3), (2, 2))
   run = jax.jit(lambda games, masks: nes_jax.solve(games, strategies=masks))
   solution = jax.tree.map(np.asarray, run(games.astype(np.float32), masks))
@@ -415,10 +419,10 @@ def test_payoffs_of_minus_infinity_beside_a_traced_epsilon():
 
 @pytest.mark.parametrize("concept", ["cce", "ce"])
 def test_missing_strategies_constrain_nothing(concept, monkeypatch):
-  """A deviation to a strategy that does not exist is none, however much it would seem to gain."""
+  """A deviation to a strategy that does not exist is no constraint, whatever it seems to gain."""
   monkeypatch.setattr(engines, "choose_engine", lambda *_, **__: "jax")
   rng = np.random.default_rng(4)
-  # The first player's payoffs against the last column are far above: regrets exceed any unit.
+  # The payoffs of player 0 in the last column are so high that regrets exceed any unit.
   games = rng.normal(size=(96, 2, 4, 4)).astype(np.float32)
   games[:, 0, 0, 3] += 12
   padded = np.pad(games, [(0, 0), (0, 0), (0, 1), (0, 1)])
@@ -427,7 +431,7 @@ def test_missing_strategies_constrain_nothing(concept, monkeypatch):
   masked = nes_jax.solve(padded, concept=concept, strategies=(exist, exist))
   assert plain.converged.all() and masked.converged.all()
   distance = 0.5 * np.abs(np.asarray(masked.joint)[:, :4, :4] - plain.joint).sum((1, 2))
-  # Pinsker's inequality from two certificates of 1e-4.
+  # Pinsker's inequality bounds the distance, since both certificates are at most 1e-4.
   assert distance.max() <= 2 * np.sqrt(1e-4 / 2)
   assert np.median(distance) <= 1e-4
 

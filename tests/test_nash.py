@@ -10,7 +10,7 @@ import nes_jax
 
 
 def linear_program_value(payoffs):
-  """Value to the row player, by SciPy."""
+  """The value of a zero-sum game to the row player, by SciPy."""
   rows, columns = payoffs.shape
   found = optimize.linprog(
       np.append(np.zeros(rows), -1.0),
@@ -31,7 +31,7 @@ def zero_sum_games():
 
 def test_nash_zero_sum():
   games = zero_sum_games()
-  games[1, 1] += 50  # constant-sum
+  games[1, 1] += 50  # The game stays constant-sum.
   solution = nes_jax.nash_zero_sum(games, **EXACT)
   assert solution.converged.all()
   for b, game in enumerate(games):

@@ -44,14 +44,15 @@ pytestmark = pytest.mark.skipif(cpu.reason() is not None, reason=str(cpu.reason(
 
 @pytest.fixture
 def jax_engine(monkeypatch):
-  """Calls go to the JAX engine."""
+  """Sends all calls to the JAX engine."""
   monkeypatch.setattr(cpu, "serves", lambda *_: False)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_same_verdicts(name):
   case, found, expected = stored()[name]
-  assert expected["converged"].all() != name.startswith("hard")  # some epsilon is infeasible
+  # In the hard cases some epsilon is infeasible.
+  assert expected["converged"].all() != name.startswith("hard")
   assert_same_verdicts(case, found, expected)
 
 
@@ -62,12 +63,12 @@ def test_same_answers(name):
 
 @pytest.mark.parametrize("name", [x for x in NAMES if x.startswith(PLAIN) and " cce " in x])
 def test_same_duals(name):
-  """Of CCEs; those of CEs are seldom unique (see test_certificates_hold)."""
+  """Duals of CCEs agree. Duals of CEs are seldom unique; test_certificates_hold covers them."""
   _, found, expected = stored()[name]
   same = expected["converged"] & (found["iterations"] == expected["iterations"])
   size = np.abs(expected["duals"]).max(1)
   apart = np.abs(found["duals"].astype(float) - expected["duals"]).max(1)
-  # Seen 8e-5 and 5e-12 at most.
+  # The largest differences seen are 8e-5 and 5e-12.
   bound = {"float32": 1e-3, "float64": 1e-8}[precision_of(name)]
   assert (apart <= bound * size)[same].all(), (apart / size)[same].max()
 
@@ -78,7 +79,7 @@ def test_same_number_of_steps(name):
 
 
 def of_maximum_entropy():
-  """Cases of which `census` can compute the certificate; it compiles for each shape."""
+  """The cases whose certificate `census` can compute. It compiles a program for each shape."""
   groups = ("kinds", "eights", "three", "four", "warm")
   names = [name for name in NAMES if name.startswith(groups)]
   return [name if name.startswith("kinds") else slow(name) for name in names]
@@ -86,12 +87,12 @@ def of_maximum_entropy():
 
 @pytest.mark.parametrize("name", of_maximum_entropy())
 def test_certificates_hold(name):
-  """Residuals and gaps computed again, in float64 and from the answers alone."""
+  """Residuals and gaps are right when float64 computes them again from the answers alone."""
   case, _, _ = stored()[name]
   solution = solved(case.games, **case.options)
   residual, gap = census.recompute(case.games, solution, case.options["concept"])
-  # Rounding the answer to float32 adds to the residual that the engine saw; where near-ties make
-  # large duals, it adds more than a few tolerances.
+  # Rounding of the answer to float32 adds to the residual that the engine saw. Where near-ties
+  # make large duals, it adds more than a few tolerances.
   bound = {"float32": 2e-4, "float64": 1e-8}[precision_of(name)]
   assert (residual <= bound)[decided(case)].all(), residual.max()
   assert (np.abs(gap - solution.gap) <= bound * sizes(case)).all()
@@ -100,7 +101,7 @@ def test_certificates_hold(name):
 @pytest.mark.parametrize("concept", CONCEPTS)
 @pytest.mark.parametrize("group", cases.SELECTIONS)
 def test_selections_by_name(group, concept):
-  """A selection without a target or welfare is that with those that change nothing."""
+  """A selection without target or welfare equals one whose target or welfare changes nothing."""
   case, together, _ = stored()[f"{group} {concept} float64"]
   given = cases.given()
   for name, rows in case.sets.items():
@@ -108,7 +109,7 @@ def test_selections_by_name(group, concept):
         given["square"], concept=concept, selection=cases.selected(given, name), **EXACT
     )
     np.testing.assert_array_equal(found.converged, together["converged"][rows], name)
-    # Rounding alone, but for infeasible epsilons; see test_same_answers.
+    # Answers differ by rounding alone, except for infeasible epsilons; see test_same_answers.
     done = np.flatnonzero(found.converged)
     assert (half_l1(found.joint, together["joint"][rows])[done] <= 1e-8).all(), name
 
@@ -120,7 +121,7 @@ def test_the_file_holds_what_the_jax_engine_answers(name, jax_engine):
   now = cases.answer(case)
   np.testing.assert_array_equal(now["converged"], expected["converged"])
   np.testing.assert_array_equal(now["iterations"], expected["iterations"])
-  # The same program on another processor.
+  # The file may come from the same program on another processor.
   apart = half_l1(now["joint"], expected["joint"])
   assert (apart[expected["converged"]] <= TOLERANCE[precision_of(name)]).all()
 
@@ -139,7 +140,7 @@ def cells(masks, b):
 @pytest.mark.parametrize("concept", CONCEPTS)
 @pytest.mark.parametrize("rho", [np.inf, 1e3])
 def test_masked_games_are_their_sub_games(concept, rho):
-  """With all that a selection may hold."""
+  """The answer of a masked game is that of its sub-game, for a selection with all fields."""
   given = cases.given()
   games, masks = given["square"], (given["mask 0"], given["mask 1"])
   alive = calls.outer(masks)
@@ -193,7 +194,8 @@ def test_against_clarabel(shape, concept):
   from launch.baselines import convex
 
   games = games_of(*shape, seed=1, count=5)
-  units = games.std(tuple(range(2, games.ndim)), keepdims=True)  # Clarabel is told no others
+  # Clarabel gets the games in normalised units.
+  units = games.std(tuple(range(2, games.ndim)), keepdims=True)
   target = np.random.default_rng(2).dirichlet(np.full(math.prod(shape), 2.0)).reshape(shape)
   problem = convex.Reference(shape, concept, tolerance=1e-12)
   for chosen in (None, target):
@@ -202,8 +204,9 @@ def test_against_clarabel(shape, concept):
     assert found.converged.all()
     for game, joint in zip(games / units, found.joint, strict=True):
       expected = problem.solve(game, target=chosen)
-      assert expected.status.startswith("optimal")  # or nearly so; see the distances
-      # Pinsker's inequality: a divergence of at most 1e-8.
+      # The status may say "nearly". The distance below decides.
+      assert expected.status.startswith("optimal")
+      # Pinsker's inequality bounds the distance, since the divergence is at most 1e-8.
       assert half_l1(joint[None], expected.joint)[0] <= math.sqrt(0.5e-8)
 
 
@@ -213,9 +216,10 @@ def test_against_clarabel(shape, concept):
 @pytest.mark.parametrize("concept", CONCEPTS)
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_answers_do_not_depend_on_neighbours(concept, precision, monkeypatch):
-  """Alone, in another order, on any number of threads."""
+  """A game has the same answer alone, in another order, and on any number of threads."""
   games = games_of(3, 5, seed=3, count=53)
-  games[7], games[20] = 0, np.eye(3, 5)  # some take fewer steps, some more
+  # These two games need another number of steps than the others.
+  games[7], games[20] = 0, np.eye(3, 5)
   options = {"concept": concept, "precision": precision}
   together = solved(games, **options)
   assert len(np.unique(together.iterations)) > 3

@@ -62,7 +62,7 @@ def test_constant_games(value, precision, concept):
   games = np.full((4, 2, 3, 2), value)
   solution = solved(games, concept=concept, precision=precision)
   assert solution.converged.all() and not solution.repeated.any()
-  # As of any answer: a divergence of at most the tolerance.
+  # An answer has a divergence of at most the tolerance.
   atol = math.sqrt(TOLERANCE[precision] / 2)
   np.testing.assert_allclose(solution.joint, 1 / 6, atol=atol)
   assert (solution.gap == 0).all() and all((x == 0).all() for x in solution.duals)
@@ -74,7 +74,7 @@ def test_constant_games(value, precision, concept):
     "low, high, decidable", [(1e-310, 1e-308, True), (1e-320, 1e300, True), (1e-45, 1e38, False)]
 )
 def test_payoffs_at_both_ends_of_a_type(low, high, decidable, precision, concept):
-  """What is below the normal numbers counts as 0; ratios above 1e16 leave some games unsolved."""
+  """Payoffs below the normal numbers count as 0. Ratios above 1e16 leave some games unsolved."""
   games = np.random.default_rng(3).choice([low, -low, high, -high], size=(40, 2, 3, 4))
   solution = solved(games, concept=concept, precision=precision)
   calls.check(
@@ -89,7 +89,7 @@ def test_payoffs_at_both_ends_of_a_type(low, high, decidable, precision, concept
      ((40, 1), "ce"), ((1, 1, 1), "cce"), ((1, 5, 1), "cce"), ((1, 1, 1, 1, 1, 3), "cce")],
 )
 def test_players_with_one_strategy(shape, concept):
-  """Whoever has a choice makes the best of it; answers on faces come near by the tolerance."""
+  """A player with a choice takes the best strategy, as nearly as the tolerance allows on a face."""
   games = games_of(*shape, seed=7)
   solution = solved(games, concept=concept, batched=True, **EXACT)
   assert solution.converged.all()
@@ -121,7 +121,7 @@ def test_no_games():
 
 @pytest.mark.parametrize("shape, concept", [((40, 37), "cce"), ((21, 20), "ce"), ((9,) * 4, "cce")])
 def test_large_games(shape, concept):
-  """Matrices of CEs from 400 joint strategies on are factored one by one."""
+  """The engine factors matrices of CEs one by one from 400 joint strategies on."""
   games = games_of(*shape, seed=9, count=3)
   solution = solved(games, concept=concept, batched=True, **EXACT)
   assert_solution(solution, games, concept)
@@ -171,7 +171,7 @@ def test_types_of_payoffs(dtype, plain):
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_duals_that_overflow_warn_of_nothing(precision):
-  """Of payoffs that are so small that float32 holds the payoffs, but not the duals."""
+  """The payoffs are so small that float32 can hold them, but not the duals."""
   games = (3e-38 * KNOWN).astype(np.float32)
   start = nes_jax.solve(games, precision="float64").duals
   with warnings.catch_warnings():
@@ -181,7 +181,7 @@ def test_duals_that_overflow_warn_of_nothing(precision):
 
 
 def resident():
-  """Bytes of memory that the process holds."""
+  """The number of bytes of memory that the process holds."""
   with open("/proc/self/statm", encoding="ascii") as file:
     return int(file.read().split()[1]) * resource.getpagesize()
 
@@ -202,5 +202,5 @@ def test_memory_does_not_grow():
   some(1000)
   before = resident()
   some(10_000)
-  # One of the arrays of a call, kept each time, would be 10 MB.
+  # If each call kept one of its arrays, the memory would grow by 10 MB.
   assert resident() - before < 4e6

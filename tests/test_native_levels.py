@@ -29,14 +29,14 @@ pytestmark = pytest.mark.skipif(cpu.reason() is not None, reason=str(cpu.reason(
 
 @functools.cache
 def levels_here():
-  """The levels that were built and that this processor has."""
+  """The levels that were built and that this processor supports."""
   library = ctypes.CDLL(str(cpu._library_path("baseline")))
   has = cpu.LEVELS[: library.nes_cpu_level() + 1]
   return [level for level in has if cpu._library_path(level).exists()]
 
 
 def answers_of_a_level(level, out):
-  """Run in a process of its own."""
+  """Writes the answers of a level to a file. A process of its own runs this function."""
   assert cpu.level() == level, cpu.reason()
   found = {f"{name}/{field}": x for name, (_, answers, _) in stored().items()
            for field, x in answers.items()}
@@ -48,7 +48,7 @@ def test_levels_agree(level, tmp_path):
   if level not in levels_here():
     pytest.skip(f"no {level} on this machine")
   out = tmp_path / "level.npz"
-  code = f"import test_native_levels; test_native_levels.answers_of_a_level({level!r}, {str(out)!r})"
+  code = f"import test_native_levels as t; t.answers_of_a_level({level!r}, {str(out)!r})"
   in_a_process(code, NES_JAX_CPU=level)
   with np.load(out) as archive:
     arrays = dict(archive)
@@ -67,7 +67,7 @@ def test_the_best_level_is_in_use():
 
 
 def test_no_native_engine():
-  """Calls go to the JAX engine, and `engines` says why."""
+  """Without the engine calls go to the JAX engine, and `engines` gives the reason."""
   code = """
 import jax, numpy as np, nes_jax
 from solutions import KNOWN
@@ -90,7 +90,7 @@ def test_unknown_levels(level):
 
 
 def test_levels_that_the_processor_has_not():
-  """No illegal instruction, but a reason."""
+  """A level that the processor lacks gives a reason, and no illegal instruction."""
   missing = [level for level in cpu.LEVELS if level not in levels_here()]
   if not missing:
     pytest.skip("this processor has all")
@@ -109,7 +109,7 @@ if nes_jax.engines()["native"] is None:
 
 @functools.cache
 def build_settings():
-  """What setup.py compiles with: its names, under NES_JAX_SANITIZE."""
+  """The options of the compiler in setup.py, and those of each level, under NES_JAX_SANITIZE."""
   code = (
       "import json, os, runpy, setuptools\n"
       "setuptools.setup = lambda **_: None\n"
@@ -125,7 +125,7 @@ def build_settings():
 
 @pytest.mark.slow
 def test_sanitizers_find_nothing(tmp_path):
-  """Calls at random of a library built with AddressSanitizer and UBSan, on four threads."""
+  """A library that is built with AddressSanitizer and UBSan is called at random on four threads."""
   compiler = shutil.which("g++")
   if compiler is None:
     pytest.skip("needs g++")
@@ -135,7 +135,7 @@ def test_sanitizers_find_nothing(tmp_path):
         [compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=True
     ).stdout.strip()
 
-  # The sanitizer wants to know of the C++ library from the start.
+  # The sanitizer needs the C++ library to be loaded from the start.
   runtime = [find("libasan.so"), find("libstdc++.so")]
   if not all(pathlib.Path(path).is_absolute() for path in runtime):
     pytest.skip("needs the libasan of g++")

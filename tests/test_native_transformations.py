@@ -46,7 +46,8 @@ def test_jit_is_the_plain_call(concept, rho):
     )
 
   plain = run(games, fields, masks, duals)
-  assert plain.repeated.any() and not plain.repeated.all()  # in float64, also under jit
+  # Some games are solved again in float64, also under jit.
+  assert plain.repeated.any() and not plain.repeated.all()
   assert plain.converged.all()
   same = same_bits if concept == "cce" else nearly_same(TOLERANCE["float32"])
   same(jax.jit(run)(games, fields, masks, duals), plain)
@@ -105,7 +106,7 @@ def test_games_that_are_marked_under_jit():
 
 @pytest.mark.parametrize("traced", ["selection", "duals"])
 def test_concrete_games_are_checked_whatever_else_is_traced(traced):
-  """Payoffs of -infinity are masks, and NaN is refused."""
+  """Payoffs of -infinity are read as masks, and NaN is refused."""
   games = games_of(3, 3, seed=6, count=4)
   games[1, 0, 2] = games[2, 1, :, 0] = -np.inf
   inputs = {
@@ -138,11 +139,11 @@ def test_strategies_alone_may_be_traced():
     "concept, rho", [("cce", np.inf), slow("cce", 1e3), slow("ce", np.inf), slow("ce", 1e3)]
 )
 def test_gradients(x64, concept, rho):
-  """Both modes, of all outputs but the gap, against differences of the plain call."""
+  """Derivatives of all outputs but the gap, in both modes, equal differences of plain calls."""
   inputs = tuple(map(np.asarray, interior_inputs()))
   rng = np.random.default_rng(8)
   directions = [rng.normal(size=x.shape) for x in inputs]
-  directions[1] -= directions[1].mean()  # stays a distribution
+  directions[1] -= directions[1].mean()  # The target stays a distribution.
   outputs = ("joint", "epsilon", "duals", "marginals")
 
   def run(payoffs, target, welfare, epsilon):
@@ -156,7 +157,7 @@ def test_gradients(x64, concept, rho):
 
   found, solution = run(*inputs)
   assert solution.converged and solution.joint.min() > 1e-5
-  assert max(x.max() for x in solution.duals) > 1e-2  # some row binds
+  assert max(x.max() for x in solution.duals) > 1e-2  # Some constraint binds.
   weights = jax.tree.map(lambda x: rng.normal(size=x.shape), found)
 
   def inner(x, y):
@@ -185,7 +186,7 @@ def test_gradients(x64, concept, rho):
     difference = jax.tree.map(lambda a, b: (a - b) / (2 * step), at(step), at(-step))
     for name in outputs:
       for x, y in zip(jax.tree.leaves(tangent[name]), jax.tree.leaves(difference[name])):
-        # As in test_solve.test_gradients.
+        # The bound is that of test_solve.test_gradients.
         size = max(np.abs(y).max(), 1e-4)
         np.testing.assert_allclose(x, y, rtol=0, atol=1e-4 * size, err_msg=f"{i} {name}")
     assert np.abs(difference["joint"]).max() > 1e-4, "no influence: the test tests nothing"
@@ -195,7 +196,7 @@ def test_gradients(x64, concept, rho):
 
 @pytest.mark.slow
 def test_gradients_of_masked_and_marked_games(x64):
-  """A game that is marked spoils no gradient, not even of what all games share."""
+  """A marked game spoils no gradient, not even that of a field that all games share."""
   given = cases.given()
   masks = given["mask 0"][:4], given["mask 1"][:4]
   games = given["square"][:4] / given["square"][:4].std((2, 3), keepdims=True)
@@ -226,7 +227,10 @@ def test_gradients_of_masked_and_marked_games(x64):
 
 
 def on_eight_devices(out):
-  """Run in a process of its own; see test_parallel."""
+  """Writes answers and slopes of eight devices to a file.
+
+  A process of its own runs this function, as in test_parallel.
+  """
   mesh = jax.make_mesh((8,), ("games",))
   spec = PartitionSpec("games")
   share = jax.sharding.NamedSharding(mesh, spec)
@@ -257,11 +261,11 @@ def on_eight_devices(out):
 
 def test_eight_devices(tmp_path):
   out = tmp_path / "eight.npz"
-  code = f"import test_native_transformations; test_native_transformations.on_eight_devices({str(out)!r})"
+  code = f"import test_native_transformations as t; t.on_eight_devices({str(out)!r})"
   in_a_process(code, JAX_NUM_CPU_DEVICES="8")
   with np.load(out) as found:
     for name in ("sharded", "jit", "mapped"):
       np.testing.assert_array_equal(found[name], found["plain"], name)
-    # Another program: rounding of float32.
+    # The slopes come from different programs, and differ by rounding of float32.
     size = np.abs(found["slope"]).max()
     np.testing.assert_allclose(found["mapped slope"], found["slope"], rtol=0, atol=1e-4 * size)

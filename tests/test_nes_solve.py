@@ -43,7 +43,7 @@ def test_npz_end_to_end(config, capfd):
       np.testing.assert_array_equal(
           answers[f"marginals_{p}"][start : start + PART], sol.marginals[p]
       )
-  # The last part is filled up for the solver, and its answers are cut again.
+  # The solver gets a last part that is filled up, and the surplus answers are dropped.
   last = nes_jax.solve(payoffs[-PART:], batched=True)
   np.testing.assert_allclose(answers["joint"][-8:], last.joint[-8:], atol=1e-4)
   assert answers["joint"].shape == (NUM, 4, 4) and answers["converged"].all()
@@ -81,7 +81,7 @@ def test_openspiel(config):
   pytest.importorskip("pyspiel")
   report, _ = run(dataclasses.replace(config, games="openspiel:matrix_pd"))
   assert report.converged == 1
-  # Defection dominates.
+  # In the prisoner's dilemma both players defect.
   np.testing.assert_allclose(load(config.out)["joint"], [[[0, 0], [0, 1]]], atol=1e-3)
 
 
@@ -105,7 +105,7 @@ def test_continues_with_the_same_bytes(config):
 
 
 def test_two_hosts_write_the_same_answers(config, tmp_path, coordinator):
-  """Three parts over two processes of two devices each."""
+  """Two processes of two devices each solve three parts, with the answers of one process."""
   assert nes_solve.main(argv(config)) == 0
   out = str(tmp_path / "two.npz")
   flags = [f"--coordinator={coordinator}", "--num_processes=2"]
@@ -137,7 +137,7 @@ def test_damaged_part_is_solved_again(config, damage):
   if damage == "cut":
     content = content[: len(content) // 2]
   elif damage == "flip":
-    content[600] ^= 1  # a byte of the joints
+    content[600] ^= 1  # This byte belongs to the joints.
   part.write_bytes(content)
   if damage == "other":
     np.savez(part, joint=np.zeros(3))
@@ -225,7 +225,7 @@ def test_unwritable_and_full_disks(config, tmp_path, capfd, monkeypatch):
   assert nes_solve.main(argv(config)) == 1
   error = capfd.readouterr().err
   assert "No space left" in error and "continues" in error
-  assert not list(tmp_path.glob("out.npz.parts/*"))  # no incomplete file
+  assert not list(tmp_path.glob("out.npz.parts/*"))  # No incomplete file is left.
 
 
 def test_sigterm_stops_where_it_continues(config):

@@ -46,7 +46,7 @@ def test_games_of_different_shapes(ragged, concept):
   fake = Fake()
   report, names = run(dataclasses.replace(config, concept=concept), solve=fake)
   assert names == tuple(f"{k}.nfg" for k in range(5))
-  # The first part is of different shapes. The second is a batch, filled up to a whole part.
+  # Games of the first part differ in shape. The second part is a batch, filled up to a whole part.
   (first, options), (second, others) = fake.calls
   assert isinstance(first, list) and "batched" not in options and others["batched"] is True
   assert options["selection"] == "max_entropy" and options["invalid"] == "mark"
@@ -118,7 +118,7 @@ def test_selections_of_games_of_different_shapes(ragged, changes, has_welfare):
     if name in changes:
       assert [getattr(chosen, name) for chosen in every] == [changes[name]] * len(every)
   if has_welfare:
-    # Player 1's second strategy does not exist in game 0, and game 2 is invalid.
+    # The second strategy of player 1 does not exist in game 0, and game 2 is invalid.
     first, third = games[0].sum(0), games[2].sum(0)
     first[1], third[2] = 0, 0
     for chosen, welfare in zip(every, (first, games[1].sum(0), third), strict=True):
@@ -174,9 +174,9 @@ def test_games_of_different_shapes_have_the_answers_of_each_alone(ragged):
 @pytest.mark.parametrize("changes", [{}, {"selection": "max_welfare"}])
 def test_masked_strategies_of_an_array_are_valid(config, changes):
   payoffs = payoffs_of(PART)
-  payoffs[5, 0, 1:] = -np.inf  # player 1 has one strategy
-  payoffs[6, 1, :, 3] = -np.inf  # player 2 has three
-  payoffs[7, 0, 1, 1] = -np.inf  # invalid: no strategy explains it
+  payoffs[5, 0, 1:] = -np.inf  # Player 1 has one strategy.
+  payoffs[6, 1, :, 3] = -np.inf  # Player 2 has three strategies.
+  payoffs[7, 0, 1, 1] = -np.inf  # The game is invalid, since no missing strategy explains this.
   files.write_npz(config.games, payoffs)
   run(dataclasses.replace(config, **changes))
   answers = load(config.out)
@@ -192,8 +192,8 @@ def test_masked_strategies_of_an_array_are_valid(config, changes):
 
 def test_invalid_is_what_solve_marks(config):
   payoffs = payoffs_of()
-  payoffs[2, 0, 1] = -np.inf  # a strategy that does not exist
-  payoffs[3, 0, 0, 0] = 101  # the fake does not converge
+  payoffs[2, 0, 1] = -np.inf  # This strategy does not exist.
+  payoffs[3, 0, 0, 0] = 101  # `Fake` does not converge.
   payoffs[4, 1, 2, 2] = np.nan
   files.write_npz(config.games, payoffs)
   fake = Fake()
@@ -230,7 +230,7 @@ def test_two_readings_are_refused(config, capfd, monkeypatch):
       in capfd.readouterr().err
   )
   assert not pathlib.Path(config.out + ".parts").exists()
-  # The shape of the other games has one reading, which is not that of one game.
+  # The shape of these games has one reading, which is a batch.
   files.write_npz(config.games, payoffs_of())
   assert nes_solve.main([*argv(config), "--nobatched"]) == 2
   assert "can only be a batch, and one game was asked for" in capfd.readouterr().err

@@ -1,4 +1,4 @@
-"""launch.nes_train and launch.training.network: runs, checkpoints, flags, and the trained network.
+"""launch.nes_train and launch.training.network: runs, checkpoints, flags and trained networks.
 
 Most tests share one finished run of the program, among them those of its network in nes_jax.solve.
 """
@@ -75,7 +75,7 @@ def test_run_writes_metrics_checkpoints_and_a_network(trained):
 
 @pytest.mark.slow
 def test_resumed_run_is_bit_equal(trained, tmp_path):
-  """Stopped by SIGTERM somewhere, then continued: the same state as the run never stopped."""
+  """A run that SIGTERM stops, and that continues, ends in the same state as one without a stop."""
   environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
   line = [sys.executable, "-m", "launch.nes_train", *command(tmp_path)[1:]]
   process = subprocess.Popen(line, cwd=ROOT, env=environment, stderr=subprocess.PIPE)
@@ -102,7 +102,7 @@ def test_finished_run_runs_again_without_harm(trained, capsys):
 
 
 def test_run_starts_from_a_network(trained, tmp_path):
-  """The first row is as good as the network it starts from; the card remembers both runs."""
+  """A run starts from a network of another run, and its card names both runs."""
   flags = ("--learning_rate=1e-9", "--updates=12", f"--start={trained}/net.npz")
   assert nes_train.main(command(tmp_path, *flags, f"--export={tmp_path}/on.npz")) == 0
   old, new = (pretrained.load(d / n) for d, n in ((trained, "net.npz"), (tmp_path, "on.npz")))
@@ -113,7 +113,7 @@ def test_run_starts_from_a_network(trained, tmp_path):
 
 
 def test_a_start_may_lack_newton_steps():
-  """They have no parameters."""
+  """A network fits a run with more Newton steps, since these have no parameters."""
   config = pretrained.load("me_cce_2p").config
   flags = ["--start=me_cce_2p", f"--rounds={config.rounds}", f"--newton={config.newton + 1}"]
   run = nes_train.run_of(["nes_train", "--out=x", *flags])
@@ -121,7 +121,7 @@ def test_a_start_may_lack_newton_steps():
 
 
 def test_checkpoints_with_former_names_are_continued():
-  """Fields of the training were once called bend and norm."""
+  """Fields of the training were once called `bend` and `norm`."""
   job = NetworkTraining(nes_train.run_of(command("x", "--bend=3", "--sphere=l1")))
   now = job.metadata()
   before = {**now, "training": dict(now["training"])}
@@ -163,7 +163,7 @@ def test_own_network_in_solve(trained):
   answer = nes_jax.solve(payoffs, batched=True, method="neural", trained=trained / "net.npz")
   assert (np.asarray(answer.iterations) == 0).all() and not answer.repeated.any()
   np.testing.assert_allclose(np.asarray(answer.joint).sum((1, 2)), 1, rtol=1e-5)
-  # The certificate is that of the answer, and nothing is called converged that is not.
+  # The certificate is that of the answer, and only answers that have converged say so.
   for game, joint, gap in zip(payoffs, np.asarray(answer.joint), np.asarray(answer.gap)):
     kept = (joint * game).sum((1, 2))
     row = (game[0] @ joint.sum(0)).max() - kept[0]

@@ -38,7 +38,10 @@ PERMUTATIONS = [
 
 
 def permute(problem, orders, players):
-  """Renumbers strategies, orders[p] of player p, then players: new player p is old players[p]."""
+  """Renumbers the strategies of player p by orders[p], then the players by `players`.
+
+  Player p of the result is the former player players[p].
+  """
   n = len(orders)
 
   def joint(x):  # [B, A1, ..., AN]
@@ -100,7 +103,8 @@ def check_equivariance(concept, fields, shape, players, modes=(False, True)):
       expected = np.asarray(given[q])[:, orders[q]]
       if concept == "ce":
         expected = expected[:, :, orders[q]]
-      assert np.ptp(expected) > 1e-3  # otherwise nothing is tested
+      # Equal duals would satisfy the test without any equivariance.
+      assert np.ptp(expected) > 1e-3
       np.testing.assert_allclose(got[p], expected, rtol=1e-5, atol=1e-5)
 
 
@@ -148,7 +152,10 @@ def test_payoff_offset_and_scale_do_not_matter(centre):
 
 @pytest.mark.parametrize("concept", CONCEPTS)
 def test_what_others_play_may_be_added_with_own_centring(concept):
-  """The joint does not change, epsilon in the same payoff units included."""
+  """Own centring keeps the joint when payoffs gain a term that a player cannot change.
+
+  Epsilon stays the same in units of the payoffs.
+  """
   shape, batch = (2, 3, 2), BATCH
   rng = np.random.default_rng(0)
   payoffs = random_payoffs(shape, batch)
@@ -164,8 +171,8 @@ def test_what_others_play_may_be_added_with_own_centring(concept):
       problem = make(shape, batch, payoffs=g)
       results.append(joints(problem, apply(variables, config, problem)[0], concept))
     distances[centre] = float(jnp.abs(results[0] - results[1]).max())
-  assert distances["own"] < 1e-5  # usually 1e-7
-  assert distances["mean"] > 1e-3  # usually 1e-1
+  assert distances["own"] < 1e-5  # The difference is usually 1e-7.
+  assert distances["mean"] > 1e-3  # The difference is usually 1e-1.
 
 
 def test_features():
@@ -177,12 +184,12 @@ def test_features():
   np.testing.assert_allclose(payoffs[:, 0].mean(1), 0, atol=1e-6)
   np.testing.assert_allclose(payoffs[:, 1].mean(2), 0, atol=1e-6)
   np.testing.assert_allclose((payoffs**2).mean((2, 3)), 1, rtol=1e-5)
-  assert abs(target.var() - 1) < 0.1  # usually 0.01
+  assert abs(target.var() - 1) < 0.1  # The difference is usually 0.01.
   strength = math.log1p(5) / math.log1p(selection.LARGE_WELFARE_WEIGHT)
   np.testing.assert_allclose(welfare[:, 1], strength * problem.welfare, rtol=1e-4, atol=1e-6)
   plain = network.features(problem, network.Config("cce", centre="mean"))
   np.testing.assert_array_equal(plain.values[..., 0], problem.payoffs)
-  # What own-centring divides payoffs by, it divides epsilon by too and multiplies duals with.
+  # Own centring divides payoffs and epsilon by a factor, and multiplies duals by it.
   given = np.asarray(problem.payoffs)
   centred = [given[:, p] - given[:, p].mean(1 + p, keepdims=True) for p in range(2)]
   factor = np.stack([1 / np.sqrt((x**2).mean((1, 2))) for x in centred], axis=1)
@@ -207,7 +214,10 @@ def test_inference_uses_the_moments_of_training():
 @pytest.mark.parametrize("norm", layers.NORMS)
 @pytest.mark.parametrize("concept", CONCEPTS)
 def test_unit_variance_after_init(concept, norm):
-  """Of linear maps and of layers, except the last; the diagonal of CE duals does not count."""
+  """All activations but the last have unit variance before and after their normalisation.
+
+  The diagonal of CE duals does not count.
+  """
   config = network.Config(concept, **SMALL, norm=norm)
 
   @compiled
@@ -265,12 +275,12 @@ def test_duals_are_duals(concept, shape):
     ],
 )
 def test_gradients_are_finite(shape, concept, norm):
-  """One-strategy players, constant payoffs and duplicated strategies, from init on."""
+  """Gradients are finite for players with one strategy, constant payoffs and equal strategies."""
   config = network.Config(concept, **SMALL, norm=norm, inputs=INPUTS)
   payoffs = random_payoffs(shape, 4)
-  payoffs[0] = 0  # every player's constant
-  payoffs[1, 0] = 3  # one player
-  payoffs[2] = payoffs[2].mean(2, keepdims=True)  # first player's strategies alike
+  payoffs[0] = 0  # All payoffs are constant.
+  payoffs[1, 0] = 3  # The payoffs of one player are constant.
+  payoffs[2] = payoffs[2].mean(2, keepdims=True)  # The strategies of player 0 are alike.
   chosen = inputs_of(shape, 4)
 
   def loss(params, variables, payoffs):

@@ -15,7 +15,7 @@ from nes_jax.network import newton, rounds
 
 @pytest.mark.parametrize("concept", CONCEPTS)
 def test_a_round_sees_the_slope(concept):
-  """Minus the loss's derivative by the network's own output, and a step along one dual."""
+  """A round sees minus the derivative of the loss by the duals, and a step along each dual."""
   problem = make((2, 3))
   config = network.Config(concept, inputs=INPUTS)
   inputs = network.features(problem, config)
@@ -43,7 +43,8 @@ def test_a_round_sees_the_slope(concept):
       own = np.moveaxis(np.asarray(problem.payoffs[g, p], np.float64), p, 0)
       sigma = np.moveaxis(np.asarray(joint[g], np.float64), p, 0)
       for index in np.ndindex(block.shape[1:]):
-        gain = own[index[-1]] - own  # of each recommendation and play of the other
+        # Rows are recommendations, and columns are strategies of the other player.
+        gain = own[index[-1]] - own
         kept = slice(None) if concept == "cce" else index[0]
         expected[(g,) + index] = np.sum(sigma[kept] * gain[kept] ** 2)
     scale = np.asarray(inputs.scale)[:, p].reshape((-1,) + (1,) * axes)
@@ -57,7 +58,7 @@ def test_a_round_sees_the_slope(concept):
 
 @pytest.mark.parametrize("concept", CONCEPTS)
 def test_a_newton_step(x64, concept, monkeypatch):
-  """The step of the dense system, and of a few lengths of it the best; some lead nowhere."""
+  """A step solves the dense system and takes the best of a few lengths, some of which fail."""
   monkeypatch.setattr(newton, "LENGTHS", (0.0, 0.5, 1.0, 1.1, 2.0))
   shape, axes = (2, 3), 1 if concept == "cce" else 2
   problem = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), make(shape))
@@ -65,7 +66,8 @@ def test_a_newton_step(x64, concept, monkeypatch):
   size = (10.0 ** (1 - np.arange(BATCH) % 3)).reshape((BATCH,) + (1,) * axes)
   duals = tuple(size * rng.exponential(size=(BATCH,) + (s,) * axes) for s in shape)
   steps = compiled(newton.descend, static_argnums=(2, 3))
-  near = steps(duals, problem, concept, 30)  # from where a step can go all the way
+  # From these duals a step can go all the way.
+  near = steps(duals, problem, concept, 30)
   half = jnp.arange(BATCH).reshape((-1,) + (1,) * axes) % 2
   duals = tuple(jnp.where(half > 0, x, y) for x, y in zip(near, duals))
   found = steps(duals, problem, concept, 1)
@@ -96,7 +98,7 @@ def test_a_newton_step(x64, concept, monkeypatch):
 
 
 def test_newton_steps_come_to_the_minimum_of_the_barrier(x64):
-  """From anywhere: duals times slack are then about its weight."""
+  """Steps from random duals reach the minimum, where dual times slack is about the weight."""
   rng = np.random.default_rng(0)
   problem = make((3, 3), welfare_weight=np.zeros(BATCH), epsilon=np.zeros((BATCH, 2)))
   problem = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), problem)
@@ -111,7 +113,7 @@ def test_newton_steps_come_to_the_minimum_of_the_barrier(x64):
 
 
 def test_inference_ends_with_newton_steps(monkeypatch):
-  """Of every chunk; training goes without."""
+  """Inference adds Newton steps to every chunk. Training has none."""
   config, variables = ready("ce", rounds=1)
   problem, longer = make((3, 3)), dataclasses.replace(config, newton=2)
   monkeypatch.setattr(

@@ -116,7 +116,7 @@ def forbidden_by(b):
 @pytest.mark.parametrize("precision", [pytest.param("float32", marks=pytest.mark.slow), "float64"])
 @pytest.mark.parametrize("values", [PENALTIES, (-np.inf,) + PENALTIES[1:]], ids=["finite", "mixed"])
 def test_strategies_forbidden_by_a_penalty(concept, precision, values):
-  """Without the third strategy this is a prisoner's dilemma; its value 5 there tempts nobody."""
+  """Without the third strategy the game is a prisoner's dilemma. Its payoffs of 5 tempt nobody."""
   games = np.stack([forbidden_by(b) for b in values])
   solution = nes_jax.solve(games, concept=concept, precision=precision)
   atol, tolerance = {"float32": (5e-3, 2e-3), "float64": (1e-6, 1e-6)}[precision]
@@ -129,13 +129,13 @@ def test_strategies_forbidden_by_a_penalty(concept, precision, values):
 
 @pytest.mark.parametrize("concept", CONCEPTS)
 def test_collisions(concept):
-  """Chicken in which both daring costs ever more: half on each pure equilibrium's mixture."""
+  """Chicken, where to dare against a player who dares costs ever more."""
   games = np.array([CHICKEN] * 4, float)
   games[:, :, 1, 1] = np.array(PENALTIES)[:, None]
   solution = nes_jax.solve(games, concept=concept, **EXACT)
   assert solution.converged.all()
-  # Nobody dares both, and maximum entropy keeps the symmetric rest: to swerve is obeyed where
-  # 6 s + 2 m >= 7 s, and (1/3, 1/3, 1/3) meets it.
+  # The players never both dare. To swerve is obeyed where 6 s + 2 m >= 7 s. (1/3, 1/3, 1/3) meets
+  # this, and has the maximum entropy of the rest.
   np.testing.assert_allclose(solution.joint, [[[1 / 3, 1 / 3], [1 / 3, 0]]] * 4, atol=1e-4)
   assert (solution.gap <= 1e-6 * 4).all()
 

@@ -17,7 +17,7 @@ def listed_games(shapes, seed=10):
 
 
 def test_list_of_games():
-  """Compared with batches of one shape, whose programs there are, and with SciPy."""
+  """The answers to a list equal those to batches of one shape, and those of SciPy."""
   games = [GAMES[0], KNOWN[2], listed_games([(3, 4)])[0], GAMES[1]]
   solutions = nes_jax.solve(games, **EXACT)
   assert isinstance(solutions, list) and len(solutions) == 4
@@ -54,7 +54,7 @@ def test_list_of_games_of_two_and_three_players():
 
 @pytest.mark.slow
 def test_list_of_selections():
-  """Eight games in the program of `test_hard_selections`, each with a selection of its own."""
+  """Every game of a list may have a selection of its own."""
   games = listed_games([(3, 3), (2, 4), (3, 3), (2, 2), (4, 4), (3, 3), (3, 2)])
   rng = np.random.default_rng(11)
   choices = [

@@ -45,7 +45,7 @@ def test_known_games(concept, precision):
   solution = nes_jax.solve(KNOWN, concept=concept, precision=precision)
   assert solution.joint.dtype == precision
   assert_solution(solution, KNOWN, concept)
-  # A face is reached like the root of the tolerance in the worst case; usually 1e-5 and 1e-8.
+  # On a face the error is about the root of the tolerance at worst, and usually 1e-5 and 1e-8.
   atol = {"float32": 1e-2, "float64": 1e-5}[precision]
   np.testing.assert_allclose(solution.joint[0], [[0, 0], [0, 1]], atol=atol)
   np.testing.assert_allclose(solution.joint[1], np.full((2, 2), 0.25), atol=atol)
@@ -105,7 +105,7 @@ def test_fields(concept):
 
 @pytest.mark.parametrize("concept", CONCEPTS)
 def test_duals_are_in_payoff_units(concept):
-  """sigma is proportional to exp(-A' alpha), with payoffs and duals as given and returned."""
+  """sigma is proportional to exp(-A' alpha) in the payoffs as given and the duals as returned."""
   solution = solved(concept)
   for b in range(4):
     rows = flat_gains(GAMES[b], concept)
@@ -129,7 +129,7 @@ def test_order_of_the_batch_does_not_matter():
 @pytest.mark.slow
 @pytest.mark.parametrize("concept", CONCEPTS)
 def test_large_batches_in_chunks(concept):
-  """600 games go in the last axis, in two chunks, the second of them filled up."""
+  """600 games lie in the last axis. They form two chunks, and the second chunk is filled up."""
   games = random_games(1, 600, (2, 2, 2))
   games[-4:] = KNOWN
   solution = nes_jax.solve(games, concept=concept)
@@ -144,7 +144,7 @@ def test_large_batches_in_chunks(concept):
 @pytest.mark.parametrize("shape, concept", [((3, 2, 1, 3), "cce"), ((2, 2, 3), "ce")])
 def test_unequal_counts(shape, concept):
   games = random_games(2, 4, shape)
-  # Four games of three players are also one game of four.
+  # Without `batched`, four games of three players could be one game of four players.
   solution = nes_jax.solve(games, concept=concept, batched=True, **EXACT)
   assert_solution(solution, games, concept)
   for found, payoffs in zip(solution.joint, games, strict=True):
@@ -155,7 +155,7 @@ def test_unequal_counts(shape, concept):
     "shape, concept", [((2, 1, 1), "cce"), ((2, 1, 1), "ce"), ((2, 1, 3), "cce"), ((2, 1, 3), "ce")]
 )
 def test_one_strategy(shape, concept):
-  """Who has one strategy cannot deviate; the other plays a best response."""
+  """A player with one strategy cannot deviate. The other player plays a best response."""
   games = np.arange(np.prod(shape), dtype=float).reshape(shape)
   games[1] = games[1] ** 2
   solution = nes_jax.solve(games, concept=concept)
@@ -179,7 +179,7 @@ def test_jit_of_vmap_traces_once():
   np.testing.assert_allclose(first.joint, solved("cce").joint, atol=2e-2)
   second = run(jnp.asarray(GAMES[::-1]))
   np.testing.assert_allclose(second.joint, first.joint[::-1], atol=1e-5)
-  # Under jit nothing can be raised: a bad game is marked and leaves the others alone.
+  # A program under jit raises no error. It marks a bad game and leaves the others unchanged.
   marked = run(jnp.asarray(GAMES).at[1, 0, 0, 0].set(jnp.nan))
   np.testing.assert_array_equal(marked.converged, [True, False, True, True])
   assert np.isnan(marked.joint[1]).all() and np.isnan(marked.residual[1])
@@ -191,12 +191,12 @@ def test_jit_of_vmap_traces_once():
 @pytest.mark.parametrize("rho", [np.inf, 1e3])
 @pytest.mark.parametrize("concept", CONCEPTS)
 def test_gradients(x64, concept, rho):
-  """Reverse and forward mode against central differences, for every differentiable input."""
+  """Reverse and forward mode agree with central differences, for every differentiable input."""
   inputs = interior_inputs()
   rng = np.random.default_rng(8)
   weights = jnp.asarray(rng.normal(size=(3, 3)))
   directions = [rng.normal(size=x.shape) for x in inputs]
-  directions[1] -= directions[1].mean()  # stays a distribution
+  directions[1] -= directions[1].mean()  # The target stays a distribution.
   directions = tuple(map(jnp.asarray, directions))
 
   def value(payoffs, target, welfare, epsilon):
@@ -218,9 +218,10 @@ def test_gradients(x64, concept, rho):
 
   _, solution, gradients, tangent = run(*inputs)
   assert solution.converged and solution.joint.min() > 1e-5
-  assert max(x.max() for x in solution.duals) > 1e-2  # some row binds
+  assert max(x.max() for x in solution.duals) > 1e-2  # Some constraint binds.
   products = [float(jnp.vdot(g, d)) for g, d in zip(gradients, directions, strict=True)]
-  # The Newton matrix is ill-conditioned where rows bind: usually 1e-8 (CCE) and 1e-6 (CE).
+  # The Newton matrix is ill-conditioned where constraints bind. The error is usually 1e-8 (CCE)
+  # and 1e-6 (CE).
   np.testing.assert_allclose(sum(products), tangent, rtol=1e-5)
   step = 1e-4
   for i, product in enumerate(products):
@@ -234,7 +235,7 @@ def test_gradients(x64, concept, rho):
 
 @pytest.mark.slow
 def test_gradient_of_a_batch_keeps_rows_apart():
-  """float32, the defaults: d joint[b] / d payoffs[c] is zero for b != c, and finite for b == c."""
+  """By default, d joint[b] / d payoffs[c] is zero for b != c, and finite for b == c."""
 
   def loss(g):
     return nes_jax.solve(g).joint[1, 0].sum()
@@ -264,8 +265,8 @@ def test_positive_scale_and_offset_do_not_matter(concept, seed, power):
   both = np.flatnonzero(plain.converged)
   assert len(both) >= 3
   np.testing.assert_allclose(moved.joint[both], plain.joint[both], atol=1e-5)
-  # Duals may run to infinity and then depend on where the engine stops, but those of one game
-  # certify the answer to the other. Normalised units differ by a factor below 2.
+  # Duals may run to infinity, and then depend on the step at which the engine stops. Yet the duals
+  # of one game certify the answer to the other. Normalised units differ by a factor below 2.
   factors = [scale[:, p].reshape((-1,) + (1,) * (x.ndim - 1)) for p, x in enumerate(moved.duals)]
   duals = tuple(x * factor for x, factor in zip(moved.duals, factors))
   residual, _ = census.recompute(games, moved._replace(duals=duals), concept)
@@ -276,7 +277,7 @@ def test_positive_scale_and_offset_do_not_matter(concept, seed, power):
 @few
 @hypothesis.given(seed=seeds)
 def test_permutations(concept, seed):
-  """Strategies in another order, and the players exchanged."""
+  """A new order of strategies, or an exchange of the players, does the same to the answer."""
   games = random_games(seed)
   rng = np.random.default_rng(seed + 1)
   rows, columns = rng.permutation(3), rng.permutation(3)
@@ -320,7 +321,7 @@ def test_unconverged_float32_games_are_solved_again():
   first = nes_jax.solve(GAMES, precision="float32", max_iterations=1)
   assert first.converged.all() and first.repeated.all()
   assert first.joint.dtype == np.float32
-  # Counted together: one step in float32, then those of float64, to the tolerance of float32.
+  # The count adds one step in float32 to the steps in float64 to the tolerance of float32.
   again = nes_jax.solve(GAMES, tolerance=1e-4, **EXACT)
   np.testing.assert_array_equal(first.iterations, again.iterations + 1)
   np.testing.assert_allclose(first.joint, again.joint, atol=1e-6)
@@ -343,7 +344,7 @@ def test_float64_without_x64(dtype):
 
 
 def test_large_offset_in_float64_loses_nothing():
-  """Payoffs are normalised as given before they become float32."""
+  """Payoffs are normalised in their own type before they become float32."""
   plain = nes_jax.solve(GAMES)
   offset = 1e8 * GAMES.std((2, 3), keepdims=True)
   np.testing.assert_allclose(nes_jax.solve(GAMES + offset).joint, plain.joint, atol=1e-4)
@@ -382,9 +383,9 @@ def test_one_constant_player(concept):
 @pytest.mark.parametrize("concept", CONCEPTS)
 def test_duplicated_and_dominated_strategies(concept):
   games = random_games(6)
-  games[0, :, 2] = games[0, :, 1]  # player 1's strategies 1 and 2 are the same
-  games[1, 0, 0] = games[1, 0].max(0) + 0.1 * games[1, 0].std()  # strategy 0 dominates
-  games[2, 0, 2] = games[2, 0, 1]  # same to player 1, not to player 2
+  games[0, :, 2] = games[0, :, 1]  # Strategies 1 and 2 of player 1 are the same.
+  games[1, 0, 0] = games[1, 0].max(0) + 0.1 * games[1, 0].std()  # Strategy 0 dominates.
+  games[2, 0, 2] = games[2, 0, 1]  # They are the same to player 1 only.
   solution = nes_jax.solve(games, concept=concept, **EXACT)
   assert_solution(solution, games, concept)
   np.testing.assert_allclose(solution.joint[0, 1], solution.joint[0, 2], atol=1e-5)
@@ -402,10 +403,10 @@ def test_nearly_degenerate_games(concept):
 
 
 def test_travelers_whose_reward_is_next_to_nothing():
-  """To undercut gains 0.5 or 4e-4 and never loses: no joint meets all constraints strictly.
+  """A player who undercuts gains 0.5 or 4e-4 and never loses, so no joint is strictly feasible.
 
-  Each claim that is ruled out multiplies an error of the next by 1 / 4e-4, so joints that are CEs
-  to the last digit of float64 are far from the exact one; the answer is one of these.
+  Each claim that is ruled out multiplies an error of the next one by 1 / 4e-4. Joints that are CEs
+  to the last digit of float64 are therefore far from the exact CE, and the answer is one of them.
   """
   games = np.asarray(gamut.travelers_payoffs(1.0007, (8, 8)), np.float64)
   solution = nes_jax.solve(games, concept="ce", **EXACT)
@@ -432,7 +433,7 @@ def test_marked_rows_leave_others_alone():
 
 
 def test_marked_rows_under_max_welfare():
-  """The welfare is made of the payoffs: that it is not finite is the same fault."""
+  """A welfare that is not finite is no second error, since it is the sum of the payoffs."""
   broken = KNOWN.copy()
   broken[1, 0, 0, 0] = np.nan
   marked = nes_jax.solve(broken, selection="max_welfare", invalid="mark", **EXACT)

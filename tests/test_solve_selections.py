@@ -11,7 +11,7 @@ import nes_jax
 
 
 def test_match_target():
-  """A target that is an equilibrium is its own answer; zeros are read as 0+; rows may differ."""
+  """A target that is an equilibrium is the answer. Zeros count as 0+. Games have own targets."""
   pure = np.zeros((4, 2, 2))
   pure[0, 1, 1] = pure[2, 0, 1] = pure[3, 0, 0] = 1
   pure[1] = 0.25
@@ -31,13 +31,13 @@ def test_max_welfare():
         -game.sum(0).ravel(), A_ub=rows, b_ub=np.zeros(len(rows)), A_eq=np.ones((1, 4)), b_eq=[1]
     )
     welfare = np.sum(solution.joint[b] * game.sum(0))
-    # Weight 1000: within log(4) / 1000 standard deviations of the welfare.
+    # The weight 1000 leaves at most log(4) / 1000 standard deviations of the welfare.
     assert -best.fun - 2e-3 * max(game.sum(0).std(), 1e-9) - 1e-6 < welfare < -best.fun + 1e-6
 
 
 @pytest.mark.slow
 def test_max_strength():
-  """The sum over players, in normalised units, of epsilon is as small as a linear program's."""
+  """The sum of epsilon over players, in normalised units, is as small as in a linear program."""
   solution = nes_jax.solve(KNOWN, selection="max_strength", **EXACT)
   assert solution.converged.all()
   for b, game in enumerate(KNOWN):
@@ -52,13 +52,13 @@ def test_max_strength():
         b_eq=[1],
         bounds=[(0, 1)] * 4 + [(-2, None)] * 2,
     )
-    # rho 1e4 against epsilon-plus 1e3: usually within 1e-2.
+    # With rho 1e4 and epsilon-plus 1e3 the difference is usually below 1e-2.
     assert abs(np.sum(solution.epsilon[b] / scale) - best.fun) < 5e-2
 
 
 @pytest.mark.parametrize("concept", CONCEPTS)
 def test_infeasible_epsilon_is_reported(concept):
-  """Pennies has no equilibrium with margin; the dilemma's margin is 1 (CCE told nothing: 1)."""
+  """Matching pennies has no equilibrium with a margin, and the answer says so."""
   selection = nes_jax.Selection(epsilon=np.array([-0.5, -0.5]))
   solution = nes_jax.solve(KNOWN, concept=concept, selection=selection, **EXACT)
   assert not solution.converged[1]

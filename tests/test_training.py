@@ -1,4 +1,4 @@
-"""nes_jax.training: problems, the loss and its gradient, updates, moments, settings and devices."""
+"""nes_jax.training: problems, loss and gradient, updates, moments, settings and devices."""
 
 import dataclasses
 import json
@@ -118,7 +118,7 @@ def test_loss_gradient_by_finite_differences(x64):
   variables = network.init(jax.random.key(1), config.network, problem)
   loss = jax.jit(lambda params: training.loss(params, config.network, problem)[0])
   gradient = jax.jit(jax.grad(loss))(variables.params)
-  # Along the gradient itself, where the slope is its length: activations are float32.
+  # The direction is the gradient, whose slope is its length. Activations are float32.
   length = math.sqrt(sum(float(jnp.vdot(x, x)) for x in jax.tree.leaves(gradient)))
   step = 1e-3 / length
   moved = [
@@ -174,12 +174,12 @@ def test_training_learns_and_compiles_once(optimiser, rate):
   assert set(reports) == {"3x3", "2x4"} and set(reports["3x3"]) == {"loss", "gap", "gradient"}
   assert int(state.step) == 400
   after = score(state)
-  # Seen: 0.48 before; 0.33 after with adam, 0.30 with muon.
+  # The scores seen are 0.48 before, and after it 0.33 with adam and 0.30 with muon.
   assert after < 0.75 * before
 
 
 def test_duals_that_are_all_zero_come_back():
-  """Where the softplus is flat, training must not stay."""
+  """Training must not stay where the softplus is flat."""
   config = small(updates=400, learning_rate=3e-3, schedule="cosine", shapes=((3, 3),),
                  batches=(32,))
   state = training.init(jax.random.key(0), config)
@@ -205,7 +205,8 @@ def test_an_update_that_is_not_finite_is_skipped_and_counted(monkeypatch, what):
 
   def loss(*args):
     value, report = whole_loss(*args)
-    return value + jnp.inf, report  # the gradient is as it was
+    # The gradient does not change.
+    return value + jnp.inf, report
 
   with monkeypatch.context() as patched:
     patched.setattr(*{"games": (problems, "sample", sample), "loss": (learner, "loss", loss)}[what])
@@ -215,7 +216,7 @@ def test_an_update_that_is_not_finite_is_skipped_and_counted(monkeypatch, what):
   chex.assert_trees_all_equal(skipped.optimiser.inner_state, before.optimiser.inner_state)
   assert int(skipped.step) == 1
   assert int(skipped.optimiser.notfinite_count) == int(skipped.optimiser.total_notfinite) == 1
-  # The next update draws its own games, and learns from them as if nothing had been.
+  # The next update draws new games, and learns from them as if none had been skipped.
   after, report = training.update(skipped, key, config)
   same, _ = training.update(before._replace(step=jnp.int32(1)), key, config)
   assert all(np.isfinite(x) for x in report.values())
@@ -239,7 +240,7 @@ def test_metrics_are_of_updates_that_were_not_skipped(monkeypatch):
 
 
 def test_training_on_the_moments_of_inference_trains_what_ships():
-  """The loss in training is that of inference; updates learn."""
+  """The loss in training is that of inference, and updates decrease it."""
   config = small(shapes=((3, 3),), batches=(64,), updates=100, learning_rate=3e-3,
                  schedule="cosine")
   normed = dataclasses.replace(config.network, norm="batch")
@@ -261,12 +262,13 @@ def test_training_on_the_moments_of_inference_trains_what_ships():
 
 
 def test_moments_are_of_a_shape():
-  """Inference on games of a shape comes to what training on a large batch of them does."""
+  """Inference on games of a shape gives the duals of training on a large batch of them."""
   config = small()
   config = dataclasses.replace(config, network=dataclasses.replace(config.network, norm="batch"))
   params = training.init(jax.random.key(0), config).params
   states = {}
-  for shape in ((3, 3), (5, 2)):  # trained on or not
+  # The settings train on the first shape, and not on the second.
+  for shape in ((3, 3), (5, 2)):
     problem = training.sample(keys(512, seed=3), "max_entropy", shape, 1e5)
     ready = training.inference(params, config, shape)
     duals = network.infer(ready, config.network, problem)
@@ -274,7 +276,7 @@ def test_moments_are_of_a_shape():
         network.Variables(params, {}), config.network, problem, is_training=True
     )
     for x, y in zip(duals, expected, strict=True):
-      # Seen: 0.03, sampling of two batches.
+      # The difference seen is 0.03, from the sampling of two batches.
       np.testing.assert_allclose(x, y, rtol=0.15)
     states[shape] = ready.state
   unlike = [
@@ -319,7 +321,9 @@ def test_config_survives_json():
     training.Config.from_dict({**config.to_dict(), "speed": 1})
 
 
-# Devices: the same update on 1, 2 and 8.
+# Devices.
+
+# A program that takes updates on all devices of all hosts, and writes their results.
 
 DEVICES = """
 import functools, sys
@@ -351,7 +355,7 @@ if parallel.is_main():
 
 
 def updated(out, processes, devices, coordinator):
-  """What some steps of training leave, on so many processes of so many devices each."""
+  """Results of updates on a number of processes with a number of devices each."""
   hosts = [
       {"JAX_COORDINATOR_ADDRESS": coordinator, "JAX_NUM_PROCESSES": str(processes),
        "JAX_PROCESS_ID": str(me)}
@@ -361,7 +365,8 @@ def updated(out, processes, devices, coordinator):
       **os.environ,
       "JAX_NUM_CPU_DEVICES": str(devices),
       "JAX_PLATFORMS": "cpu",
-      "XLA_FLAGS": "--xla_backend_optimization_level=0",  # compiles sooner
+      # Programs compile sooner with this flag.
+      "XLA_FLAGS": "--xla_backend_optimization_level=0",
   }
   command = [sys.executable, "-c", DEVICES, str(out), str(processes * devices)]
   running = [
