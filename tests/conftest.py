@@ -9,6 +9,9 @@ import tempfile
 import jax
 import pytest
 
+# Modules that share assertions between files, whose failures show the values that they compared.
+pytest.register_assert_rewrite("native_answers", "solutions", "solve_runs")
+
 _MARKERS = ("slow: takes more than about ten seconds; `make test-fast` leaves it out",)
 # Deprecations within other packages are ignored. A warning from this project stays visible.
 _FILTERS = (

@@ -10,7 +10,7 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGES = ("nes_jax", "calsheq_jax", "envs", "launch")
 FILES = sorted(path for name in PACKAGES for path in (ROOT / name).rglob("*.py"))
-NAMES = [str(path.relative_to(ROOT)) for path in FILES]
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 # Programs for users, which no module imports.
 PROGRAMS = [
@@ -107,7 +107,8 @@ def lengths_of_functions(path):
 
 def test_no_file_is_long():
   lengths = {
-      name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in zip(NAMES, FILES)
+      str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines())
+      for path in [*FILES, *TESTS]
   }
   long = {name: length for name, length in lengths.items() if length > LONGEST_FILE}
   assert long.keys() == LONG_FILES.keys(), long
@@ -115,7 +116,7 @@ def test_no_file_is_long():
 
 def test_no_function_is_long():
   long = {}
-  for path in FILES:
+  for path in [*FILES, *TESTS]:
     for name, length in lengths_of_functions(path):
       if length > LONGEST_FUNCTION:
         long[name] = length

@@ -1,18 +1,15 @@
-"""nes_jax.native.cuda: its kernels, on a host that plays the part of a GPU, against JAX's engine.
+"""nes_jax.native.cuda: the answers of its kernels, run on the host, against the JAX engine.
 
-emulation.h runs a warp as 32 fibres; the kernels' source is the one that a GPU gets.
+emulation.h runs a warp as 32 fibres. The source of the kernels is that which a GPU gets.
 """
 
-import ctypes
 import functools
-import os
 import pathlib
 import re
 import shutil
 import subprocess
-import sys
-import tempfile
 
+from emulated import MARGIN, SOURCES, STEPS, TOLERANCE, centred, macros, run, spheres
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,90 +20,20 @@ from nes_jax import deviation, exact, selection
 from nes_jax.native import cuda
 from nes_jax.solving import engines
 
-SOURCES = pathlib.Path(cuda.__file__).parent
-EMULATION = pathlib.Path(__file__).parent / "native"
 GAMUT = pathlib.Path(__file__).parent / "data" / "gamut_8x8.npz"
-TOLERANCE, MARGIN = 1e-4, 0.8
-STEPS = {"cce": 20, "ce": 30}
-# Half the L1 distance that two joints may have of which each has a duality gap of 1e-4 at most.
+# Bounds on half the L1 distance of two joints, each of which has a duality gap of at most 1e-4.
 FAR, NEAR = 1.5e-2, 5e-3
-CLASSES = {"cce": "Coarse", "ce": "Correlated"}
-# Concept, size, padded.
+# Concepts and sizes of the kernels.
 SIZES = [("cce", 2), ("cce", 4), ("cce", 8), ("cce", 16), ("ce", 2), ("ce", 4), ("ce", 8)]
+# Concepts and sizes of the kernels, and whether games are padded.
 KERNELS = [(concept, n, padded) for concept, n in SIZES for padded in (False, True)]
-# Local memory that a kernel may use beside its registers, in bytes of stores and of loads.
+# Bytes of stores, and of loads, of local memory that a kernel may use beside its registers.
 SPILLS = 400
-
-
-@functools.cache
-def built():
-  """A folder for what this run compiles."""
-  return tempfile.TemporaryDirectory(prefix="emulated-")
-
-
-def compile_host(source, name, *options):
-  """Compiles a shared library for this host, and returns its path."""
-  compiler = shutil.which("g++")
-  if compiler is None:
-    pytest.skip("needs g++")
-  library = pathlib.Path(built().name) / name
-  command = [compiler, "-O2", "-std=c++17", "-shared", "-fPIC", "-Wno-unknown-pragmas", *options]
-  command += [f"-I{folder}" for folder in (SOURCES, EMULATION)]
-  folder = SOURCES if (SOURCES / source).exists() else EMULATION
-  command += [str(folder / source), "-o", str(library), "-ldl"]
-  subprocess.run(command, check=True, timeout=300)
-  return library
-
-
-@functools.cache
-def emulated(concept, size, padded):
-  """The kernel as a host function."""
-  name = f"{CLASSES[concept]}_{size}_{'true' if padded else 'false'}.so"
-  library = compile_host("emulate.cpp", name, *macros(concept, size, padded))
-  return ctypes.CDLL(str(library)).nes_emulate
-
-
-def macros(concept, size, padded):
-  """What tells the compiler which kernel is wanted."""
-  padded = "true" if padded else "false"
-  return [f"-DNES_CONCEPT={CLASSES[concept]}", f"-DNES_SIZE={size}", f"-DNES_PADDED={padded}"]
-
-
-def aligned(shape, dtype=np.float32, values=None):
-  """An array whose address is a multiple of 64, as on a GPU; without values full of garbage."""
-  count = int(np.prod(shape)) * np.dtype(dtype).itemsize
-  memory = np.full(count + 64, 255, np.uint8)
-  first = -memory.ctypes.data % 64
-  array = memory[first : first + count].view(dtype).reshape(shape)
-  if values is not None:
-    array[...] = values
-  return array
-
-
-def run(concept, size, padded, payoffs, epsilon, log_target=None, masks=None, chunk=8):
-  """Centred payoffs [B, 2, n, m] -> joint, duals, residual, iterations of the kernel."""
-  batch, _, n, m = payoffs.shape
-  given = [aligned(payoffs.shape, values=payoffs)]
-  given.append(None if log_target is None else aligned(log_target.shape, values=log_target))
-  given.append(aligned(epsilon.shape, values=epsilon))
-  for p in range(2):
-    given.append(None if masks is None else aligned(masks[p].shape, np.uint8, masks[p]))
-  joint = aligned((batch, n, m))
-  duals = [aligned((batch,) + (k,) * (1 if concept == "cce" else 2)) for k in (n, m)]
-  residual, iterations = aligned((batch,)), aligned((batch,), np.int32)
-  arrays = [*given, joint, *duals, residual, iterations]
-  pointers = [None if x is None else x.ctypes.data_as(ctypes.c_void_p) for x in arrays]
-  threshold = ctypes.c_float(MARGIN * TOLERANCE)
-  blocks = 2 if chunk < batch else 1
-  emulated(concept, size, padded)(
-      *pointers, batch, n, m, threshold, STEPS[concept], blocks, chunk
-  )
-  return joint, duals, residual, iterations
 
 
 @functools.partial(jax.jit, static_argnames="concept")
 def reference(games, target, epsilon, concept):
-  """Games [B, 2, n, m] -> their normalised problem, its centred payoffs, JAX's answer."""
+  """The normalised problems of games [B, 2, n, m], centred payoffs, and answers of JAX."""
 
   def normalise(payoffs, target, epsilon):
     wanted = nes_jax.Selection(target=target, epsilon=epsilon)
@@ -121,7 +48,7 @@ def reference(games, target, epsilon, concept):
 
 
 def solve_by_emulation(payoffs, log_target, epsilon, strategies=None, *, concept, **options):
-  """`cuda.solve` of 4x4 games by the kernels on the host."""
+  """Stands in for `cuda.solve` of 4x4 games, and runs the kernels on the host."""
   assert options == {"tolerance": TOLERANCE, "margin": MARGIN, "max_iterations": STEPS[concept]}
   batch, power = len(payoffs), 1 if concept == "cce" else 2
   results = [((batch, 4, 4), np.float32), *[((batch,) + (4,) * power, np.float32)] * 2]
@@ -143,7 +70,7 @@ def solve_by_emulation(payoffs, log_target, epsilon, strategies=None, *, concept
 @pytest.mark.slow
 @pytest.mark.parametrize("concept", ["cce", "ce"])
 def test_the_public_call_goes_through_the_kernels(concept, monkeypatch):
-  """In the units of the payoffs, with targets, masks, marked games and derivatives."""
+  """Calls with targets, masks, marked games and derivatives give the answers of JAX."""
   rng = np.random.default_rng(8)
   games = (10 * spheres(rng, 24, 4, 4) + 5).astype(np.float32)
   target = rng.dirichlet(np.full(16, 2.0)).reshape(4, 4).astype(np.float32)
@@ -156,6 +83,7 @@ def test_the_public_call_goes_through_the_kernels(concept, monkeypatch):
   def answers():
     def solve(games, **more):
       return nes_jax.solve(games, concept=concept, invalid="mark", **more)
+
     return [solve(games), solve(broken, selection=chosen), solve(games, strategies=exist)]
 
   def use(engine):
@@ -163,8 +91,10 @@ def test_the_public_call_goes_through_the_kernels(concept, monkeypatch):
 
   def value(games):
     return jnp.sum(weights * nes_jax.solve(games, concept=concept).joint)
+
   expected = answers()
-  use("jax")  # which derivatives are left to
+  # The CUDA engine leaves derivatives to the JAX engine.
+  use("jax")
   expected_gradient = jax.grad(value)(games)
   use("cuda")
   monkeypatch.setattr(cuda, "solve", solve_by_emulation)
@@ -176,25 +106,14 @@ def test_the_public_call_goes_through_the_kernels(concept, monkeypatch):
     apart = 0.5 * np.abs(np.asarray(ours.joint) - theirs.joint)[good].sum((1, 2))
     assert apart.max() <= FAR and np.median(apart) <= 1e-4
     np.testing.assert_allclose(ours.epsilon, theirs.epsilon, rtol=1e-6)
-    # Two players, whose payoffs' unit is the power of two near their deviation of 10.
+    # The unit of payoffs is the power of two near their deviation of 10, for each of two players.
     assert (np.asarray(ours.gap)[good] <= 2 * TOLERANCE * 16).all()
   assert not found[1].converged[3] and np.isnan(found[1].joint[3]).all()
   np.testing.assert_allclose(gradient, expected_gradient, atol=1e-6)
 
 
-def spheres(rng, count, n, m):
-  return rng.standard_normal((count, 2, n, m))
-
-
-def centred(games):
-  """What `deviation.centre_at_best` makes of games [B, 2, n, m]."""
-  first, second = games[:, 0], games[:, 1]
-  best = first - first.max(1, keepdims=True), second - second.max(2, keepdims=True)
-  return np.stack(best, 1).astype(np.float32)
-
-
 def sets(n, m, count):
-  """name -> games, targets, epsilon; the target is uniform but in one set."""
+  """Sets of games by name, as (games, targets, epsilon). All targets but one are uniform."""
   rng = np.random.default_rng(100 * n + m)
   uniform = np.full((count, n, m), 1 / (n * m))
   zero = np.zeros((count, 2))
@@ -219,12 +138,12 @@ def sets(n, m, count):
 
 
 def check_same(name, ours, theirs):
-  """Of answers (joint, duals, residual, iterations): the same within rounding."""
+  """Checks that answers (joint, duals, residual, iterations) agree up to rounding."""
   joint, duals, residual, iterations = ours
   answer = jax.tree.map(np.asarray, theirs)
   good, wanted = residual <= TOLERANCE, answer.residual <= TOLERANCE
   assert np.mean(good != wanted) <= 5e-3, name
-  # One hundredth, or two steps where games are few.
+  # Steps may differ by one hundredth, or by two where games are few.
   more = int(iterations.sum()) - int(answer.iterations.sum())
   assert abs(more) <= max(2, 0.01 * answer.iterations.sum()), name
   np.testing.assert_allclose(joint.sum((1, 2)), 1, atol=3e-6, err_msg=name)
@@ -239,7 +158,7 @@ def check_same(name, ours, theirs):
 
 
 def on_gpu(concept, size, padded, payoffs, epsilon, log_target=None):
-  """As `run`, by a GPU."""
+  """Runs the kernels as `run` does, on a GPU."""
   options = dict(tolerance=TOLERANCE, margin=MARGIN, max_iterations=STEPS[concept])
   solve = jax.jit(functools.partial(cuda.solve, concept=concept, **options))
   answer = solve(payoffs, log_target, epsilon)
@@ -298,7 +217,7 @@ def test_a_gpu_gives_the_same(concept, n, m):
 
 
 def embedded(concept, size, n, m, count, seed=0):
-  """Games of n x m as part of games of size x size in which other strategies do not exist."""
+  """Games of size x size, of which n x m strategies exist, and the answers to these."""
   rng = np.random.default_rng(seed)
   games = spheres(rng, count, n, m).astype(np.float32)
   target = rng.dirichlet(np.full(n * m, 0.5), count).reshape(count, n, m).astype(np.float32)
@@ -340,7 +259,7 @@ def test_ce_knows_no_strategies_that_do_not_exist():
 
 
 def check_no_number(concept):
-  """A game that is not a number ends, says so, and leaves its neighbours alone."""
+  """A game with NaN ends early, is marked, and leaves its neighbours unchanged."""
   rng = np.random.default_rng(0)
   payoffs = centred(spheres(rng, 40, 4, 4))
   zero = np.zeros((40, 2), np.float32)
@@ -388,148 +307,3 @@ def test_kernels_fit_the_registers(concept, size, padded, tmp_path):
   assert report.returncode == 0, report.stderr
   spilled = re.findall(r"(\d+) bytes spill (?:stores|loads)", report.stderr)
   assert len(spilled) == 2 and max(map(int, spilled)) <= SPILLS, report.stderr
-
-
-# The launcher, as far as it goes without a GPU.
-
-
-@pytest.fixture(scope="module")
-def launcher():
-  """The library that launches kernels, as setup.py builds it."""
-  return compile_host("launch.cpp", "_launch.so", "-isystem", jax.ffi.include_dir())
-
-
-@pytest.fixture
-def cache(monkeypatch, tmp_path):
-  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-  cuda._library.cache_clear()
-  yield tmp_path / "nes_jax"
-  cuda._library.cache_clear()
-
-
-def test_reasons_are_given(monkeypatch):
-  if jax.default_backend() == "cpu":
-    assert "not on a GPU" in cuda.available()
-  monkeypatch.setenv(cuda.VARIABLE, "none")
-  assert cuda.VARIABLE in cuda.available()
-  assert cuda.serves((16, 9), "cce") is None and cuda.serves((8, 8), "ce") is None
-  assert "16 x 16" in cuda.serves((17, 2), "cce")
-  assert "8 x 8" in cuda.serves((9, 2), "ce")
-  assert "two players" in cuda.serves((2, 2, 2), "cce")
-  assert "float32" in cuda.serves((2, 2), "cce", np.float64)
-
-
-def test_what_is_missing_is_named(launcher, cache):
-  with pytest.raises(OSError):
-    cuda._library(launcher.parent / "absent.so")
-  missing = cuda._missing(cuda._library(launcher))
-  if missing is None:
-    pytest.skip("this machine has a driver")
-  assert "libcuda.so.1" in missing or "libnvrtc" in missing
-
-
-def test_calls_are_lowered_for_gpus(launcher, cache, monkeypatch):
-  monkeypatch.setattr(cuda, "_LIBRARY", launcher)
-
-  def one(payoffs, epsilon, rows, columns, target):
-    options = dict(tolerance=1e-4, margin=0.8, max_iterations=20)
-    first = cuda.solve(payoffs, None, epsilon, concept="cce", **options)
-    second = cuda.solve(payoffs, target, epsilon, (rows, columns), concept="ce", **options)
-    return first, second
-
-  shapes = [(5, 2, 4, 3), (5, 2), (5, 4), (5, 3), (5, 4, 3)]
-  given = [jnp.ones(shape, bool if i in (2, 3) else jnp.float32) for i, shape in enumerate(shapes)]
-  first, second = jax.eval_shape(one, *given)
-  assert [x.shape for x in first[1]] == [(5, 4), (5, 3)]
-  assert [x.shape for x in second[1]] == [(5, 4, 4), (5, 3, 3)]
-  many = jax.vmap(one, in_axes=(0, None, None, None, None))
-  given[0] = jnp.ones((7, 5, 2, 4, 3))
-  text = jax.jit(many).trace(*given).lower(lowering_platforms=("cuda",)).as_text()
-  assert text.count(f"@{cuda._TARGET}") == 2 and "7x5x4x3xf32" in text
-
-
-def test_nvrtc_compiles_the_kernels(launcher, cache):
-  """Needs no GPU; where NVRTC is not installed there is nothing to be seen."""
-  library = cuda._library(launcher)
-  try:
-    cuda._compile(library, "cce", 4, True, (9, 0))
-  except RuntimeError as error:
-    if "cannot be opened" not in str(error):
-      raise
-    pytest.skip(str(error))
-  (kept,) = cache.iterdir()
-  written = kept.stat().st_mtime_ns
-  cuda._compile(library, "cce", 4, True, (9, 0))
-  assert kept.stat().st_mtime_ns == written
-  with pytest.raises(RuntimeError, match="sm_10"):
-    cuda._compile(library, "cce", 4, True, (1, 0))
-
-
-# Run by a process of its own, whose CUDA driver is emulated_driver.cpp.
-HOST_CALLS = """
-import ctypes, os, pathlib, sys
-import jax
-import numpy as np
-folder = pathlib.Path(sys.argv[1])
-ctypes.CDLL(str(folder / "driver.so"))  # its name is libcuda.so.1
-from nes_jax.native import cuda
-cuda._LIBRARY, cuda._PLATFORM = folder / "host.so", "cpu"
-cuda._compilers = lambda: [str(folder / "driver.so")]
-given = np.load(folder / "given.npz")
-payoffs, target, epsilon, rows, columns = (given[str(i)] for i in range(5))
-options = dict(tolerance=1e-4, margin=0.8)
-cce = lambda *x: cuda.solve(*x, concept="cce", max_iterations=20, **options)
-ce = lambda *x: cuda.solve(*x, concept="ce", max_iterations=30, **options)
-half = lambda x: x.reshape(2, -1, *x.shape[1:])
-answers = {
-    "cce": jax.jit(cce)(payoffs, None, epsilon),
-    "cce target": jax.jit(cce)(payoffs, target, epsilon),
-    "ce masks": jax.jit(ce)(payoffs, target, epsilon, (rows, columns)),
-    "many": jax.jit(jax.vmap(cce, in_axes=(0, None, 0)))(half(payoffs), None, half(epsilon)),
-}
-leaves = {f"{k} {i}": x for k, v in answers.items() for i, x in enumerate(jax.tree.leaves(v))}
-np.savez(folder / "found.npz", **leaves)
-os.environ["NES_EMULATED"] = "absent"
-try:
-  jax.block_until_ready(jax.jit(cce)(np.zeros((3, 2, 9, 9)), None, np.zeros((3, 2))))
-except Exception as error:
-  print(error)
-"""
-
-
-def test_calls_reach_the_kernels(launcher):
-  """From JAX to the kernels and back, with a driver and an NVRTC of straw."""
-  rng = np.random.default_rng(0)
-  payoffs = centred(spheres(rng, 40, 4, 3))
-  log_target = np.log(rng.dirichlet(np.ones(12), 40).reshape(40, 4, 3)).astype(np.float32)
-  epsilon = rng.uniform(0, 0.1, (40, 2)).astype(np.float32)
-  rows, columns = np.ones((40, 4), bool), np.ones((40, 3), bool)
-  rows[::2, 1] = columns[::3, 2] = False
-  masked = np.where(rows[:, None, :, None] & columns[:, None, None], payoffs, 0)
-  direct = {
-      "cce": run("cce", 4, True, payoffs, epsilon),
-      "cce target": run("cce", 4, True, payoffs, epsilon, log_target),
-      "ce masks": run("ce", 4, True, masked, epsilon, log_target, (rows, columns)),
-  }
-  direct["many"] = direct["cce"]
-  folder = pathlib.Path(built().name)
-  compile_host("launch.cpp", "host.so", "-DNES_ON_HOST", "-isystem", jax.ffi.include_dir())
-  compile_host("emulated_driver.cpp", "driver.so", "-Wl,-soname,libcuda.so.1")
-  arrays = payoffs, log_target, epsilon, rows, columns
-  np.savez(folder / "given.npz", **{str(i): x for i, x in enumerate(arrays)})
-  environment = os.environ | {
-      "JAX_PLATFORMS": "cpu", "NES_EMULATED": str(folder), "XDG_CACHE_HOME": str(folder / "cache")
-  }
-  process = subprocess.run(
-      [sys.executable, "-c", HOST_CALLS, str(folder)],
-      env=environment, capture_output=True, text=True, timeout=300,
-  )
-  assert process.returncode == 0, process.stderr
-  # The last call finds no kernel: the error says what failed, and what to do.
-  assert "loading a kernel failed: no such kernel" in process.stdout and cuda.VARIABLE in (
-      process.stdout
-  )
-  found = np.load(folder / "found.npz")
-  for name, answer in direct.items():
-    for i, x in enumerate(jax.tree.leaves(answer)):
-      np.testing.assert_array_equal(found[f"{name} {i}"].reshape(x.shape), x, err_msg=name)

@@ -1,44 +1,30 @@
-"""Strategies that do not exist, lists of games, penalties, odd types and JAX's strict modes.
+"""nes_jax.solve: strategies that do not exist, by masks and by payoffs of -infinity.
 
 Games are float64 NumPy with x64 off unless a test says so. Compilation is what costs time here, so
 tests share programs: [4, 2, 3, 3] with masks, whose sub-games are [4, 2, 2, 2], and a few others.
 """
 
-import contextlib
-import fractions
-import functools
-import warnings
-
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 import pytest
-from test_metrics import loop_violations
-from test_solve import CHICKEN, CONCEPTS, DILEMMA, EXACT, GAMES, KNOWN, assert_solution, reference
+from solutions import EXACT, GAMES, KNOWN, reference
 
 import nes_jax
-from nes_jax import exact, selection
+from nes_jax import selection
 from nes_jax.selection import Selection
-from nes_jax.solving import chunks, engines, ragged
+from nes_jax.solving import engines
 
 HARD = ("max_entropy", "match_target", "max_welfare", "max_welfare_max_entropy",
         "min_relative_entropy")
 SOFT = ("max_strength", "epsilon_max_entropy", "epsilon_max_welfare_max_entropy",
         "epsilon_min_relative_entropy")
-# Payoffs that stand where no strategy exists, one kind a game.
+# Kinds of payoffs where no strategy exists. Each game has one kind.
 JUNK = ("random", np.nan, np.inf, -np.inf)
-
-AWKWARD = np.array([  # the game at the end of CASES.md
-    [[-0.23065473, -0.44812572, 0.34824547], [-0.30111822, 0.21088472, -0.40236887],
-     [-0.78688514, -0.1312968, -0.81506443]],
-    [[-0.45088091, 0.07644097, -0.51865643], [0.13555938, -0.74171096, 1.33610763],
-     [0.3297886, -0.05176772, 0.63821143]],
-])
 
 
 def random_masks(rng, count, shape, sub):
-  """Per player bool [count, Ap], with as many strategies a game as `sub` says, at random."""
+  """Random masks, bool [count, Ap] of each player, that leave `sub` strategies in every game."""
   masks = tuple(np.zeros((count, size), bool) for size in shape)
   for p, (size, left) in enumerate(zip(shape, sub)):
     for b in range(count):
@@ -47,19 +33,19 @@ def random_masks(rng, count, shape, sub):
 
 
 def cells(masks, b):
-  """An index that takes game b's joint strategies that exist out of [A1, ..., AN]."""
+  """The index of the joint strategies that exist in game b, for an array [A1, ..., AN]."""
   return np.ix_(*(np.flatnonzero(mask[b]) for mask in masks))
 
 
 def restrict(x, masks, axes=0):
-  """[B, ..., A1, ..., AN] -> the sub-games, with `axes` axes between the batch and the players'."""
+  """The sub-games of x [B, ..., A1, ..., AN], with `axes` axes between batch and strategies."""
   return np.stack([row[(slice(None),) * axes + cells(masks, b)] for b, row in enumerate(x)])
 
 
 def masked_games(seed, shape, sub, count=4):
   """Games [B, N, *shape], their masks, and their sub-games [B, N, *sub].
 
-  Where a strategy does not exist the payoffs are of one kind of JUNK a game.
+  Where a strategy does not exist, the payoffs of a game are of one kind of JUNK.
   """
   rng = np.random.default_rng(seed)
   n = len(shape)
@@ -76,9 +62,9 @@ def masked_games(seed, shape, sub, count=4):
 
 
 def assert_same_as_sub(solution, masks, alone, concept, atol=1e-6):
-  """The masked games' answers are those of their sub-games, and nothing stands elsewhere.
+  """Checks that masked games have the answers of their sub-games, and zeros elsewhere.
 
-  Duals are not compared: those of an answer on a face run off to infinity.
+  Duals are not compared, since those of an answer on a face run off to infinity.
   """
   np.testing.assert_array_equal(solution.converged, alone.converged)
   assert np.all(solution.converged)
@@ -99,14 +85,17 @@ def assert_same_as_sub(solution, masks, alone, concept, atol=1e-6):
 
 
 def payoff_sizes(games):
-  """[B]: each game's standard deviations summed over players, the unit of a gap."""
+  """Sums over players of the standard deviations of payoffs [B], the unit of a gap."""
   return games.reshape(games.shape[:2] + (-1,)).std(2).sum(1)
 
 
 def stacked_selections(names, games, masks, rng, **overrides):
-  """One selection a game, by name, as one `Selection` of arrays, and that of the sub-games.
+  """The selections of these names, one for each game, as arrays in one `Selection`.
 
-  Welfare and target hold numbers, which must not matter, also where no strategy exists.
+  The welfare holds numbers also where no strategy exists, which must not matter.
+
+  Returns:
+    The selection of the games, and that of their sub-games.
   """
   count, n, shape = len(names), games.shape[1], games.shape[2:]
   dead = [np.ones(shape, bool) for _ in names]
@@ -140,7 +129,7 @@ def stacked_selections(names, games, masks, rng, **overrides):
   return Selection(**fields, **rest), Selection(**inner, **rest)
 
 
-# A padded game is its sub-game.
+# Answers of masked games and of their sub-games.
 
 
 CONCEPTS_OF_MASKS = ["cce", pytest.param("ce", marks=pytest.mark.slow)]
@@ -177,7 +166,7 @@ def test_one_mask_for_all_games():
 
 
 def test_one_game_of_a_batch_keeps_all_strategies():
-  """A batch needs no masks for the games that have none, and these are solved as without."""
+  """Games without missing strategies have the same answer beside games with masks."""
   games = np.random.default_rng(2).normal(size=(4, 2, 3, 3))
   masks = (np.ones((4, 3), bool), np.ones((4, 3), bool))
   masks[0][1, 2] = masks[1][3, 0] = False
@@ -210,7 +199,7 @@ def test_hard_selections(shape, sub, concept):
   alone = nes_jax.solve(inner, concept=concept, selection=inner_choice, batched=True, **EXACT)
   assert_same_as_sub(solution, masks, alone, concept)
   assert (np.abs(solution.gap - alone.gap) <= 1e-7 * payoff_sizes(inner)).all()
-  # Each name has answered with something of its own.
+  # The first selection, of maximum entropy, is the default one.
   plain = nes_jax.solve(inner[:1], concept=concept, **EXACT)
   np.testing.assert_allclose(alone.joint[0], plain.joint[0], atol=1e-6)
 
@@ -291,7 +280,7 @@ def test_minus_infinity_is_a_mask(concept):
   expected = nes_jax.solve(games, concept=concept, strategies=masks, **EXACT)
   found = nes_jax.solve(forbid(games, masks), concept=concept, **EXACT)
   jax.tree.map(np.testing.assert_array_equal, found, expected)
-  # One player's strategies by a mask, the other's by payoffs.
+  # A mask gives the strategies of one player, and payoffs give those of the other.
   both = nes_jax.solve(
       forbid(games, (masks[0], np.ones((4, 3), bool))),
       concept=concept,
@@ -307,7 +296,7 @@ def test_minus_infinity_is_a_mask(concept):
         (-np.inf, (2, 0, 1, 1), "1 of 4 games .*the first is game 2"),
         (np.inf, (1, 1, slice(None), 0), "1 of 4 games .*the first is game 1"),
         (np.nan, (0, 0, 1), "1 of 4 games .*the first is game 0"),
-        # Payoffs of the other player forbid nothing.
+        # A payoff of -infinity to the other player forbids no strategy.
         (-np.inf, (3, 1, 2), "1 of 4 games .*the first is game 3"),
         (-np.inf, (slice(1, 3), 0), "2 of 4 games .*game 1.*player without strategies"),
     ],
@@ -343,7 +332,7 @@ def test_marked_games_leave_masked_ones_alone():
 
 @pytest.mark.slow
 def test_masks_under_jit_vmap_and_grad(x64):
-  """One program: masks of player 0 are traced and mapped over, those of player 1 a constant."""
+  """The masks of player 0 are traced and mapped over. The mask of player 1 is a constant."""
   rng = np.random.default_rng(9)
   games = 3 * rng.normal(size=(4, 2, 3, 3)) + 1
   masks = random_masks(rng, 4, (3, 3), (2, 2))
@@ -379,10 +368,11 @@ def test_masks_under_jit_vmap_and_grad(x64):
   (expected, alone), (inner_gradient, inner_slopes) = jax.tree.map(
       np.asarray, run(restrict(games, masks, 1), *inner)
   )
-  assert max(x.max() for x in alone.duals) > 1e-2  # some row binds
+  assert max(x.max() for x in alone.duals) > 1e-2  # Some constraint binds.
   assert_same_as_sub(solution, masks, alone, "cce")
   np.testing.assert_allclose(values, expected, atol=1e-7)
-  for p, mask in enumerate(masks):  # inside the simplex the duals of rows that bind are unique
+  # Inside the simplex the duals of constraints that bind are unique.
+  for p, mask in enumerate(masks):
     found = np.stack([x[m] for x, m in zip(solution.duals[p], mask)])
     np.testing.assert_allclose(found, alone.duals[p], atol=1e-5)
   size = np.abs(inner_gradient).max()
@@ -395,7 +385,7 @@ def test_masks_under_jit_vmap_and_grad(x64):
 
 @pytest.mark.slow
 def test_traced_masks_of_a_batch_and_an_empty_player():
-  """float32 under jit: a game whose player has no strategies is no answer, and harms no other."""
+  """Under jit, a game whose player has no strategies is marked, and harms no other game."""
   games, masks, inner = masked_games(0, (3, 3), (2, 2))
   run = jax.jit(lambda games, masks: nes_jax.solve(games, strategies=masks))
   solution = jax.tree.map(np.asarray, run(games.astype(np.float32), masks))
@@ -411,336 +401,15 @@ def test_traced_masks_of_a_batch_and_an_empty_player():
   np.testing.assert_allclose(marked.joint[[0, 2, 3]], solution.joint[[0, 2, 3]], atol=1e-6)
 
 
-# Lists of games.
-
-
-def listed_games(shapes, seed=10):
-  rng = np.random.default_rng(seed)
-  return [rng.normal(size=(len(s), *s)) * 10 ** rng.uniform(-1, 1) for s in shapes]
-
-
-def test_list_of_games():
-  """Compared with batches of one shape, whose programs there are, and with SciPy."""
-  games = [GAMES[0], KNOWN[2], listed_games([(3, 4)])[0], GAMES[1]]
-  solutions = nes_jax.solve(games, **EXACT)
-  assert isinstance(solutions, list) and len(solutions) == 4
-  for solution, game in zip(solutions, games, strict=True):
-    shape = game.shape[1:]
-    assert isinstance(solution, nes_jax.Solution)
-    assert solution.joint.shape == shape and solution.joint.dtype == np.float64
-    assert [x.shape for x in solution.duals] == [(count,) for count in shape]
-    assert [x.shape for x in solution.marginals] == [(count,) for count in shape]
-    for x in (solution.gap, solution.residual, solution.converged, solution.iterations):
-      assert np.shape(x) == ()
-    assert solution.epsilon.shape == (2,)
-    assert_solution(jax.tree.map(lambda x: x[None], solution), game[None], "cce")
-    np.testing.assert_allclose(solution.joint, reference(game, "cce"), atol=1e-4)
-  square, small = nes_jax.solve(GAMES, **EXACT), nes_jax.solve(KNOWN, **EXACT)
-  for solution, (batch, row) in zip(
-      [solutions[0], solutions[1], solutions[3]], [(square, 0), (small, 2), (square, 1)]
-  ):
-    np.testing.assert_allclose(solution.joint, batch.joint[row], atol=1e-6)
-
-
-@pytest.mark.slow
-def test_list_of_games_of_two_and_three_players():
-  games = listed_games([(2, 3, 2), (3, 2), (2, 2, 2), (3, 2)])
-  solutions = nes_jax.solve(tuple(games), concept="ce", **EXACT)
-  for index in (0, 1, 3):
-    alone = nes_jax.solve(games[index], concept="ce", batched=False, **EXACT)
-    assert solutions[index].converged and alone.converged
-    for found, expected in zip(jax.tree.leaves(solutions[index]), jax.tree.leaves(alone)):
-      assert np.shape(found) == np.shape(expected)
-    np.testing.assert_allclose(solutions[index].joint, alone.joint, atol=1e-6)
-  np.testing.assert_allclose(solutions[2].joint, reference(games[2], "ce"), atol=1e-4)
-
-
-@pytest.mark.slow
-def test_list_of_selections():
-  """Eight games in the program of `test_hard_selections`, each with a selection of its own."""
-  games = listed_games([(3, 3), (2, 4), (3, 3), (2, 2), (4, 4), (3, 3), (3, 2)])
-  rng = np.random.default_rng(11)
-  choices = [
-      Selection(
-          target=rng.dirichlet(np.full(game[0].size, 2.0)).reshape(game.shape[1:]),
-          welfare=rng.normal(size=game.shape[1:]),
-          welfare_weight=rng.uniform(0, 2),
-          epsilon=0.1 * b,
-      )
-      for b, game in enumerate(games)
-  ]
-  solutions = nes_jax.solve(games, selection=choices, **EXACT)
-  for solution, game, choice in zip(solutions, games, choices, strict=True):
-    assert solution.converged
-    np.testing.assert_array_equal(solution.epsilon, [choice.epsilon] * 2)
-    found = loop_violations(game, solution.joint, choice.epsilon, "cce").sum()
-    np.testing.assert_allclose(solution.gap, found, atol=1e-12 * np.abs(game).max())
-  square = [0, 2, 5]
-  def stack(name):
-    return np.stack([np.asarray(getattr(choices[b], name)) for b in square])
-  alone = nes_jax.solve(
-      np.stack([games[b] for b in square]),
-      selection=Selection(
-          **{name: stack(name) for name in ("target", "welfare", "welfare_weight")},
-          epsilon=np.repeat(stack("epsilon")[:, None], 2, 1),
-      ),
-      batched=True,
-      **EXACT,
-  )
-  for row, index in enumerate(square):
-    np.testing.assert_allclose(solutions[index].joint, alone.joint[row], atol=1e-6)
-
-
-def test_few_programs_for_many_shapes():
-  rng = np.random.default_rng(12)
-  shapes = rng.integers(2, 17, size=(100, 2))
-  games = [np.zeros((2, *shape)) for shape in shapes]
-  found = ragged.buckets(games, "max_entropy")
-  assert len(found) <= 4
-  assert sorted(sum((bucket.numbers for bucket in found), [])) == list(range(100))
-  for bucket in found:
-    count = len(bucket.payoffs)
-    assert count & (count - 1) == 0 and count < 2 * len(bucket.numbers)
-    for row, index in enumerate(bucket.numbers):
-      assert tuple(mask[row].sum() for mask in bucket.strategies) == tuple(shapes[index])
-      assert all(mask[row][:size].all() for mask, size in zip(bucket.strategies, shapes[index]))
-
-
-@pytest.mark.parametrize(
-    "shape, padded",
-    [((2, 2), (4, 4)), ((5, 2), (8, 8)), ((3, 17), (4, 32)), ((16, 9), (16, 16)),
-     ((2, 5, 3), (4, 8, 4)), ((2, 3, 2), (4, 4, 4)), ((1, 1), (4, 4))],
-)
-def test_padded_shape(shape, padded):
-  assert ragged.padded_shape(shape) == padded
-
-
-def spoilt_list():
-  games = listed_games([(2, 2), (3, 3), (2, 3), (3, 3)])
-  games[3][1, 0, 2] = np.nan
-  return games
-
-
-@pytest.mark.parametrize(
-    "games, options, match",
-    [
-        (spoilt_list(), {}, "the first is game 3"),
-        ([KNOWN[0], np.zeros((3, 2, 2))], {}, r"game 1 of the list has shape \[3, 2, 2\]"),
-        ([np.zeros((2, 2, 2)), np.zeros((2, 0, 2))], {}, "game 1 of the list"),
-        ([KNOWN, GAMES[0]], {}, r"game 0 of the list has shape \[4, 2, 2, 2\]"),
-        ([GAMES[0], KNOWN[0]], {"selection": Selection(target=np.eye(3) / 3)},
-         "a target or welfare has the shape of one game.*a list of selections"),
-        ([GAMES[0], KNOWN[0]], {"selection": [Selection()]}, "1 selections for 2 games"),
-        ([GAMES[0], KNOWN[0]], {"selection": [Selection(), "ME"]}, "selection 1 of the list"),
-        ([GAMES[0], KNOWN[0]], {"duals": (np.zeros(3), np.zeros(3))}, "takes neither duals"),
-        ([GAMES[0], KNOWN[0]], {"strategies": (np.ones(3, bool),) * 2}, "nor strategies"),
-        ([GAMES[0], KNOWN[0]], {"concept": "nash"}, "unknown concept"),
-        ([GAMES[0], KNOWN[0]], {"selection": "match_target"}, "needs target"),
-        ([GAMES[0], KNOWN[0].astype(complex)], {}, "real numbers"),
-    ],
-)
-def test_bad_lists(games, options, match):
-  with pytest.raises(ValueError, match=match):
-    nes_jax.solve(games, **options)
-
-
-@pytest.mark.parametrize("size", [2, 3])
-@pytest.mark.parametrize("field", ["target", "welfare"])
-def test_targets_that_do_not_fit_their_games(field, size):
-  choice = Selection(**{field: np.eye(size) / size})
-  with pytest.raises(ValueError, match=field):
-    ragged.buckets([GAMES[0], KNOWN[0]], [choice] * 2)
-
-
-# Types.
-
-
-def to_fractions(games):
-  return np.vectorize(fractions.Fraction, otypes=[object])(games)
-
-
-@pytest.mark.parametrize(
-    "convert",
-    [
-        lambda x: x.astype(np.longdouble),
-        lambda x: x.astype(np.float16),
-        lambda x: x.astype(ml_dtypes.bfloat16),
-        lambda x: x.astype(ml_dtypes.float8_e4m3fn),
-        lambda x: x.astype(int).astype(object),
-        to_fractions,
-        lambda x: to_fractions(x).tolist(),
-        lambda x: jnp.asarray(x, jnp.bfloat16),
-        lambda x: x.astype(np.int8),
-    ],
-    ids="longdouble float16 bfloat16 float8 objects fractions list jax int8".split(),
-)
-def test_types_of_payoffs(convert):
-  solution = nes_jax.solve(convert(KNOWN))
-  assert_solution(solution, KNOWN, "cce")
-  assert solution.joint.dtype == np.float32
-  np.testing.assert_allclose(solution.joint[0], [[0, 0], [0, 1]], atol=1e-2)
-  np.testing.assert_allclose(solution.joint[2], reference(CHICKEN, "cce"), atol=1e-2)
-
-
-def test_python_booleans():
-  games = (KNOWN > 1).tolist()
-  assert type(games[0][0][0][0]) is bool
-  found = nes_jax.solve(games)
-  assert_solution(found, KNOWN > 1, "cce")
-
-
-@pytest.mark.parametrize(
-    "payoffs",
-    [
-        np.array(DILEMMA, object).astype(str).astype(object) + "x",
-        np.full((2, 2, 2), None),
-        np.array(DILEMMA, complex),
-        np.array(DILEMMA, complex).astype(object),
-        np.array(DILEMMA).astype("timedelta64[s]"),
-    ],
-    ids=["strings", "none", "complex", "complex objects", "durations"],
-)
-def test_types_that_are_no_real_numbers(payoffs):
-  with pytest.raises(ValueError, match="real numbers"):
-    nes_jax.solve(payoffs)
-
-
-@pytest.mark.slow
-def test_strict_promotion():
-  plain = nes_jax.solve(KNOWN)
-  with contextlib.ExitStack() as stack:
-    stack.enter_context(jax.numpy_dtype_promotion("strict"))
-    stack.enter_context(jax.numpy_rank_promotion("raise"))
-    found = nes_jax.solve(KNOWN)
-
-    def loss(games):
-      joint = nes_jax.solve(games).joint
-      return joint[2, 0, 0], joint
-
-    games = jnp.asarray(KNOWN, jnp.float32)
-    jitted = jax.jit(lambda games: nes_jax.solve(games).joint)(games)
-    gradient, joint = jax.jit(jax.grad(loss, has_aux=True))(games)
-  for x in (found.joint, jitted, joint):
-    np.testing.assert_allclose(x, plain.joint, atol=1e-3)
-  assert np.isfinite(gradient).all() and np.abs(gradient[2]).max() > 1e-3
-  assert (gradient[np.array([0, 1, 3])] == 0).all()
-
-
-@pytest.mark.slow
-def test_repeated_games_are_judged_by_the_tolerance_asked_for():
-  """Payoffs are so small that float64 duals overflow float32, which is no reason to warn."""
-  games = 1e-40 * KNOWN
-  with warnings.catch_warnings():
-    warnings.simplefilter("error", RuntimeWarning)
-    solution = nes_jax.solve(games, precision="float32", max_iterations=1)
-  assert solution.repeated.any() and solution.converged.all()
-  assert np.isinf(solution.duals[0]).any()
-  np.testing.assert_allclose(solution.joint[0], [[0, 0], [0, 1]], atol=1e-2)
-  residual = np.asarray(solution.residual)[np.asarray(solution.repeated)]
-  assert 1e-8 < residual.max() <= 1e-4
-
-
-@pytest.mark.slow
-def test_one_verdict_in_batches_of_any_size():
-  found = [nes_jax.solve(AWKWARD, **EXACT)]
-  assert found[0].converged
-  for count in (2, 128, 300):
-    batch = nes_jax.solve(np.stack([AWKWARD] * count), **EXACT)
-    assert batch.converged.all()
-    np.testing.assert_allclose(
-        batch.joint, np.broadcast_to(found[0].joint, (count, 3, 3)), atol=1e-7
-    )
-    assert (batch.residual <= 1e-8).all()
-
-
-# Penalties.
-
-PENALTIES = (-1e5, -1e6, -1e9, -1e12)
-
-
-def forbidden_by(b):
-  rows = np.array([[3.0, 0, 5], [5, 1, 5], [b, b, b]])
-  return np.stack([rows, rows.T])
-
-
-@pytest.mark.parametrize("concept", CONCEPTS)
-@pytest.mark.parametrize("precision", [pytest.param("float32", marks=pytest.mark.slow), "float64"])
-@pytest.mark.parametrize("values", [PENALTIES, (-np.inf,) + PENALTIES[1:]], ids=["finite", "mixed"])
-def test_strategies_forbidden_by_a_penalty(concept, precision, values):
-  """Without the third strategy this is a prisoner's dilemma; its value 5 there tempts nobody."""
-  games = np.stack([forbidden_by(b) for b in values])
-  solution = nes_jax.solve(games, concept=concept, precision=precision)
-  atol, tolerance = {"float32": (5e-3, 2e-3), "float64": (1e-6, 1e-6)}[precision]
-  expected = np.zeros((4, 3, 3))
-  expected[:, 1, 1] = 1
-  assert solution.converged.all()
-  np.testing.assert_allclose(solution.joint, expected, atol=atol)
-  assert (solution.gap <= 4 * tolerance).all() and (solution.gap >= 0).all()
-
-
-@pytest.mark.parametrize("concept", CONCEPTS)
-def test_collisions(concept):
-  """Chicken in which both daring costs ever more: half on each pure equilibrium's mixture."""
-  games = np.array([CHICKEN] * 4, float)
-  games[:, :, 1, 1] = np.array(PENALTIES)[:, None]
-  solution = nes_jax.solve(games, concept=concept, **EXACT)
-  assert solution.converged.all()
-  # Nobody dares both, and maximum entropy keeps the symmetric rest: to swerve is obeyed where
-  # 6 s + 2 m >= 7 s, and (1/3, 1/3, 1/3) meets it.
-  np.testing.assert_allclose(solution.joint, [[[1 / 3, 1 / 3], [1 / 3, 0]]] * 4, atol=1e-4)
-  assert (solution.gap <= 1e-6 * 4).all()
-
-
-@pytest.mark.parametrize("concept", CONCEPTS)
-def test_two_strategies_forbidden_by_different_penalties(concept):
-  """A 2x2 game in which each player has a third strategy with random huge penalties."""
-  rng = np.random.default_rng(13)
-  games = np.zeros((4, 2, 3, 3))
-  games[:, :, :2, :2] = KNOWN
-  games[:, 0, :2, 2] = rng.uniform(0, 5, size=(4, 2))
-  games[:, 1, 2, :2] = rng.uniform(0, 5, size=(4, 2))
-  games[:, 0, 2] = -(10 ** rng.uniform(6, 10, size=(4, 3)))
-  games[:, 1, :, 2] = -(10 ** rng.uniform(6, 10, size=(4, 3)))
-  solution = nes_jax.solve(games, concept=concept, **EXACT)
-  alone = nes_jax.solve(KNOWN, concept=concept, **EXACT)
-  assert solution.converged.all()
-  np.testing.assert_allclose(solution.joint[:, :2, :2], alone.joint, atol=1e-4)
-  assert (solution.joint[:, 2] < 1e-6).all() and (solution.joint[:, :, 2] < 1e-6).all()
-
-
-def test_differences_next_to_a_large_offset():
-  """float32 would round payoffs near 1e9 to multiples of 64."""
-  games = KNOWN + 1e9
-  found = nes_jax.solve(games, precision="float32")
-  assert found.joint.dtype == np.float32 and found.converged.all()
-  np.testing.assert_allclose(found.joint[0], [[0, 0], [0, 1]], atol=1e-2)
-  np.testing.assert_allclose(found.joint[2], reference(CHICKEN, "cce"), atol=1e-2)
-
-
-# Batches that are iterated on in turns.
-
-# Differences of some 1e-9 decide: the payoffs of player 0 all but tie.
-STRAGGLER = np.array([
-    [[1.0000000025858937, 1.000000003951207], [1.0000000049088575, 1.0000000032519567]],
-    [[-1.0000000017798085, -0.9999999999165333], [-0.9999999957942943, -5.566149221816355e-10]],
-])
-
-
-@functools.cache
-def uneven_games(count):
-  """Games 2x2 of which one needs many more steps than the others."""
-  games = np.random.default_rng(14).normal(size=(count, 2, 2, 2))
-  games[count // 3] = STRAGGLER
-  return games
-
-
 def test_payoffs_of_minus_infinity_beside_a_traced_epsilon():
   rng = np.random.default_rng(6)
   games = rng.normal(size=(5, 2, 3, 4)).astype(np.float32)
   masked = games.copy()
   masked[:, 0, 1] = -np.inf
+
   def solve(epsilon):
     return nes_jax.solve(masked, selection=Selection(epsilon=epsilon))
+
   found = jax.jit(solve)(jnp.float32(0.1))
   expected = nes_jax.solve(np.delete(games, 1, axis=2), selection=Selection(epsilon=0.1))
   assert found.converged.all()
@@ -750,10 +419,10 @@ def test_payoffs_of_minus_infinity_beside_a_traced_epsilon():
 
 @pytest.mark.parametrize("concept", ["cce", "ce"])
 def test_missing_strategies_constrain_nothing(concept, monkeypatch):
-  """A deviation to a strategy that does not exist is none, however much it would seem to gain."""
+  """A deviation to a strategy that does not exist is no constraint, whatever it seems to gain."""
   monkeypatch.setattr(engines, "choose_engine", lambda *_, **__: "jax")
   rng = np.random.default_rng(4)
-  # The first player's payoffs against the last column are far above: regrets exceed any unit.
+  # The payoffs of player 0 in the last column are so high that regrets exceed any unit.
   games = rng.normal(size=(96, 2, 4, 4)).astype(np.float32)
   games[:, 0, 0, 3] += 12
   padded = np.pad(games, [(0, 0), (0, 0), (0, 1), (0, 1)])
@@ -762,54 +431,9 @@ def test_missing_strategies_constrain_nothing(concept, monkeypatch):
   masked = nes_jax.solve(padded, concept=concept, strategies=(exist, exist))
   assert plain.converged.all() and masked.converged.all()
   distance = 0.5 * np.abs(np.asarray(masked.joint)[:, :4, :4] - plain.joint).sum((1, 2))
-  # Pinsker's inequality from two certificates of 1e-4.
+  # Pinsker's inequality bounds the distance, since both certificates are at most 1e-4.
   assert distance.max() <= 2 * np.sqrt(1e-4 / 2)
   assert np.median(distance) <= 1e-4
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("batch_axis", [0, -1])
-def test_turns_give_the_same_answers(x64, batch_axis):
-  games = jnp.asarray(uneven_games(64))
-  def normalise(game):
-    return selection.problem(game, Selection())[0]
-  problems = jax.vmap(normalise, 0, batch_axis)(games)
-  config = exact.Config.default("cce", jnp.dtype("float64"))
-  solve = jax.jit(
-      lambda problems, width: exact.solve(
-          problems, config, "cce", batch_axis=batch_axis, width=width
-      ),
-      static_argnums=1,
-  )
-  plain, turns = solve(problems, None), solve(problems, 16)
-  assert (plain.residual <= 1e-8).all()
-  assert plain.iterations.max() >= 2 * jnp.median(plain.iterations)
-  np.testing.assert_array_equal(turns.iterations, plain.iterations)
-  if batch_axis == -1:  # XLA rounds unrolled code by the width, and the straggler's duals are 1e8
-    turns, plain = turns._replace(duals=()), plain._replace(duals=())
-  for found, expected in zip(jax.tree.leaves(turns), jax.tree.leaves(plain), strict=True):
-    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9)
-
-
-@pytest.mark.slow
-def test_large_batches_under_jit_are_solved_in_turns(monkeypatch):
-  """256 games, 32 of them at a time: each takes as many steps as it does without turns."""
-  monkeypatch.setattr(engines, "choose_engine", lambda *_, **__: "jax")
-  games = uneven_games(256).astype(np.float32)
-  plain = nes_jax.solve(games)
-  assert plain.converged.all() and not plain.repeated.any()
-  widths = []
-
-  def narrow(*_):
-    widths.append(32)
-    return 32
-
-  monkeypatch.setattr(chunks, "_turn_width", narrow)
-  turns = jax.jit(nes_jax.solve)(games)
-  assert widths
-  np.testing.assert_array_equal(turns.iterations, plain.iterations)
-  assert turns.converged.all()
-  np.testing.assert_allclose(turns.joint, plain.joint, atol=1e-5)
 
 
 def test_marked_where_strategies_leave_a_player_none():

@@ -81,3 +81,15 @@ def test_shapes_that_a_network_was_not_trained_on():
   gap = 0.5 * np.abs(np.asarray(again - exact)).sum((1, 2)).mean()
   uniform = 0.5 * np.abs(np.asarray(1 / 35 - exact)).sum((1, 2)).mean()
   assert gap < 0.2 * uniform, gap
+
+
+def test_files_that_are_no_network(tmp_path):
+  with pytest.raises(ValueError, match="unknown network 'best'; those that ship"):
+    pretrained.load("best")
+  with pytest.raises(FileNotFoundError):
+    pretrained.load(tmp_path / "none.npz")
+  (tmp_path / "text.npz").write_text("not an archive")
+  np.savez(tmp_path / "other.npz", payoffs=np.zeros(3))
+  for name in ("text", "other"):
+    with pytest.raises(ValueError, match="not a network of nes_jax.pretrained.save"):
+      pretrained.load(tmp_path / f"{name}.npz")

@@ -56,7 +56,9 @@ _SOLVE = (
     "one_strategy", "order_of_the_batch", "unconverged_float32", "marked_rows_leave",
 )
 # Names of the other files of tests.
-_TESTS = ("cuda", "dual", "metrics", "selection", "invariance", "deviation", "spheres")
+_TESTS = (
+    "cuda", "cuda_calls", "dual", "metrics", "selection", "invariance", "deviation", "spheres",
+)
 
 
 @dataclasses.dataclass(frozen=True)
