@@ -329,7 +329,7 @@ DEVICES = """
 import functools, sys
 import jax, numpy as np
 from launch.runtime import parallel
-from nes_jax import network
+from nes_jax import network, training
 parallel.initialize()
 net = network.Config("cce", payoff_channels=(6,), dual_channel=8, dual_channels=(6,))
 config = training.Config(net, shapes=((3, 3), (2, 4)), batches=(16, 8), updates=10)
