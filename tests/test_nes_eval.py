@@ -364,14 +364,14 @@ def test_small_run(small_classes, tmp_path, monkeypatch, capsys):
 
   with pytest.raises(stopping.Stopped):
     nes_eval.evaluate(run, check_stop=stop)
-  stored = len(list(tmp_path.glob("cache/*")))
+  stored = len(list(tmp_path.glob("parts/*")))
   assert stored > 0 and not list(tmp_path.glob("report*"))
   nes_eval.evaluate(run)
   text = (tmp_path / "report.md").read_text()
   assert text in capsys.readouterr().out
   assert "`python -m launch.nes_eval`" in text and "figures mean little" in text
   assert "Figure 4" in text and "Figure 3" in text and "Figure 1" not in text
-  assert len(list(tmp_path.glob("cache/*"))) > stored
+  assert len(list(tmp_path.glob("parts/*"))) > stored
   monkeypatch.setattr(nes_jax, "solve", refuse)
   monkeypatch.setattr(curves.trainer, "train", refuse)
   nes_eval.evaluate(run)
@@ -397,7 +397,7 @@ def test_two_hosts_share_the_work(tmp_path, coordinator):
   assert [process.returncode for process in both] == [0, 0]
   assert "Table 1" in said[0] and "report" not in said[1]
   assert {row["size"] for row in read(tmp_path / "table1.csv")} == {"2x2", "3x3"}
-  assert len(list(tmp_path.glob("cache/truth-*"))) == 2
+  assert len(list(tmp_path.glob("parts/truth-*"))) == 2
 
 
 @pytest.mark.parametrize(
