@@ -94,7 +94,7 @@ def test_turns_give_the_same_answers(x64, batch_axis):
 
 @pytest.mark.slow
 def test_large_batches_under_jit_are_solved_in_turns(monkeypatch):
-  """Of 256 games 32 are solved at a time. Each takes as many steps as it does without turns."""
+  """A batch of 256 games is solved 32 at a time, and each game takes as many steps as before."""
   monkeypatch.setattr(engines, "choose_engine", lambda *_, **__: "jax")
   games = uneven_games(256).astype(np.float32)
   plain = nes_jax.solve(games)

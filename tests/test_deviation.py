@@ -35,7 +35,7 @@ def dense_gains(payoffs, concept):
 
 
 def flat_gains(payoffs, concept):
-  """The same as one matrix a player: [Ap, |A|] or [Ap * Ap, |A|]."""
+  """`dense_gains` as one matrix for each player: [Ap, |A|] or [Ap * Ap, |A|]."""
   shape = np.shape(payoffs)[1:]
   return [x.reshape(-1, int(np.prod(shape))) for x in dense_gains(payoffs, concept)]
 
@@ -287,7 +287,7 @@ def test_centre_at_best_keeps_digits_next_to_a_penalty():
 
 
 def test_least_regret(x64):
-  """By hand. The second strategy is dominant; of the others, the first loses 2 at most."""
+  """Regrets by hand: the second strategy is dominant, and the first loses 2 at most."""
   rows = np.array([[3.0, 0, 5], [5, 1, 5], [-1e9, -1e9, -1e9]])
   game = jnp.asarray(np.stack([rows, rows.T]))
   np.testing.assert_array_equal(deviation.least_regret(game), [2, 2])

@@ -189,7 +189,7 @@ def test_readme_has_two_examples():
 def test_notebooks_are_stored_without_outputs(path):
   notebook = json.loads(path.read_text(encoding="utf-8"))
   cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
-  assert "find_spec" in "".join(cells[0]["source"])  # what installs the package on Colab
+  assert "find_spec" in "".join(cells[0]["source"])  # the first cell installs the package on Colab
   assert all(not cell["outputs"] and cell["execution_count"] is None for cell in cells)
 
 

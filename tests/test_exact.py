@@ -123,7 +123,7 @@ def test_derivatives_of_a_given_optimum(x64, concept, rho, masked):
     found, expected = (jax.tree.leaves(getattr(x, name)) for x in (tangent, difference))
     for x, y in zip(found, expected, strict=True):
       np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4 * np.abs(y).max(), err_msg=name)
-  assert np.abs(tangent.joint).max((1, 2)).min() > 1e-2  # of every game
+  assert np.abs(tangent.joint).max((1, 2)).min() > 1e-2  # every game moves
 
   np.testing.assert_allclose(inner(slope, direction), inner(weights, tangent), rtol=1e-5)
   # The variables' own tangents have no influence.

@@ -44,7 +44,7 @@ def kind_games(kind):
 
 
 def near_ties():
-  """Per size of the noise, 64 games with independent noise."""
+  """Games with near-ties: 64 with independent noise for each size of the noise."""
   rng = np.random.default_rng(0)
   return {f"noise {s}": NEAR_TIE + s * rng.standard_normal((64, 2, 4, 4)) for s in NOISES}
 

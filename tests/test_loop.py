@@ -138,7 +138,7 @@ def test_a_stop_after_the_last_update_is_too_late(tmp_path, whole):
   assert report == {"eval/state": 6.0} and rows(tmp_path) == whole
 
 
-# Where a run begins.
+# Beginning of a run.
 
 
 def test_a_run_says_where_it_begins_and_where_it_continues(tmp_path):

@@ -361,8 +361,8 @@ def test_prices_move_as_the_process_says(process):
   np.testing.assert_array_equal(info["price"][:, 0], 100)
   prices = np.concatenate([info["price"], state.price[:, None]], axis=1, dtype=float)
   assert prices.min() > 0
-  # Of 2,400 moves, the standard error of the standard deviation is 1.4%, and that of the mean is
-  # 2% of the standard deviation.
+  # There are 2,400 moves. In units of their standard deviation, its estimate has a standard error
+  # of 1.4%, and the mean has one of 2%.
   if process == "arithmetic":
     moves = np.diff(prices)
     np.testing.assert_allclose(moves.mean(), 0, atol=0.4)

@@ -110,7 +110,7 @@ def test_shapes_with_two_readings(tmp_path, shape):
     files.open_games(str(path))
   np.testing.assert_array_equal(files.read(path, batched=True), payoffs)
   np.testing.assert_array_equal(files.read(path, batched=False), payoffs[None])
-  # As a batch of one, such a game can be read in one way only.
+  # A batch of one game has a shape that can be read in one way only.
   files.write_npz(path, payoffs[None])
   np.testing.assert_array_equal(files.read(path), payoffs[None])
   # The rule also applies to arrays of other names, which are read one after the other.

@@ -57,7 +57,7 @@ def test_a_network_is_chosen_by_concept_and_shape():
 
 @pytest.mark.parametrize("concept", ["cce", "ce"])
 def test_refined_takes_half_the_steps(concept):
-  """Of a cold start, to the tolerance of float32: the network's answer is worth as much."""
+  """Refinement takes half the steps of a cold start, to the tolerance of float32."""
   games = spheres.sample(jax.random.key(9), 128, (8, 8))
   steps = {}
   for method in ("exact", "refined"):
@@ -69,7 +69,7 @@ def test_refined_takes_half_the_steps(concept):
 
 
 def test_shapes_that_a_network_was_not_trained_on():
-  """Its moments are measured when first asked for, also while the caller is traced."""
+  """The moments of a new shape are measured at its first use, also while the caller is traced."""
   net = pretrained.load("me_cce_2p")
   net.moments.pop("5x7", None)
   games = spheres.sample(jax.random.key(10), 64, (5, 7))

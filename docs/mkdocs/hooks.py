@@ -30,7 +30,7 @@ def on_page_markdown(markdown, page, config, files):
   """Turns links that leave docs/ into links to pages, or to the repository."""
   path = page.file.src_uri
   sources = {target: source for source, target in PAGES.items()}
-  # Where the text lies in the repository: what its links are relative to.
+  # Folder of the text in the repository, to which its links are relative.
   folder = posixpath.dirname(sources.get(path, f"docs/{path}"))
 
   def replace(link):

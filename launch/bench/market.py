@@ -180,7 +180,7 @@ def row(entry: Entry, rate: float, *, quick: bool = False) -> Row:
   )
 
   def rate_of(function: Callable[[], Any], count: float) -> float:
-    """How often per second something happens that happens `count` times in a call."""
+    """Events per second, for `count` events in each call."""
     return count / median_seconds(function, calls)
 
   steps = batch * config.horizon

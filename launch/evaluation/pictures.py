@@ -32,7 +32,8 @@ _WHEEL = (BLUE, ORANGE, GREEN, RED, PURPLE, "#8a6d00", "#2f9aa0", "#7a7a7a")
 # Labels of ticks of times, by the exponent of ten microseconds.
 _UNITS = {0: "1 μs", 1: "10 μs", 2: "0.1 ms", 3: "1 ms", 4: "10 ms", 5: "0.1 s", 6: "1 s"}
 
-Rows = Mapping[tuple[str, str], classes.Row]  # by class and method
+# Rows of the table by class and method.
+Rows = Mapping[tuple[str, str], classes.Row]
 
 
 class _Style(NamedTuple):

@@ -149,7 +149,7 @@ def _polynomial_minimum(coefficients: Array, low: Array) -> Array:
       beyond = (_evaluate(derivative, middle) > 0) == positive
       return jnp.where(beyond, middle, bracket[0]), jnp.where(beyond, bracket[1], middle)
 
-    # Where there is no root, bisection gives the right end, which does no harm as one more point.
+    # Without a root, bisection gives the right end, which does no harm as one more point.
     steps = jnp.finfo(points.dtype).nmant + 1
     right = jax.lax.fori_loop(0, steps, halve, (points[:-1], points[1:]))[1]
     return points.at[1:].set(right), None

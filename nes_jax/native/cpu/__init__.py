@@ -182,8 +182,8 @@ class Options(NamedTuple):
   concept: Concept
   dtype: Any  # float32 or float64, of the answers
   stages: tuple[Stage, ...]  # one to three; each solves what the one before left
-  rho: float  # as in `nes_jax.Selection`
-  epsilon_max: float  # as in `nes_jax.Selection`
+  rho: float  # weight of the approximation target, see `nes_jax.Selection`
+  epsilon_max: float  # epsilon-plus, see `nes_jax.Selection`
   duals_are_normalised: bool = False  # whether given duals are those of the normalised problem
 
 
