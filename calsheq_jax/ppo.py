@@ -38,6 +38,10 @@ _SKIPPED = 2**31 - 1
 _KL_WEIGHTS = (1e-4, 1e3)
 
 
+# Former names of settings, in older checkpoints, and their names of today.
+FORMER_NAMES = {"trace": "gae_lambda"}
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
   """The settings of the learning algorithm."""

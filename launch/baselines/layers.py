@@ -6,16 +6,16 @@ the deviation matrix A).
 
 from collections.abc import Mapping
 import importlib.util
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-from jax import experimental
 import jax.numpy as jnp
 import numpy as np
 
 from launch.baselines import convex
 from launch.baselines.peers import attempt
 from launch.runtime.timing import median_seconds
+from nes_jax.solving import engines
 
 # Names of the backends that solve and differentiate, with the solver that each asks CVXPY for.
 LAYERS: Mapping[str, str | None] = {"diffcp": None, "moreau": "MOREAU"}
@@ -73,9 +73,8 @@ def _differentiate(name: str, payoffs: np.ndarray, weights: np.ndarray, calls: i
     (answer,) = layer((jax.vmap(gains) if batched else gains)(payoffs))
     return (answer.reshape(answer.shape[:-1] + shape) * weights).sum()
 
-  # The layers compute in float64. JAX versions before 0.8 have the experimental switch only.
-  wide: Any = jax if hasattr(jax, "enable_x64") else experimental
-  with wide.enable_x64(True):
+  # The layers compute in float64.
+  with engines.precision(np.float64):
     # The backend diffcp cannot be compiled.
     gradient = jax.grad(loss) if name == "diffcp" else jax.jit(jax.grad(loss))
     games = jnp.asarray(payoffs, jnp.float64)

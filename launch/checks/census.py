@@ -29,7 +29,6 @@ import time
 from typing import Any, Literal
 
 import jax
-from jax import experimental
 import jax.numpy as jnp
 import numpy as np
 
@@ -39,6 +38,7 @@ import nes_jax
 from nes_jax import invariance, metrics
 from nes_jax.games import structured
 from nes_jax.games.files import replacing
+from nes_jax.solving import engines
 from nes_jax.types import CONCEPTS, Concept, Solution
 
 TOLERANCES = {"float32": 1e-4, "float64": 1e-8}
@@ -57,31 +57,27 @@ range of the game's payoffs. `seconds` leaves out compilation.
 Row = dict[str, str]  # texts of the cells by column
 
 
-def _field(default: Any, text: str, **metadata: Any) -> Any:
-  return dataclasses.field(default=default, metadata={"help": text, **metadata})
-
-
 @dataclasses.dataclass(frozen=True)
 class Run:
   """A run of this program."""
 
-  out: pathlib.Path = _field(
+  out: pathlib.Path = flags.field(
       pathlib.Path("out/census"), "Directory of the results.", metavar="DIRECTORY"
   )
-  kinds: tuple[str, ...] = _field(
+  kinds: tuple[str, ...] = flags.field(
       structured.NAMES, "Kinds of games.", choices=structured.NAMES, metavar="KIND,..."
   )
-  noises: tuple[float, ...] = _field(
+  noises: tuple[float, ...] = flags.field(
       (0.0, 1e-8, 1e-6, 1e-4),
       "Standard deviations of the noise, in units of the range of a game's payoffs.",
   )
-  games: int = _field(1000, "Number of games of each row.")
-  strategies: int = _field(5, "Number of strategies of each player.")
-  players: int = _field(2, "Number of players of each game.")
-  precision: Literal["float32", "float64"] = _field(
+  games: int = flags.field(1000, "Number of games of each row.")
+  strategies: int = flags.field(5, "Number of strategies of each player.")
+  players: int = flags.field(2, "Number of players of each game.")
+  precision: Literal["float32", "float64"] = flags.field(
       "float64", "Precision of the engine.", choices=tuple(TOLERANCES)
   )
-  concepts: tuple[Concept, ...] = _field(CONCEPTS, "Solution concepts.", choices=CONCEPTS)
+  concepts: tuple[Concept, ...] = flags.field(CONCEPTS, "Solution concepts.", choices=CONCEPTS)
 
   def __post_init__(self):
     flags.at_least_one(self, "games")
@@ -108,9 +104,7 @@ def recompute(
     Residuals [B], and gaps [B] in units of the payoffs.
   """
   wide = functools.partial(np.asarray, dtype=np.float64)
-  # JAX versions before 0.8 have the experimental switch only.
-  module: Any = jax if hasattr(jax, "enable_x64") else experimental
-  with module.enable_x64(True):
+  with engines.precision(np.float64):
     given = (payoffs, solution.joint, solution.epsilon, solution.duals)
     return jax.tree.map(np.asarray, _judge(*jax.tree.map(wide, given), concept))
 

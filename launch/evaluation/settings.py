@@ -1,7 +1,6 @@
 """The amount of work of an evaluation."""
 
 import dataclasses
-from typing import Any
 
 from launch.runtime import flags
 
@@ -9,29 +8,27 @@ from launch.runtime import flags
 STRATEGIES = 8
 
 
-def _field(default: Any, text: str) -> Any:
-  return dataclasses.field(default=default, metadata={"help": text})
-
-
 @dataclasses.dataclass(frozen=True)
 class Settings:
   """The defaults are the paper's, except for the length of the trainings in Figure 3."""
 
-  seed: int = _field(7, "Seed of the games.")
-  games: int = _field(512, "Number of games of each class in Figure 4.")
-  reference_games: int = _field(128, "Number of games of each class in Figure 4 for ECOS.")
-  table_games: int = _field(128, "Number of games of each size in Tables 1 and 2.")
-  table_reference_games: int = _field(32, "Number of games of each size for ECOS.")
-  sizes: tuple[int, ...] = _field(
+  seed: int = flags.field(7, "Seed of the games.")
+  games: int = flags.field(512, "Number of games of each class in Figure 4.")
+  reference_games: int = flags.field(128, "Number of games of each class in Figure 4 for ECOS.")
+  table_games: int = flags.field(128, "Number of games of each size in Tables 1 and 2.")
+  table_reference_games: int = flags.field(32, "Number of games of each size for ECOS.")
+  sizes: tuple[int, ...] = flags.field(
       (4, 8, 16, 32, 64, 128), "Numbers of strategies of the two players in Tables 1 and 2."
   )
   # CVXPY takes 2.4 GB to compile the problem of a 32x32 game, and 32 GiB for 64x64.
-  largest_reference: int = _field(16, "Largest number of strategies for ECOS.")
-  updates: int = _field(1500, "Number of updates of each training in Figure 3.")
-  seeds: int = _field(3, "Number of trainings of each curve in Figure 3.")
-  curve_games: int = _field(512, "Number of held-out games in Figure 3.")
-  points: int = _field(15, "Number of points of each curve in Figure 3.")
-  small: bool = _field(False, "Whether Figure 3 has few curves, of small networks on small games.")
+  largest_reference: int = flags.field(16, "Largest number of strategies for ECOS.")
+  updates: int = flags.field(1500, "Number of updates of each training in Figure 3.")
+  seeds: int = flags.field(3, "Number of trainings of each curve in Figure 3.")
+  curve_games: int = flags.field(512, "Number of held-out games in Figure 3.")
+  points: int = flags.field(15, "Number of points of each curve in Figure 3.")
+  small: bool = flags.field(
+      False, "Whether Figure 3 has few curves, of small networks on small games."
+  )
 
   def __post_init__(self):
     counts = [f.name for f in dataclasses.fields(self) if f.name not in ("seed", "sizes", "small")]

@@ -48,6 +48,11 @@ _LONGEST_LIST = 60
 _ALIAS = "Alias for --"
 
 
+def field(default: Any, text: str, **metadata: Any) -> Any:
+  """A field of a dataclass with its default and the metadata of its flag; `text` is the help."""
+  return dataclasses.field(default=default, metadata={"help": text, **metadata})
+
+
 class UsageError(ValueError):
   """A flag is wrong; the message says which, and what to do."""
 
@@ -138,10 +143,14 @@ class Section:
   prefix: str = ""  # precedes the names of fields that `names` does not have
   names: Mapping[str, str] = dataclasses.field(default_factory=dict)  # name of the flag
   aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)  # second name of the flag
-  defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # in place of the source's
-  help: Mapping[str, str] = dataclasses.field(default_factory=dict)  # in place of the metadata's
-  choices: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)  # likewise
-  kinds: Mapping[str, Kind] = dataclasses.field(default_factory=dict)  # in place of the type's
+  # Defaults that replace those of the source.
+  defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  # Helps that replace those of the metadata.
+  help: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  # Choices that replace those of the metadata.
+  choices: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+  # Kinds that replace those of the fields' types.
+  kinds: Mapping[str, Kind] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
     known = {field.name for field in dataclasses.fields(self.source)}

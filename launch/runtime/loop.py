@@ -75,17 +75,18 @@ class Training(abc.ABC):
 
   # Number of updates of the whole run.
   total: int
-  # What updates are called; the flag of this name sets `total`.
+  # Name of an update in the plural. The flag of this name sets `total`.
   unit: ClassVar[str] = "updates"
   # Metric of the evaluation that chooses the best checkpoint; lower is better. None: no best one.
   metric: ClassVar[str | None] = None
   # Metrics of the line on the console; None stands for all of them.
   shown: Sequence[str] | None = None
-  # What a user can do when a loss is not finite.
+  # Advice to the user for a loss that is not finite.
   advice: ClassVar[str] = "start anew, in another --out, with a lower --learning_rate"
-  # What a user can do who wants a run to go on beyond its end.
+  # Advice to the user for training beyond the end of the run.
   longer: str = "a longer run needs another --out: schedules stretch to --updates"
-  # Names that settings had in older checkpoints -> their names now; without the part before "/".
+  # Former names of settings, in older checkpoints, and their names of today. A name has no part
+  # before "/".
   old_names: ClassVar[Mapping[str, str]] = {}
 
   @abc.abstractmethod

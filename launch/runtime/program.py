@@ -101,6 +101,10 @@ def main(
     their traceback.
   """
 
+  correctable: tuple[type[Exception], ...] = (
+      UsageError, checkpoint.CheckpointError, ImportError, FloatingPointError, *faults
+  )
+
   def say(line: str) -> None:
     print(f"{name}: {line}", file=sys.stderr, flush=True)
 
@@ -126,9 +130,7 @@ def main(
   except stopping.Stopped as stopped:
     say(f"stopped by {stopped}, saved; {AGAIN}")
     return stopped.exit_code
-  except (UsageError, checkpoint.CheckpointError, ImportError, FloatingPointError) as error:
-    return blame(error)
-  except faults as error:
+  except correctable as error:
     return blame(error)
   except Failed as error:
     say(str(error))

@@ -7,13 +7,13 @@ a searcher was told of.
 import abc
 from collections.abc import Callable, Mapping, Sequence
 import functools
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from calsheq_jax import calsheq, experiments, minibatches, policy, shared_game
+from calsheq_jax import calsheq, experiments, minibatches, policy, ppo, shared_game
 from calsheq_jax.search import History, Search
 from calsheq_jax.targets import goals_of
 from launch.runtime import loop, parallel, stopping, writers
@@ -117,7 +117,7 @@ class _Training(loop.Training):
   unit = "stages"
   shown = ("train/reward", "judged/reward", "variation")
   advice = "start anew with a lower --shared_rate or --calibrator_rate"
-  old_names: ClassVar[Mapping[str, str]] = {"trace": "gae_lambda"}
+  old_names = ppo.FORMER_NAMES
 
   def __init__(self, run: Run, *, check_stop: Callable[[], None], say: Callable[[str], None]):
     """Prepares the calibration.

@@ -5,7 +5,7 @@ Glossary: S seeds, which train side by side; n merchants.
 
 from collections.abc import Callable, Mapping, Sequence
 import functools
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -99,7 +99,7 @@ class MarketTraining(loop.Training):
   """Self-play of S policies; its state is a `ppo.State` with leading axis [S]."""
 
   metric = "eval/relative_epsilon"
-  old_names: ClassVar[Mapping[str, str]] = {"trace": "gae_lambda"}
+  old_names = ppo.FORMER_NAMES
 
   def __init__(self, run: Run):
     """Prepares the training.
@@ -110,7 +110,8 @@ class MarketTraining(loop.Training):
     plan = run.plan
     self.total = plan.updates
     self.shown = [f"train/{name}/reward" for name in run.groups] + [self.metric]
-    self.certificate: shared_game.Certificate | None = None  # of the last evaluation that had one
+    # Certificate of the last evaluation that had one.
+    self.certificate: shared_game.Certificate | None = None
     self._run, self._mesh = run, parallel.mesh()
     self._check_batches()
     profile = profile_of(run.env, run.profile)

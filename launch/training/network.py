@@ -15,9 +15,7 @@ from launch.training.held_out import HeldOut, draw, judge
 from launch.training.settings import Run
 from nes_jax import network, training
 from nes_jax.training import shape_name
-
-# Names of settings of the training in older checkpoints.
-_FORMER_NAMES = {"norm": "sphere", "bend": "log_loss_above"}
+from nes_jax.training.config import FORMER_NAMES
 
 
 def train(run: Run, *, check_stop=lambda: None, say=print) -> dict[str, float]:
@@ -81,7 +79,7 @@ class NetworkTraining(loop.Training):
     }
 
   def settings(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    trained = loop.renamed(metadata["training"], _FORMER_NAMES)
+    trained = loop.renamed(metadata["training"], FORMER_NAMES)
     net = trained.pop("network")
     return trained | net | {"seed": metadata["seed"], "start": len(metadata["start"])}
 

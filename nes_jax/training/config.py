@@ -21,8 +21,8 @@ MOMENTS: tuple[str, ...] = ("batch", "inference")
 # centred nor scaled.
 UNIFORM = "uniform"
 
-# Names that fields had in files of earlier versions.
-_FORMER_NAMES = {"norm": "sphere", "bend": "log_loss_above"}
+# Former names of fields, in files of earlier versions, and their names of today.
+FORMER_NAMES = {"norm": "sphere", "bend": "log_loss_above"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +161,7 @@ class Config:
     Raises:
       ValueError: a field does not exist.
     """
-    fields = {_FORMER_NAMES.get(name, name): value for name, value in fields.items()}
+    fields = {FORMER_NAMES.get(name, name): value for name, value in fields.items()}
     network.check_fields(cls, fields)
     return cls(**{**fields, "network": network.Config.from_dict(fields["network"])})
 
