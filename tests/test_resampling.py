@@ -9,8 +9,8 @@ from nes_jax import resampling
 
 def test_interval_holds_the_share_that_is_asked_for():
   samples = np.arange(1001.0)
-  found = resampling.interval(samples, np.ones(1001, bool), 0.9)
-  assert (found.low, found.mean, found.high) == (50, 500, 950)
+  found = resampling.interval(samples, np.ones(1001, bool), 0.5)
+  assert (found.low, found.mean, found.high) == (250, 500, 750)
 
 
 def test_resamples_without_certificate_only_widen():
