@@ -38,7 +38,7 @@ _MAX_STALLED = 6
 # Refinement takes their influence out of the directions.
 _REGULARISATION = 1e-7
 # Rounds of iterative refinement of a direction.
-_REFINEMENTS = 4
+_REFINEMENTS = 2
 # Fraction of the diagonal by which the Newton matrix is raised.
 _FLOOR = 1e-16
 # Fraction of the way to the boundary that a step may go.
@@ -187,12 +187,15 @@ def _newton(program: Program, v: Point) -> Callable[..., tuple]:
     second = gains(program.payoffs, joint) - ratio * duals - indicator * largest
     return first, jnp.where(rows, second, 0), joint.sum(), jnp.vdot(indicator, duals)
 
+  def refine(_, state):
+    right, x = state
+    left = jax.tree.map(jnp.subtract, right, product(*x))
+    return right, jax.tree.map(jnp.add, x, regularised(*left))
+
   def solve(*right):
-    x = regularised(*right)
-    for _ in range(_REFINEMENTS):
-      left = jax.tree.map(jnp.subtract, right, product(*x))
-      x = jax.tree.map(jnp.add, x, regularised(*left))
-    return x
+    nothing = v.joint * 0, v.duals * 0, v.mass_dual * 0, v.largest * 0
+    # A loop, not its steps in a row, since these would all be compiled.
+    return jax.lax.fori_loop(0, 1 + _REFINEMENTS, refine, (right, nothing))[1]
 
   return solve
 

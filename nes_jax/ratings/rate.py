@@ -15,8 +15,9 @@ from nes_jax.solving import checks, engines
 from nes_jax.solving.solve import solve
 from nes_jax.types import Array, Concept
 
-# Number of games that are rated at a time on one core of a CPU. A chunk waits for its slowest game.
-_CHUNK = 64
+# Numbers of games that are rated at a time. A chunk waits for its slowest game, and each number is
+# compiled by itself.
+_CHUNKS = (1, 8, 64)
 
 
 class Ratings(NamedTuple):
@@ -148,7 +149,7 @@ _rate_chunk = jax.jit(jax.vmap(lexicographic.deviation_ratings))
 
 def _in_chunks(games: np.ndarray) -> lexicographic.Result:
   """Deviation ratings of concrete games [B, N, A1, ..., AN], on all cores."""
-  size = min(_CHUNK, len(games))
+  size = next((x for x in _CHUNKS if x >= len(games)), _CHUNKS[-1])
   padded = np.concatenate([games, np.repeat(games[-1:], -len(games) % size, 0)])
 
   def rate(chunk):
