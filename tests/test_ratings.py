@@ -34,16 +34,19 @@ def ratings_by_programs(payoffs):
   count, size = rows.shape
   free, found = np.ones(count, bool), np.zeros(count)
   while free.any():
-    result = optimize.linprog(
-        np.r_[np.zeros(size), 1],
-        A_ub=np.c_[rows, -free.astype(float)],
-        b_ub=np.where(free, 0, found + 1e-8),
-        A_eq=np.r_[np.ones(size), 0][None],
-        b_eq=[1],
-        bounds=[(0, None)] * size + [(None, None)],
-        method="highs",
-        options={"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10},
-    )
+    for relaxed in (0, 1e-11, 1e-10, 1e-9):  # rounding can make what is held infeasible
+      result = optimize.linprog(
+          np.r_[np.zeros(size), 1],
+          A_ub=np.c_[rows, -free.astype(float)],
+          b_ub=np.where(free, 0, found + relaxed),
+          A_eq=np.r_[np.ones(size), 0][None],
+          b_eq=[1],
+          bounds=[(0, None)] * size + [(None, None)],
+          method="highs",
+          options={"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10},
+      )
+      if result.status == 0:
+        break
     assert result.status == 0, result.message
     binding = free & (-result.ineqlin.marginals > 1e-6)
     assert binding.any()
@@ -211,7 +214,7 @@ def test_equilibrium_under_jit():
 
 
 def test_ratings_of_polarix():
-  """Ratings by `ce_maxent` of polarix 0.1.2, of games where it says that it has finished."""
+  """Ratings by `ce_maxent` of polarix 0.1.2 with tol=2e-6, where it says that it has finished."""
   stored = np.load(pathlib.Path(__file__).parent / "data" / "polarix.npz")
   for name in ("two", "three"):
     rated = ratings.equilibrium(stored[f"payoffs_{name}"], "ce", batched=True)

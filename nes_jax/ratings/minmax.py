@@ -16,7 +16,6 @@ Glossary: D deviations, the sum of Ap over players; |A| joint strategies.
 """
 
 from collections.abc import Callable
-import math
 from typing import NamedTuple
 
 import jax

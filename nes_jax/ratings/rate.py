@@ -13,7 +13,7 @@ from nes_jax.ratings import lexicographic, minmax
 from nes_jax.selection import Selection
 from nes_jax.solving import checks, engines
 from nes_jax.solving.solve import solve
-from nes_jax.types import Array, Concept
+from nes_jax.types import Array, Concept, Solution
 
 # Numbers of games that are rated at a time. A chunk waits for its slowest game, and each number is
 # compiled by itself.
@@ -124,6 +124,7 @@ def equilibrium(
       batched=batched,
       precision=precision or (None if traced else "float64"),
   )
+  assert isinstance(solution, Solution)  # payoffs are one array
   if not traced:
     solution = jax.tree.map(np.asarray, solution)
     payoffs = np.asarray(payoffs, solution.joint.dtype)

@@ -1,0 +1,1 @@
+"""Work of `launch.rate`: tables of scores, and reports of ratings."""
