@@ -13,7 +13,8 @@ Writes into --out:
   tasks.csv    the same of tasks; a task with a high rating tells the played agents apart
   ratings.png  both tables as a picture
 
-Exit code 0: done; what is not certified is said. 1: the disk failed. 2: a flag or the file is wrong.
+Exit code 0: done, and what is not certified is said; 1: the disk failed; 2: a flag or the file is
+wrong.
 """
 
 from collections.abc import Sequence

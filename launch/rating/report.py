@@ -29,9 +29,9 @@ class Config:
   scores: pathlib.Path = dataclasses.field(
       metadata={
           "metavar": "FILE.csv",
-          "help": "Table of scores. Its first row has the names of the tasks, its first column those"
-                  " of the agents, and its cells have scores, with standard errors or without: 12.5"
-                  " or 12.5±0.3.",
+          "help": "Table of scores. Its first row has the names of the tasks, its first column"
+                  " those of the agents, and its cells have scores, with standard errors or"
+                  " without: 12.5 or 12.5±0.3.",
       }
   )
   out: pathlib.Path = flags.field(
@@ -142,7 +142,8 @@ def _rows(
   rows = []
   for k in point.order[player]:
     # Zeros of a rating are known to about eight digits.
-    row: dict[str, Any] = {what: names[k], "rating": round(float(point.ratings[player][k]), 6) + 0.0}
+    rating = round(float(point.ratings[player][k]), 6) + 0.0
+    row: dict[str, Any] = {what: names[k], "rating": rating}
     if found is not None:
       interval, ranks = found.intervals[player], found.ranks[player][k]
       row |= {
@@ -175,8 +176,8 @@ def summary(config: Config, report: Report) -> str:
     lines.append(f"... and {len(report.tasks) - len(shown)} more tasks in tasks.csv")
   lines += [
       "",
-      "A rating is what is gained by deviating to that agent or task: 0 is best. `first` and `top3`"
-      " are probabilities of ranks, `played` is the probability in the joint that is rated against.",
+      "A rating is what is gained by deviating to that agent or task: 0 is best. `first` and"
+      " `top3` are probabilities of ranks, `played` is the probability in the joint play.",
   ]
   if not report.converged:
     lines.append("NOT CERTIFIED: the ratings of the scores themselves did not converge")

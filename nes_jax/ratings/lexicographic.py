@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from nes_jax import deviation
 from nes_jax.ratings import minmax
-from nes_jax.ratings.minmax import Point, Program
+from nes_jax.ratings.minmax import Program
 from nes_jax.types import Array
 
 # Smallest multiplier, in units of the payoffs' spread, that shows that a constraint binds.
