@@ -85,14 +85,14 @@ def _check_policies(env: Environment, policies: Mapping[str, Strategy]) -> tuple
 def _actions(
     policies: Sequence[Strategy], strategies: Array, key: Array, observation: Array
 ) -> Array:
-  """Actions [n, A] of agents that play the policies of indices `strategies` [n]."""
+  """Actions [n, A] of agents that play the policies of indices `strategies` [n].
 
-  def branch(policy):
-    return lambda key, seen: jnp.asarray(policy(key, seen), jnp.result_type(float))
-
-  branches = [branch(policy) for policy in policies]
-  keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(len(strategies)))
-  return jax.vmap(lambda i, *x: jax.lax.switch(i, branches, *x))(strategies, keys, observation)
+  Every policy acts for every agent. Under vmap a branch for each agent would compute as much.
+  """
+  keys = jax.random.split(key, len(strategies))
+  dtype = jnp.result_type(float)
+  every = [jax.vmap(policy)(keys, observation).astype(dtype) for policy in policies]
+  return jnp.stack(every)[strategies, jnp.arange(len(strategies))]
 
 
 def _returns(
