@@ -188,8 +188,8 @@ class Deviation(NamedTuple):
   value: Estimate  # [] mean return of the seat under the joint
   top: float  # upper end of the interval of the seat's regret
   violation: bool  # whether the mean gain is above `top`
-  # The deviation chosen: 2 i is deviator i, and 2 i + 1 is its mean action. Deviator 0 is the start,
-  # deviator 1 is that of half of the training, and deviator 2 is that of its end.
+  # The deviation chosen: 2 i is deviator i, and 2 i + 1 is its mean action. Deviator 0 is the one
+  # before the training, deviator 1 is that of its middle, and deviator 2 is that of its end.
   chosen: int
   agent: Agent  # the deviator chosen
 

@@ -87,7 +87,7 @@ class Deviator:
   )
   response_episodes: int = field(64, "Number of episodes of one update of a deviator.")
   judge_episodes: int = field(
-      1024, "Number of held-out episodes on which deviators are judged, half of them for the choice."
+      1024, "Number of held-out episodes on which deviators are judged; half of them choose."
   )
 
   def __post_init__(self):

@@ -12,18 +12,12 @@ from launch.runtime import checkpoint, loop
 from launch.runtime.flags import UsageError
 from launch.training import market_summary
 from launch.training.market import MarketTraining
-from launch.training.market_run import Run
 
 
 class PolicyTraining(MarketTraining):
   """Self-play that trains no deviators; its evaluations show rewards and market shares."""
 
   metric = None
-
-  def __init__(self, run: Run):
-    """Prepares the training; errors are those of `MarketTraining`."""
-    super().__init__(run)
-    self.shown = [name for name in self.shown or () if name.startswith("train/")]
 
   def evaluate(self, state: ppo.State) -> loop.Row:
     return market_summary.shown_row(self._run.env, self.play(state), self._run.groups)
@@ -53,10 +47,8 @@ def stored_agent(
   config = checkpoint.load_metadata(path)["config"]
   try:
     settings = loop.renamed(config["settings"], ppo.FORMER_NAMES)
-    network, learning = (
-        cls(**{name: settings[name] for name in cls().to_dict()})
-        for cls in (policy.Config, ppo.Config)
-    )
+    network = policy.Config(**{name: settings[name] for name in policy.Config().to_dict()})
+    learning = ppo.Config(**{name: settings[name] for name in ppo.Config().to_dict()})
     seeds, clusters = settings["seeds"], settings["clusters"]
   except (KeyError, TypeError) as error:
     raise UsageError(
