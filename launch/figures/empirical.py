@@ -36,10 +36,10 @@ def draw_report(
   seats = [game.roles.index(role) for role in sorted(set(game.roles))]
   who = [names[game.roles[seat]] for seat in seats]
   fig = figure.Figure(figsize=(10, 4.2))
-  weights, payoffs, regret = fig.subplots(1, 3, width_ratios=(2.2, 1, 1.2))
+  weights, payoffs, regret = fig.subplots(1, 3, width_ratios=(2, 1, 1.15))
   _draw_weights(weights, game, report, seats, who)
   _draw_intervals(payoffs, report.payoffs, seats)
-  _label(payoffs, "What a merchant earns", "reward of an episode", who)
+  _label(payoffs, "Earnings", "reward of an episode", who)
   _draw_intervals(regret, report.regret, seats)
   drawn = [(i, deviations[name]) for i, name in enumerate(who) if name in deviations]
   for i, found in drawn:
@@ -50,7 +50,7 @@ def draw_report(
         lw=1.4, label="a policy trained\nagainst them" if i == drawn[0][0] else None,
     )
   regret.axhline(0, color="0.8", lw=0.8, zorder=-1)
-  _label(regret, "What a deviation gains", "gain in reward", who)
+  _label(regret, "Gain by deviating", "gain in reward", who)
   handles, _ = regret.get_legend_handles_labels()
   if handles:
     regret.margins(y=0.35)
@@ -98,6 +98,6 @@ def _draw_intervals(ax: axes.Axes, of, seats) -> None:
 def _label(ax: axes.Axes, title: str, y: str, who: list[str]) -> None:
   ax.set_title(title, fontsize=SIZE, weight="bold", loc="left")
   ax.set_ylabel(y, fontsize=_SMALL)
-  ax.set_xticks(range(len(who)), [name.replace(" ", "\n") for name in who])
-  ax.set_xlim(-0.6, len(who) - 0.3)
   tidy(ax, _SMALL)
+  ax.set_xticks(range(len(who)), [name.replace(" ", "\n") for name in who], fontsize=SIZE - 3)
+  ax.set_xlim(-0.6, len(who) - 0.3)
