@@ -123,6 +123,7 @@ def test_a_set_that_is_too_small_is_a_violation():
   assert float(found.value.mean) == 0
 
 
+@pytest.mark.slow
 def test_no_deviation_gains_over_the_equilibrium():
   """With the equilibrium in closed form in the set, every trained deviator loses."""
   # A = mu + coupling m, with m_1 = A_2 and m_2 = (A_1 + 2 A_2) / 3.

@@ -24,6 +24,7 @@ import numpy as np
 
 from launch.baselines import convex
 from nes_jax.empirical import EmpiricalGame
+
 # CVXPY's solvers in the order in which they are tried.
 _SOLVERS = ("CLARABEL", "ECOS")
 
