@@ -48,6 +48,7 @@ def run(
       anew.
   """
   env, out = task.training.env, task.game.out
+  out.mkdir(parents=True, exist_ok=True)
   net, agent, learning = _policy(task, check_stop, say)
   policies = _policies(task.game, net, agent)
   profile = profile_of(env, task.training.profile)
