@@ -15,13 +15,19 @@ them trains several seeds:
 Glossary: B episodes of the global batch, b episodes of this device, T steps, n agents.
 """
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import jax
 import jax.numpy as jnp
 
 from calsheq_jax import policy as policy_lib
 from calsheq_jax import ppo, rollout
-from calsheq_jax.types import Agent, Array, Decision, Policy, Rollout
+from calsheq_jax.types import Agent, Array, Decision, Policy, Rollout, Trajectory
 from envs.base import Environment, Profile
+
+# (deviator, random key of a batch) -> the steps of the deviator, [T, b, ...]
+Play: TypeAlias = Callable[[Agent, Array], Rollout]
 
 
 def update(
@@ -97,6 +103,14 @@ def mixed(
   return act
 
 
+def of_seat(played: Rollout, seat: Array | int) -> Rollout:
+  """Keeps the steps of one seat of an episode: trajectory [T, n, ...] -> [T, ...]."""
+  steps = played.trajectory._asdict()
+  last_value = steps.pop("last_value")[seat]
+  mine = jax.tree.map(lambda x: x[:, seat], steps)
+  return played._replace(trajectory=Trajectory(**mine, last_value=last_value))
+
+
 def deviate(
     env: Environment,
     policy: Policy,
@@ -124,10 +138,8 @@ def deviate(
   def play(key, profile):
     seat_key, episode_key = jax.random.split(key)
     seat = jax.random.randint(seat_key, (), 0, env.num_agents)
-    played = rollout.episode(env, episode_key, profile, mixed(policy, deviator, frozen, seat))
-    whole = played.trajectory
-    mine = jax.tree.map(lambda x: x[:, seat], whole._replace(last_value=None))
-    return played._replace(trajectory=mine._replace(last_value=whole.last_value[seat]))
+    act = mixed(policy, deviator, frozen, seat)
+    return of_seat(rollout.episode(env, episode_key, profile, act), seat)
 
   return rollout.batched(play, rollout.keys_of(key, count, axis_name), profiles)
 
@@ -157,8 +169,31 @@ def respond(
     The new state, and the metrics of `ppo.update` with "reward" [], the deviator's undiscounted
     return, as a mean over all episodes.
   """
+  def play(agent, key):
+    return deviate(env, policy, agent, frozen, key, profiles, axis_name)
+
+  return respond_to(play, state, key, policy, config, learning_rate, exploration, axis_name)
+
+
+def respond_to(
+    play: Play,
+    state: ppo.State,
+    key: Array,
+    policy: Policy,
+    config: ppo.Config,
+    learning_rate: Array | float = 1.0,
+    exploration: Array | float = 1.0,
+    axis_name: str | None = None,
+) -> tuple[ppo.State, dict[str, Array]]:
+  """Updates a deviator as `respond` does, in episodes that `play` plays.
+
+  Args:
+    play: plays the episodes of an update on this device.
+    state: state of the deviator.
+    key, policy, config, learning_rate, exploration, axis_name: as in `respond`.
+  """
   play_key, learn_key = jax.random.split(jax.random.fold_in(key, state.step))
-  played = deviate(env, policy, state.agent, frozen, play_key, profiles, axis_name)
+  played = play(state.agent, play_key)
   state, metrics = ppo.update(
       state, learn_key, played.trajectory, policy, config, learning_rate, exploration, axis_name
   )
@@ -191,17 +226,43 @@ def best_response(
     [updates].
   """
 
+  def play(agent, key):
+    return deviate(env, policy, agent, frozen, key, profiles, axis_name)
+
+  return best_response_to(play, frozen, key, policy, config, updates, axis_name=axis_name)
+
+
+def best_response_to(
+    play: Play,
+    start: Agent,
+    key: Array,
+    policy: Policy,
+    config: ppo.Config,
+    updates: int,
+    *,
+    axis_name: str | None = None,
+) -> tuple[Agent, dict[str, Array]]:
+  """Trains a deviator as `best_response` does, in episodes that `play` plays.
+
+  Args:
+    play: plays the episodes of an update on this device.
+    start: the policy from which the deviator starts.
+    key, policy, config, updates, axis_name: as in `best_response`.
+
+  Returns:
+    The deviator halfway through and at the end, leading axis [2], and the metrics of `respond_to`,
+    [updates].
+  """
+
   def step(carry, now):
     state, halfway = carry
     index, rate = now
-    state, metrics = respond(
-        state, key, frozen, env, policy, config, profiles, rate, rate, axis_name
-    )
+    state, metrics = respond_to(play, state, key, policy, config, rate, rate, axis_name)
     keep = index == updates // 2
     halfway = jax.tree.map(lambda x, y: jnp.where(keep, x, y), state.agent, halfway)
     return (state, halfway), metrics
 
   schedule = jnp.arange(updates), jnp.linspace(1, 0, updates, endpoint=False)
-  start = (ppo.from_agent(frozen, config), frozen)
-  (state, halfway), metrics = jax.lax.scan(step, start, schedule)
+  first = (ppo.from_agent(start, config), start)
+  (state, halfway), metrics = jax.lax.scan(step, first, schedule)
   return jax.tree.map(lambda *x: jnp.stack(x), halfway, state.agent), metrics

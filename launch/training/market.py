@@ -5,7 +5,7 @@ Glossary: S seeds, which train side by side; n merchants.
 
 from collections.abc import Callable, Mapping, Sequence
 import functools
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -98,7 +98,7 @@ def _player(env, net, episodes):
 class MarketTraining(loop.Training):
   """Self-play of S policies; its state is a `ppo.State` with leading axis [S]."""
 
-  metric = "eval/relative_epsilon"
+  metric: ClassVar[str | None] = "eval/relative_epsilon"
   old_names = ppo.FORMER_NAMES
 
   def __init__(self, run: Run):
@@ -109,7 +109,8 @@ class MarketTraining(loop.Training):
     """
     plan = run.plan
     self.total = plan.updates
-    self.shown = [f"train/{name}/reward" for name in run.groups] + [self.metric]
+    self.shown = [f"train/{name}/reward" for name in run.groups]
+    self.shown += [self.metric] if self.metric else []
     # Certificate of the last evaluation that had one.
     self.certificate: shared_game.Certificate | None = None
     self._run, self._mesh = run, parallel.mesh()
