@@ -15,11 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nes_jax import native
 from nes_jax.deviation import own_first
 from nes_jax.psro import meta
 from nes_jax.solving import checks, engines
 from nes_jax.solving.solve import solve
-from nes_jax.types import Array, Concept, Solution
+from nes_jax.types import Array, Concept
 
 # Chooses a best response: values [Ap] of the actions and a random key -> number of an action.
 Oracle = Callable[[Array, Array], Array]
@@ -51,6 +52,14 @@ class _Found(NamedTuple):
 
   policies: tuple[Array, ...]  # per player int32 [Kp], actions; 0 in slots that are free
   repeats: tuple[Array, ...]  # per player int32 [Kp], counts; 0 in slots that are free
+
+
+class _Answer(NamedTuple):
+  """Solutions of R meta-games."""
+
+  joint: Array  # [R, K1, ..., KN]
+  converged: Array  # [R] bool
+  residual: Array  # [R]
 
 
 class _Options(NamedTuple):
@@ -181,7 +190,7 @@ def _run(payoffs: Array, seeds: Array, options: _Options) -> tuple[_Found, dict[
 
   def initial(key):
     draws = jax.random.split(jax.random.fold_in(key, options.iterations + 1), n)
-    return tuple(jax.random.randint(k, (), 0, count) for k, count in zip(draws, shape))
+    return tuple(jax.random.randint(k, (), 0, count, jnp.int32) for k, count in zip(draws, shape))
 
   def step(carry, iteration):
     found, responses = carry
@@ -207,8 +216,35 @@ def _run(payoffs: Array, seeds: Array, options: _Options) -> tuple[_Found, dict[
   return found, history
 
 
-def _solve(game: Array, repeats: tuple[Array, ...], options: _Options) -> Solution:
-  """Solves meta-games [R, N, K1, ..., KN] whose free slots have counts of 0."""
+def _solve(game: Array, repeats: tuple[Array, ...], options: _Options) -> _Answer:
+  """Solves meta-games [R, N, K1, ..., KN] whose free slots have counts of 0.
+
+  Where the engine compiles nothing, only as many slots are handed to it as the largest meta-game of
+  all runs needs, rounded up to a power of two.
+  """
+  slots = game.shape[2:]
+  most = max(slots)
+  sizes = [most]
+  if not engines.on_accelerator(game) and native.cpu.serves(slots, options.concept):
+    sizes = [2**k for k in range(2, most.bit_length()) if 2**k < most] + sizes
+
+  def part(size):
+    cut = [min(size, count) for count in slots]
+    answer = _solve_whole(
+        game[(slice(None), slice(None), *map(slice, cut))],
+        tuple(block[:, :count] for block, count in zip(repeats, cut)),
+        options,
+    )
+    extra = [(0, 0), *((0, count - kept) for count, kept in zip(slots, cut))]
+    return answer._replace(joint=jnp.pad(answer.joint, extra))
+
+  largest = jnp.max(jnp.stack([(block > 0).sum(1).max() for block in repeats]))
+  branch = (largest > jnp.asarray(sizes)).sum()
+  return jax.lax.switch(branch, [functools.partial(part, size) for size in sizes])
+
+
+def _solve_whole(game: Array, repeats: tuple[Array, ...], options: _Options) -> _Answer:
+  """Solves meta-games of one shape."""
   target = None
   if not options.ignore_repeats:
     shares = [r / r.sum(1, keepdims=True) for r in repeats]
@@ -216,7 +252,7 @@ def _solve(game: Array, repeats: tuple[Array, ...], options: _Options) -> Soluti
   chosen = meta.select(
       options.selection, game, target, dict(options.inputs), options.welfare, player_axis=1
   )
-  return solve(
+  solution = solve(
       game,
       concept=options.concept,
       selection=chosen,
@@ -224,6 +260,7 @@ def _solve(game: Array, repeats: tuple[Array, ...], options: _Options) -> Soluti
       strategies=tuple(r > 0 for r in repeats),
       batched=True,
   )
+  return _Answer(solution.joint, solution.converged, solution.residual)
 
 
 def _add(found: _Found, responses: tuple[Array, ...]) -> _Found:
@@ -248,9 +285,9 @@ def _restrict(payoffs: Array, policies: tuple[Array, ...]) -> tuple[tuple[Array,
   for p in range(len(policies)):
     part = payoffs[p]
     for q, chosen in enumerate(policies):
-      part = part if q == p else jnp.take(part, chosen, axis=q)
+      part = part if q == p else jnp.take(part, chosen, axis=q, mode="clip")
     parts.append(part)
-    game.append(jnp.take(part, policies[p], axis=p))
+    game.append(jnp.take(part, policies[p], axis=p, mode="clip"))
   return tuple(parts), jnp.stack(game)
 
 
