@@ -29,6 +29,8 @@ Oracle = Callable[[Array, Array], Array]
 _TIE = 1e-9
 # Values of actions are equal, too, if they differ by less than this share of their size.
 _ROUNDING = 1e-13
+# Random number generator, whose keys are two words of 32 bits.
+_GENERATOR = "threefry2x32"
 # Smallest probability of a recommendation to which a best response is sought.
 _PLAYED = 1e-8
 
@@ -139,7 +141,9 @@ def jpsro(
       welfare=welfare,
       num_players=num_players,
   )
-  with engines.precision(np.float64):
+  # Callers may have made JAX's own promotions errors.
+  promotion = jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow")
+  with engines.precision(np.float64), promotion[0], promotion[1]:
     found, history = jax.tree.map(np.asarray, _run(games, numbers, options))
   run = Run(
       **{name: np.moveaxis(x, 0, 1) for name, x in history.items()},
@@ -183,22 +187,17 @@ def _run(payoffs: Array, seeds: Array, options: _Options) -> tuple[_Found, dict[
   n = options.num_players
   shape, games_axis = payoffs.shape[-n:], 0 if payoffs.ndim == n + 2 else None
   slots = [min(options.iterations + 1, count) for count in shape]
-  keys = jax.vmap(jax.random.key)(seeds)
+  draws = _draws(seeds, shape, options)
   blank = tuple(jnp.zeros((len(seeds), count), jnp.int32) for count in slots)
   restrict = jax.vmap(_restrict, (games_axis, 0))
   respond = jax.vmap(functools.partial(_respond, options=options))
 
-  def initial(key):
-    draws = jax.random.split(jax.random.fold_in(key, options.iterations + 1), n)
-    return tuple(jax.random.randint(k, (), 0, count, jnp.int32) for k, count in zip(draws, shape))
-
-  def step(carry, iteration):
+  def step(carry, drawn):
     found, responses = carry
     found = jax.vmap(_add)(found, responses)
     parts, game = restrict(payoffs, found.policies)
     solution = _solve(game, found.repeats, options)
-    now = jax.vmap(jax.random.fold_in, (0, None))(keys, iteration)
-    responses, gains = respond(parts, game, solution.joint, found, now)
+    responses, gains = respond(parts, game, solution.joint, found, drawn)
     own = tuple(range(2, n + 2))
     record = {
         "gap": gains.sum(1),
@@ -211,9 +210,29 @@ def _run(payoffs: Array, seeds: Array, options: _Options) -> tuple[_Found, dict[
     }
     return (found, responses), record
 
-  start = _Found(blank, blank), jax.vmap(initial)(keys)
-  (found, _), history = jax.lax.scan(step, start, jnp.arange(options.iterations + 1))
+  first = _share(draws[0, :, :, 0, 2])
+  initial = tuple((first[:, p] * count).astype(jnp.int32) for p, count in enumerate(shape))
+  (found, _), history = jax.lax.scan(step, (_Found(blank, blank), initial), draws[1:])
   return found, history
+
+
+def _draws(seeds: Array, shape: tuple[int, ...], options: _Options) -> Array:
+  """Random bits of all runs, uint32 [T + 2, R, N, M, 3]: the data of a key, and a number.
+
+  They are made in one go, since each use of the generator takes about a second to compile.
+  """
+  recommendations = 1 if options.concept == "cce" else max(shape)
+  size = (options.iterations + 2, len(shape), recommendations, 3)
+
+  def one(seed):
+    return jax.random.bits(jax.random.key(seed, impl=_GENERATOR), size, jnp.uint32)
+
+  return jnp.moveaxis(jax.vmap(one)(seeds), 1, 0)
+
+
+def _share(bits: Array) -> Array:
+  """Random bits as numbers from 0 to 1, without 1."""
+  return bits.astype(jnp.float64) / 2.0**32
 
 
 def _solve(game: Array, repeats: tuple[Array, ...], options: _Options) -> _Answer:
@@ -292,7 +311,7 @@ def _restrict(payoffs: Array, policies: tuple[Array, ...]) -> tuple[tuple[Array,
 
 
 def _respond(
-    parts: tuple[Array, ...], game: Array, joint: Array, found: _Found, key: Array,
+    parts: tuple[Array, ...], game: Array, joint: Array, found: _Found, draws: Array,
     options: _Options,
 ) -> tuple[tuple[Array, ...], Array]:
   """Best responses of one run to the joint of its meta-game.
@@ -302,7 +321,7 @@ def _respond(
     game: the meta-game [N, K1, ..., KN].
     joint: [K1, ..., KN].
     found: the policies.
-    key: random key of this iteration.
+    draws: random bits of this iteration, [N, M, 3].
     options: those of the run.
 
   Returns:
@@ -310,7 +329,7 @@ def _respond(
   """
   n = len(parts)
   actions, gains = [], []
-  for p, key_p in enumerate(jax.random.split(key, n)):
+  for p in range(n):
     own = own_first(joint, p, n)  # [Kp, plays of the others]
     kept = (own * own_first(game[p], p, n)).sum(1)
     mass = own.sum(1)
@@ -319,8 +338,9 @@ def _respond(
     values = own @ own_first(parts[p], p, n).T  # [M, Ap], weighted by the recommendation's mass
     gain = jnp.maximum(values.max(1) - kept, 0)
     gains.append(gain.sum())
-    key_p, pick = jax.random.split(key_p)
-    replies = jax.vmap(options.oracle)(values, jax.random.split(key_p, len(values)))
+    drawn = draws[p, : len(values)]
+    keys = jax.random.wrap_key_data(drawn[:, :2], impl=_GENERATOR)
+    replies = jax.vmap(options.oracle)(values, keys)
     replies = jnp.clip(replies.astype(jnp.int32), 0, values.shape[1] - 1)
     known = (replies[:, None] == found.policies[p]) & (found.repeats[p] > 0)
     played = mass > _PLAYED
@@ -328,8 +348,7 @@ def _respond(
     # The new reply that gains most; if all are known, any of them.
     best = novel & (gain >= jnp.where(novel, gain, -jnp.inf).max() * (1 - _TIE))
     eligible = jnp.where(novel.any(), best, played)
-    draw = jax.random.uniform(pick, eligible.shape)
-    actions.append(replies[jnp.argmax(jnp.where(eligible, draw, -1))])
+    actions.append(replies[jnp.argmax(jnp.where(eligible, _share(drawn[:, 2]), -1))])
   return tuple(actions), jnp.stack(gains)
 
 
