@@ -19,8 +19,8 @@ def games(count=3, shape=(9, 7), seed=0):
 @pytest.fixture(scope="module", params=["cce", "ce"])
 def runs(request):
   """The concept, three games, and a run of each."""
-  payoffs = games()
-  return request.param, payoffs, psro.jpsro(payoffs, ITERATIONS, concept=request.param, batched=True)
+  payoffs, concept = games(), request.param
+  return concept, payoffs, psro.jpsro(payoffs, ITERATIONS, concept=concept, batched=True)
 
 
 def spread(joint, policies, counts, shape):
@@ -104,12 +104,12 @@ def test_dilemma_ends_in_its_dominant_strategy():
 @pytest.mark.slow
 def test_runs_depend_on_their_own_seed_and_game_alone():
   payoffs = games(count=4, shape=(4, 3, 3))
-  together = psro.jpsro(payoffs, 4, seeds=[5, 6, 7, 8])
+  together = psro.jpsro(payoffs, 4, seeds=[5, 6, 7, 8], batched=True)
   alone = psro.jpsro(payoffs[1], 4, seeds=6, batched=False)
   for name in ("gap", "value", "num_policies"):
     np.testing.assert_allclose(getattr(together, name)[1], getattr(alone, name)[0], atol=1e-7)
   np.testing.assert_array_equal(together.policies[2][1], alone.policies[2][0])
-  longer = psro.jpsro(payoffs, 5, seeds=5)  # the seeds of further games count up
+  longer = psro.jpsro(payoffs, 5, seeds=5, batched=True)  # the seeds of further games count up
   np.testing.assert_allclose(longer.gap[:, :5], together.gap, atol=1e-7)
   assert np.all(together.gap[:, -1] < together.gap[:, 0])
 
@@ -156,7 +156,8 @@ def test_ignore_repeats_and_selections():
 def test_meta_games_without_certificate_are_named():
   """Callers that forbid promotions are served, too."""
   forbidden = jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise")
-  with forbidden[0], forbidden[1], pytest.warns(psro.UncertifiedWarning, match=r"\d of 3 meta-games .* iteration \d of run 0"):
+  text = r"\d of 3 meta-games .* iteration \d of run 0"
+  with forbidden[0], forbidden[1], pytest.warns(psro.UncertifiedWarning, match=text):
     run = psro.jpsro(games()[0], 2, tolerance=1e-300)
   assert not run.converged.all()
   with pytest.raises(psro.UncertifiedError):

@@ -7,11 +7,13 @@ the meta-solvers differ. Needs OpenSpiel, networkx and cvxpy:
 
   pip install -e ".[interop,baselines]"
 
+OpenSpiel's maximum-Gini solvers use CVXOPT if it is installed, and OSQP if it is not or if it fails.
+
 A run starts from random deterministic policies or, with --init=uniform, from uniform ones; with the
 latter no seed makes a difference. The gap is the sum over players of the gain of a true best
-response in the extensive game, by `pyspiel.cce_dist` with the marginal joint of the others. One call
-of `pyspiel.cce_dist` or `pyspiel.ce_dist` with the whole joint computes it once more, for joints of
-few policies, since its time grows with the square of their number. That time does not count.
+response in the extensive game, by `pyspiel.cce_dist` with the marginal joint of the others. For
+joints of few policies, one call of `pyspiel.cce_dist` or `pyspiel.ce_dist` with the whole joint
+computes it once more; its time grows with the square of the number of policies, and does not count.
 
 Writes into --out:
 
@@ -54,10 +56,11 @@ COLUMNS = (
 _EXPLANATION = """
 `train_gap` and `eval_gap` are the gaps of the two meta-solvers' joints in the last iteration, and
 `value` is the sum of the players' payoffs under the eval joint. `policies` is the shape of the last
-meta-game. `uncertified` is the number of meta-games not solved to the tolerance, `meta_gap` the
+meta-game. `uncertified` is the number of meta-games not solved to the tolerance, and `meta_gap` the
 largest gap of a joint within its meta-game. `checked` is the number of gaps that were computed once
-more, and `disagree` the largest difference that was found. `solver_worst` is the longest time in seconds of one meta-solver call after the
-first, `solver_seconds` that of all calls, and `seconds` that of the whole run.
+more, and `disagree` the largest difference that was found. `solver_worst` is the longest time in
+seconds of one meta-solver call after the first, `solver_seconds` that of all calls, and `seconds`
+that of the whole run.
 """
 
 Row = dict[str, Any]

@@ -14,7 +14,8 @@ import warnings
 import jax
 import numpy as np
 
-from nes_jax import native, selection as selections
+from nes_jax import native
+from nes_jax import selection as selections
 from nes_jax.selection import Selection
 from nes_jax.solving import checks, engines, ragged
 from nes_jax.solving.solve import solve
@@ -143,8 +144,8 @@ def check_arguments(
   unknown = sorted(set(inputs) - fields)
   if unknown:
     raise ValueError(
-        f"unknown arguments {unknown}: the fields that can be given are {sorted(fields)}; the target"
-        " is that of the counts"
+        f"unknown arguments {unknown}: the fields that can be given are {sorted(fields)}; the"
+        " target is that of the counts"
     )
   for name, value in inputs.items():
     if np.ndim(value):
@@ -215,13 +216,15 @@ def _solve_padded(
       concept=concept, precision="float64", tolerance=tolerance, batched=False
   )
   if not engines.on_accelerator(payoffs) and native.cpu.serves(shape, concept):
-    return solve(payoffs, selection=selection, **options)
+    whole = solve(payoffs, selection=selection, **options)
+    assert isinstance(whole, Solution)  # payoffs are one array
+    return whole
   padded = ragged.padded_shape(shape)
   extra = [(0, size - count) for size, count in zip(padded, shape)]
   target = selection.target
   if target is None:  # zeros are needed where strategies do not exist
     target = np.full(shape, 1 / math.prod(shape))
-  fields = {"target": np.pad(np.asarray(target), extra)}
+  fields: dict[str, Any] = {"target": np.pad(np.asarray(target), extra)}
   if selection.welfare is not None:
     fields["welfare"] = np.pad(np.asarray(selection.welfare, np.float64), extra)
   solution = solve(
@@ -230,5 +233,4 @@ def _solve_padded(
       strategies=tuple(np.arange(size) < count for size, count in zip(padded, shape)),
       **options,
   )
-  whole = jax.tree.map(lambda x: np.asarray(x)[None], solution)
-  return ragged.cut(whole, 0, tuple(shape))
+  return ragged.cut(jax.tree.map(lambda x: np.asarray(x)[None], solution), 0, tuple(shape))

@@ -20,7 +20,7 @@ from nes_jax.deviation import own_first
 from nes_jax.psro import meta
 from nes_jax.solving import checks, engines
 from nes_jax.solving.solve import solve
-from nes_jax.types import Array, Concept
+from nes_jax.types import Array, Concept, Solution
 
 # Chooses a best response: values [Ap] of the actions and a random key -> number of an action.
 Oracle = Callable[[Array, Array], Array]
@@ -219,7 +219,7 @@ def _run(payoffs: Array, seeds: Array, options: _Options) -> tuple[_Found, dict[
 def _draws(seeds: Array, shape: tuple[int, ...], options: _Options) -> Array:
   """Random bits of all runs, uint32 [T + 2, R, N, M, 3]: the data of a key, and a number.
 
-  They are made in one go, since each use of the generator takes about a second to compile.
+  They are made in one go, since each use of the generator adds to the time of compilation.
   """
   recommendations = 1 if options.concept == "cce" else max(shape)
   size = (options.iterations + 2, len(shape), recommendations, 3)
@@ -279,6 +279,7 @@ def _solve_whole(game: Array, repeats: tuple[Array, ...], options: _Options) -> 
       strategies=tuple(r > 0 for r in repeats),
       batched=True,
   )
+  assert isinstance(solution, Solution)  # payoffs are one array
   return _Answer(solution.joint, solution.converged, solution.residual)
 
 
