@@ -41,6 +41,7 @@ docs: $(VENV)/.installed-docs  ## build the documentation, without a warning; in
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file docs/mkdocs/mkdocs.yml
 
 pictures: demo  ## make the pictures of README.md and docs/ anew; into docs/images
+	$(BIN)/python -m launch.rate --scores=tests/data/agent57.csv --method=cce --out=out/pictures/rate
 	$(BIN)/python -m launch.calsheq_train --experiment=1 --seeds=2 --stages=240 --nocertify --out=out/pictures/market
 	$(BIN)/python docs/mkdocs/pictures.py
 

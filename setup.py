@@ -39,6 +39,8 @@ SCRIPTS = {
     "nes-solve": "nes_solve",
     "nes-train": "nes_train",
     "nes-eval": "nes_eval",
+    "nes-rate": "rate",
+    "market-game": "market_game",
     "market-train": "market_train",
     "calsheq-train": "calsheq_train",
     "calsheq-report": "calsheq_report",

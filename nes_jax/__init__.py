@@ -1,6 +1,16 @@
 """Normal-form games in bulk: one call, thousands of games, a selected equilibrium of each."""
 
-from nes_jax import dual, games, invariance, metrics, pretrained, selection
+from nes_jax import (
+    dual,
+    empirical,
+    games,
+    invariance,
+    metrics,
+    pretrained,
+    psro,
+    ratings,
+    selection,
+)
 from nes_jax.native import engines
 from nes_jax.selection import Selection
 from nes_jax.solving.solve import nash_zero_sum, solve
@@ -10,12 +20,15 @@ __all__ = [
     "Selection",
     "Solution",
     "dual",
+    "empirical",
     "engines",
     "games",
     "invariance",
     "metrics",
     "nash_zero_sum",
     "pretrained",
+    "psro",
+    "ratings",
     "selection",
     "solve",
 ]

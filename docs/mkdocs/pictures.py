@@ -15,6 +15,7 @@ PICTURES = {
     "demo/polytopes.png": "polytopes.png",
     "demo/gamut.png": "gamut.png",
     "pictures/market/targets_1.png": "calibration.png",
+    "pictures/rate/ratings.png": "ratings.png",
 }
 _COLOURS = 64
 
