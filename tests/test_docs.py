@@ -181,8 +181,8 @@ def test_examples_run(path, tmp_path):
   run(code_of(path), tmp_path)
 
 
-def test_readme_has_two_examples():
-  assert len(code_of(ROOT / "README.md")) == 2
+def test_readme_has_three_examples():
+  assert len(code_of(ROOT / "README.md")) == 3
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
