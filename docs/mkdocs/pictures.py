@@ -15,6 +15,7 @@ PICTURES = {
     "demo/polytopes.png": "polytopes.png",
     "demo/gamut.png": "gamut.png",
     "pictures/market/targets_1.png": "calibration.png",
+    "pictures/market_game/market_game.png": "market_game.png",
 }
 _COLOURS = 64
 
