@@ -43,6 +43,7 @@ docs: $(VENV)/.installed-docs  ## build the documentation, without a warning; in
 pictures: demo  ## make the pictures of README.md and docs/ anew; into docs/images
 	$(BIN)/python -m launch.rate --scores=tests/data/agent57.csv --method=cce --out=out/pictures/rate
 	$(BIN)/python -m launch.calsheq_train --experiment=1 --seeds=2 --stages=240 --nocertify --out=out/pictures/market
+	$(BIN)/python -m launch.market_game --out=out/pictures/market_game
 	$(BIN)/python docs/mkdocs/pictures.py
 
 gpu:  ## test and measure a machine with an NVIDIA GPU, in six minutes; into out/gpu
