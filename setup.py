@@ -175,7 +175,8 @@ setuptools.setup(
         # Solvers with which `launch.benchmark` compares.
         "peers": ["cvxpylayers>=1.2", "diffcp>=1.1", "moreau>=0.4.1", "polarix>=0.1.2"],
         # Before version 17, pygambit comes as source code on Linux and needs a C++ compiler.
-        "interop": ["open_spiel>=1.6", "pygambit>=17.0.0b2"],
+        # OpenSpiel's JPSRO imports networkx, which OpenSpiel does not require.
+        "interop": ["open_spiel>=1.6", "networkx>=3.0", "pygambit>=17.0.0b2"],
         "tensorboard": ["tensorboardX>=2.6"],
         # One of "cuda" and "cuda13" is enough. Drivers from version 525 on run CUDA 12, and drivers
         # from version 580 on also run CUDA 13.

@@ -1,13 +1,14 @@
 """Runs OpenSpiel's JPSRO with the meta-solvers of nes_jax, beside OpenSpiel's own.
 
   python -m launch.checks.jpsro --out=out/jpsro
+  python -m launch.checks.jpsro --normal_form
 
 The loop, the best responses and the gaps are those of `open_spiel.python.algorithms.jpsro`; only
 the meta-solvers differ. Needs OpenSpiel, networkx and cvxpy:
 
   pip install -e ".[interop,baselines]"
 
-OpenSpiel's maximum-Gini solvers use CVXOPT if it is installed, and OSQP if it is not or if it fails.
+OpenSpiel's maximum-Gini solvers use CVXOPT if it is installed, and OSQP if it is not or fails.
 
 A run starts from random deterministic policies or, with --init=uniform, from uniform ones; with the
 latter no seed makes a difference. The gap is the sum over players of the gain of a true best
@@ -15,10 +16,14 @@ response in the extensive game, by `pyspiel.cce_dist` with the marginal joint of
 joints of few policies, one call of `pyspiel.cce_dist` or `pyspiel.ce_dist` with the whole joint
 computes it once more; its time grows with the square of the number of policies, and does not count.
 
+With --normal_form, it times `nes_jax.psro.jpsro` on a random 50x50 game for 1, 8 and 64 seeds, and
+nothing else. That needs no further package.
+
 Writes into --out:
 
   jpsro.csv  a row for each run, written as soon as it has ended
   jpsro.md   the runs of this command as a table, and medians over the seeds
+  seeds.md   with --normal_form alone: the times by number of seeds
 
 The same command, given again, continues. Runs that are there are not repeated, even if the solver
 has changed since; give a new directory to measure anew.
@@ -47,6 +52,8 @@ GAMES = {"kuhn_poker_3p": 12, "trade_comm_2p_2i": 12, "trade_comm_2p_3i": 20,
 PAIRS = ("max_entropy_cce+max_welfare_cce", "mgcce+mwcce")
 # Largest number of joint policies in the support of a joint whose gap is computed once more.
 _CHECKED = 40
+# Number of later calls of each number of seeds that are timed.
+_REPEATS = 20
 # What identifies a run.
 SETTINGS = ("game", "iterations", "init", "train", "eval", "seed")
 COLUMNS = (
@@ -89,6 +96,9 @@ class Settings:
   other_seeds: int = flags.field(1, "Number of seeds of the pairs of OpenSpiel's own.")
   iterations: int | None = flags.field(
       None, "Number of iterations; each game has its own by default."
+  )
+  normal_form: bool = flags.field(
+      False, "Time runs on a normal-form game for different numbers of seeds, and nothing else."
   )
 
   def __post_init__(self):
@@ -223,6 +233,8 @@ def measure(
     UsageError: a meta-solver is unknown, or the directory has rows of another version.
     ImportError: OpenSpiel or a package that it needs is not installed.
   """
+  if run.normal_form:
+    return time_seeds(run, check_stop=check_stop)
   try:
     from open_spiel.python.algorithms import jpsro
     from open_spiel.python.examples.jpsro import get_game
@@ -252,6 +264,39 @@ def measure(
   say(f"{path.with_suffix('.md')} is written")
   counts = [row["uncertified"] for row in table]
   return {"runs": len(table), "uncertified": sum(int(x) for x in counts if x != "-")}
+
+
+def time_seeds(run: Settings, check_stop: Callable[[], None] = lambda: None) -> dict[str, float]:
+  """Times `nes_jax.psro.jpsro` on one 50x50 game of normal numbers, 20 iterations by default.
+
+  Returns:
+    "first" and "later", the times of 64 seeds over those of one seed: of the first call, which
+    compiles, and the median of later calls.
+  """
+  run.out.mkdir(parents=True, exist_ok=True)
+  iterations = run.iterations or 20
+  payoffs = np.random.default_rng(0).normal(size=(2, 50, 50))
+  psro.jpsro(payoffs[:, :2, :2], 1)  # starts JAX
+  table = []
+  for count in (1, 8, 64):
+    check_stop()
+    times = []
+    for first in [0, *range(_REPEATS)]:  # seeds differ in the size of their meta-games
+      began = time.perf_counter()
+      result = psro.jpsro(payoffs, iterations, seeds=range(first, first + count))
+      times.append(time.perf_counter() - began)
+    table.append({
+        "seeds": count,
+        "first call, s": times[0],
+        "later calls, ms": 1e3 * statistics.median(times[1:]),
+        "final gap, median": float(np.median(result.gap[:, -1])),
+        "final gap, worst": float(result.gap[:, -1].max()),
+        "uncertified": int((~result.converged).sum()),
+    })
+  (run.out / "seeds.md").write_text(f"# Seeds\n\n{tables.markdown(table)}\n")
+  one, many = table[0], table[-1]
+  names = {"first": "first call, s", "later": "later calls, ms"}
+  return {short: float(many[name]) / float(one[name]) for short, name in names.items()}
 
 
 def medians(table: Sequence[Row]) -> list[Row]:
