@@ -1,9 +1,9 @@
 """Ratings of the strategies of games: of agents and of tasks, of models and of prompts.
 
 A strategy's rating is what a player expects to gain by deviating to it from a joint play, before
-any recommendation: 0 for the best that can be done, less for worse. `equilibrium` takes the joint that
-`nes_jax.solve` selects. `deviation` takes one whose largest gains are as small as possible, which
-makes ratings unique, and the same whether or not a strategy is there twice.
+any recommendation: 0 for the best that can be done, less for worse. `equilibrium` takes the joint
+that `nes_jax.solve` selects. `deviation` takes one whose largest gains are as small as possible,
+which makes ratings unique, and the same whether or not a strategy is there twice.
 
 `agent_vs_task` and `side_by_side` make games of tables of scores, and `bootstrap` gives ratings
 intervals and rank probabilities.
