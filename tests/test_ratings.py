@@ -213,6 +213,19 @@ def test_equilibrium_under_jit():
   np.testing.assert_allclose(traced, ratings.equilibrium(payoffs).ratings[0], atol=1e-3)
 
 
+def test_ratings_are_differentiable_in_the_selection():
+  payoffs = np.random.default_rng(11).normal(size=(2, 3, 3)).astype(np.float32)
+
+  def rating(weight):
+    welfare = payoffs.sum(0)
+    selection = nes_jax.Selection(welfare=welfare, welfare_weight=weight)
+    return ratings.equilibrium(payoffs, selection=selection).ratings[0].sum()
+
+  slope = jax.grad(rating)(1.0)
+  assert np.isfinite(slope)
+  assert slope == pytest.approx((rating(1.05) - rating(0.95)) / 0.1, abs=0.02)
+
+
 def test_ratings_of_polarix():
   """Ratings by `ce_maxent` of polarix 0.1.2 with tol=2e-6, where it says that it has finished."""
   stored = np.load(pathlib.Path(__file__).parent / "data" / "polarix.npz")

@@ -113,7 +113,7 @@ def equilibrium(
   Raises:
     ValueError: as `nes_jax.solve`.
   """
-  traced = isinstance(payoffs, jax.core.Tracer)
+  traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((payoffs, selection)))
   payoffs = checks.as_real(payoffs)
   shape = checks.strategy_counts(payoffs.shape, batched)
   single = payoffs.ndim == len(shape) + 1
