@@ -97,35 +97,29 @@ def compute(config: Config, say: Callable[[str], None]) -> Report:
     rate = functools.partial(ratings.equilibrium, concept=config.method)
   started = time.monotonic()
   agent, task = (1, 0) if config.pairwise else (0, 1)
+  found = None
   if scores.error is None:
     say("the scores have no standard errors: ratings get no intervals")
     point = rate(game(scores.mean), batched=False)
-    return Report(
-        scores=scores,
-        agents=_rows("agent", scores.agents, point, agent, None),
-        tasks=_rows("task", scores.tasks, point, task, None),
-        converged=bool(point.converged),
-        uncertified=None,
-        seconds=time.monotonic() - started,
-        ranks=None,
+  else:
+    found = ratings.bootstrap(
+        jax.random.key(config.seed),
+        scores.mean,
+        scores.error,
+        num=config.resamples,
+        game=game,
+        rate=rate,
+        level=config.level,
     )
-  found = ratings.bootstrap(
-      jax.random.key(config.seed),
-      scores.mean,
-      scores.error,
-      num=config.resamples,
-      game=game,
-      rate=rate,
-      level=config.level,
-  )
+    point = found.point
   return Report(
       scores=scores,
-      agents=_rows("agent", scores.agents, found.point, agent, found),
-      tasks=_rows("task", scores.tasks, found.point, task, found),
-      converged=bool(found.point.converged),
-      uncertified=found.uncertified,
+      agents=_rows("agent", scores.agents, point, agent, found),
+      tasks=_rows("task", scores.tasks, point, task, found),
+      converged=bool(point.converged),
+      uncertified=None if found is None else found.uncertified,
       seconds=time.monotonic() - started,
-      ranks=found.ranks[agent],
+      ranks=None if found is None else found.ranks[agent],
   )
 
 

@@ -135,9 +135,14 @@ def _table(values: Any, name: str) -> np.ndarray:
   values = np.asarray(values, np.float64)
   if values.ndim < 2 or 0 in values.shape:
     raise ValueError(f"{name} must be a table with a row and a column, not {list(values.shape)}")
+  check_finite(values, name)
+  return values
+
+
+def check_finite(values: np.ndarray, name: str) -> None:
+  """Raises ValueError, with the place of the first one, for NaN and infinity."""
   bad = np.argwhere(~np.isfinite(values))
   if len(bad):
     raise ValueError(
         f"{name} hold NaN or infinity in {len(bad)} places, the first at {bad[0].tolist()}"
     )
-  return values

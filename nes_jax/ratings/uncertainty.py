@@ -6,10 +6,11 @@ Glossary: R resamples, E episodes.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from nes_jax import resampling
-from nes_jax.ratings.games import agent_vs_task
+from nes_jax.ratings.games import agent_vs_task, check_finite
 from nes_jax.ratings.rate import Ratings, deviation
 from nes_jax.types import Array
 
@@ -62,15 +63,15 @@ def bootstrap(
     if scores is not None or stddev is not None:
       raise ValueError("give either scores with stddev, or samples")
     samples = np.asarray(samples, np.float64)
-    _check(samples, "samples")
+    check_finite(samples, "samples")
     scores = samples.mean(0)
     drawn = np.einsum("re,e...->r...", resampling.weights(key, num, len(samples)), samples)
   else:
     if scores is None or stddev is None:
       raise ValueError("a bootstrap needs the scores and their stddev, or samples of the scores")
     scores, stddev = np.asarray(scores, np.float64), np.asarray(stddev, np.float64)
-    _check(scores, "scores")
-    _check(stddev, "stddev")
+    check_finite(scores, "scores")
+    check_finite(stddev, "stddev")
     if np.any(stddev < 0):
       raise ValueError("stddev must not be negative")
     drawn = resampling.normal(key, scores, stddev, num)
@@ -80,29 +81,10 @@ def bootstrap(
   spread = np.ptp(payoffs.reshape(len(payoffs), -1), axis=1)[1:]
   ratings = [np.asarray(x)[1:] for x in rated.ratings]
   return Uncertain(
-      point=_first(rated),
+      point=jax.tree.map(lambda x: x[0], rated),
       intervals=tuple(resampling.interval(x, certified, level) for x in ratings),
       ranks=tuple(_ranks(x, certified, _TIE * spread) for x in ratings),
       uncertified=float(1 - certified.mean()),
-  )
-
-
-def _check(values: np.ndarray, name: str) -> None:
-  bad = np.argwhere(~np.isfinite(values))
-  if len(bad):
-    raise ValueError(
-        f"{name} hold NaN or infinity in {len(bad)} places, the first at {bad[0].tolist()}"
-    )
-
-
-def _first(rated: Ratings) -> Ratings:
-  return Ratings(
-      ratings=tuple(x[0] for x in rated.ratings),
-      joint=rated.joint[0],
-      order=tuple(x[0] for x in rated.order),
-      contributions=tuple(tuple(x[0] for x in row) for row in rated.contributions),
-      gap=rated.gap[0],
-      converged=rated.converged[0],
   )
 
 
