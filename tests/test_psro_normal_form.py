@@ -69,7 +69,7 @@ def test_every_iteration_is_that_of_a_loop(runs):
       np.testing.assert_allclose(run.gains[r, t, p], gains.sum(), atol=1e-9)
       if t == ITERATIONS:
         continue
-      # What is added is the best response that gains most of those that are new.
+      # The new best response that gains most is added.
       best, now = values.argmax(1), set(policies[p][:counts[p]])
       new = [i for i in range(len(values)) if best[i] not in now and values[i].max() > 1e-6]
       added = set(policies[p][: run.num_policies[r, t + 1, p]]) - now

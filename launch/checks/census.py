@@ -19,7 +19,6 @@ engine has changed since; give a new directory to measure anew.
 """
 
 from collections.abc import Callable, Sequence
-import csv
 import dataclasses
 import functools
 import math
@@ -33,7 +32,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from launch.runtime import flags, program, progress, tables
-from launch.runtime.flags import UsageError
 import nes_jax
 from nes_jax import invariance, metrics
 from nes_jax.games import structured
@@ -177,7 +175,7 @@ def take(
     UsageError: the directory has the rows of another version of this program.
   """
   run.out.mkdir(parents=True, exist_ok=True)
-  rows = _read(run.out / "census.csv")
+  rows = tables.read_csv(run.out / "census.csv", COLUMNS, SETTINGS)
   wanted = _wanted(run, say)
   sizes = (run.games, run.strategies, run.players, run.precision)
   table = []
@@ -213,17 +211,6 @@ def _wanted(run: Run, say: Callable[[str], Any]) -> list[tuple[str, float, Conce
     else:
       wanted += [(kind, noise, concept) for noise in run.noises for concept in run.concepts]
   return wanted
-
-
-def _read(path: pathlib.Path) -> dict[tuple[str, ...], Row]:
-  """The rows of earlier runs, by their settings."""
-  if not path.exists():
-    return {}
-  with path.open(newline="") as file:
-    reader = csv.DictReader(file)
-    if tuple(reader.fieldnames or ()) != COLUMNS:
-      raise UsageError(f"{path} has other columns than this version writes: give another --out")
-    return {tuple(row[name] for name in SETTINGS): row for row in reader}
 
 
 def _keep(path: pathlib.Path, name: str, games: np.ndarray) -> None:

@@ -30,7 +30,6 @@ has changed since; give a new directory to measure anew.
 """
 
 from collections.abc import Callable, Sequence
-import csv
 import dataclasses
 import itertools
 import pathlib
@@ -54,7 +53,7 @@ PAIRS = ("max_entropy_cce+max_welfare_cce", "mgcce+mwcce")
 _CHECKED = 40
 # Number of later calls of each number of seeds that are timed.
 _REPEATS = 20
-# What identifies a run.
+# Columns that tell one run from another.
 SETTINGS = ("game", "iterations", "init", "train", "eval", "seed")
 COLUMNS = (
     *SETTINGS, "train_gap", "eval_gap", "value", "policies", "uncertified", "meta_gap", "checked",
@@ -245,7 +244,7 @@ def measure(
     _check_solver(name, jpsro.FLAG_TO_FUNC)
   run.out.mkdir(parents=True, exist_ok=True)
   path = run.out / "jpsro.csv"
-  rows = _read(path)
+  rows = tables.read_csv(path, COLUMNS, SETTINGS)
   wanted = _wanted(run)
   table = []
   with progress.bar(len(wanted), unit="run") as bar:
@@ -346,17 +345,6 @@ def _check_solver(name: str, known: Any) -> None:
     psro.meta_solver(concept, selection)  # type: ignore[arg-type]
   except ValueError as error:
     raise UsageError(f"--pairs: {name!r}: {error}") from None
-
-
-def _read(path: pathlib.Path) -> dict[tuple[str, ...], Row]:
-  """The rows of earlier runs, by their settings."""
-  if not path.exists():
-    return {}
-  with path.open(newline="") as file:
-    reader = csv.DictReader(file)
-    if tuple(reader.fieldnames or ()) != COLUMNS:
-      raise UsageError(f"{path} has other columns than this version writes: give another --out")
-    return {tuple(row[name] for name in SETTINGS): dict(row) for row in reader}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,6 +6,7 @@ import io
 import pathlib
 from typing import Any
 
+from launch.runtime.flags import UsageError
 from nes_jax.games.files import replacing
 
 Row = Mapping[str, Any]
@@ -43,3 +44,25 @@ def write_csv(path: pathlib.Path, columns: Sequence[str], rows: Iterable[Row]) -
   writer.writerows(rows)
   with replacing(path) as file:
     file.write(content.getvalue().encode())
+
+
+def read_csv(
+    path: pathlib.Path, columns: Sequence[str], settings: Sequence[str]
+) -> dict[tuple[str, ...], dict[str, str]]:
+  """The rows of earlier runs of a program, by their settings; none if there is no file.
+
+  Args:
+    path: a file that `write_csv` has written.
+    columns: all columns.
+    settings: the columns that tell one row from another.
+
+  Raises:
+    UsageError: the file has other columns.
+  """
+  if not path.exists():
+    return {}
+  with path.open(newline="") as file:
+    reader = csv.DictReader(file)
+    if tuple(reader.fieldnames or ()) != tuple(columns):
+      raise UsageError(f"{path} has other columns than this version writes: give another --out")
+    return {tuple(row[name] for name in settings): row for row in reader}

@@ -168,9 +168,14 @@ def check_repeats(repeats: Any, shape: Sequence[int]) -> list[np.ndarray]:
   return blocks
 
 
-def product_of(repeats: Sequence[np.ndarray]) -> np.ndarray:
-  """Target joint [A1, ..., AN] proportional to the product of the counts, per player [Ap]."""
-  return functools.reduce(np.multiply.outer, [block / block.sum() for block in repeats])
+def product_of(repeats: Sequence[Any], numpy: Any = np) -> Any:
+  """Target joint [A1, ..., AN] proportional to the product of the counts, per player [Ap].
+
+  Args:
+    repeats: counts of policies, per player [Ap].
+    numpy: NumPy or jax.numpy, of which the counts are arrays.
+  """
+  return functools.reduce(numpy.multiply.outer, [block / block.sum() for block in repeats])
 
 
 def select(

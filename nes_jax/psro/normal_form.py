@@ -266,8 +266,7 @@ def _solve_whole(game: Array, repeats: tuple[Array, ...], options: _Options) -> 
   """Solves meta-games of one shape."""
   target = None
   if not options.ignore_repeats:
-    shares = [r / r.sum(1, keepdims=True) for r in repeats]
-    target = jax.vmap(lambda *one: functools.reduce(jnp.multiply.outer, one))(*shares)
+    target = jax.vmap(lambda *one: meta.product_of(one, jnp))(*repeats)
   chosen = meta.select(
       options.selection, game, target, dict(options.inputs), options.welfare, player_axis=1
   )
