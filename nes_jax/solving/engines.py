@@ -35,6 +35,9 @@ _MIN_UNROLLED_GAMES = 128
 _MAX_UNROLLED_DUALS = 20
 # Largest number of joint strategies of a game in such a batch.
 _MAX_UNROLLED_JOINT = 256
+# Residual to which a game is solved whose answer is differentiated. Derivatives tell the rows that
+# bind from the others by their slacks and duals, which the residuals of answers leave blurred.
+_DERIVATIVE_TOLERANCE = 1e-11
 
 
 def x64_enabled() -> bool:
@@ -197,8 +200,11 @@ def native_inputs(inputs: Inputs) -> cpu.Inputs:
 
 
 @functools.lru_cache
-def native_options(task: Task, dtype: Any) -> cpu.Options:
-  """Three stages: as asked for; float64 for games that are left; then raised limits."""
+def native_options(task: Task, dtype: Any, differentiated: bool = False) -> cpu.Options:
+  """Three stages: as asked for; float64 for games that are left; then raised limits.
+
+  If the answers are differentiated, one more stage goes on with all games in float64.
+  """
   wide = jnp.dtype("float64")
   config = task.config
   stages = [cpu.Stage(config, wide=dtype == wide)]
@@ -210,6 +216,10 @@ def native_options(task: Task, dtype: Any) -> cpu.Options:
   if math.isinf(task.rho) and not limited:
     last = config if dtype == wide else repeat
     stages.append(cpu.Stage(dataclasses.replace(last, relaxed=True), wide=True))
+  if differentiated:
+    closer = min(config.tolerance, _DERIVATIVE_TOLERANCE)
+    polish = dataclasses.replace(repeat, tolerance=closer, margin=1.0)
+    stages.append(cpu.Stage(polish, wide=True, resume=True))
   return cpu.Options(
       concept=task.concept,
       dtype=dtype,
@@ -245,13 +255,15 @@ def _solve_native(inputs: Inputs, task: Task, dtype: Any) -> Solution:
 def _solve_native_jvp(task, dtype, primals, tangents):
   """Differentiates normalisation and units in JAX, and the optimum by implicit differentiation."""
   (inputs,) = primals
-  options = native_options(task, dtype)
+  options = native_options(task, dtype, differentiated=True)
   answers, variables = cpu.solve_traced(native_inputs(inputs), options, with_variables=True)
   solution = native_solution(answers, task, tuple(inputs.payoffs.shape[2:]))
+  # The native solver of linear systems knows no strategies that do not exist.
+  system_solver = cpu.solve_system if inputs.strategies is None else None
 
   def around(inputs):
     batch = normalise(inputs, task, dtype)
-    optimum = exact.optimum_given(batch.problem, variables, task.concept, 0)
+    optimum = exact.optimum_given(batch.problem, variables, task.concept, 0, system_solver)
     answer = exact.answer(
         batch.problem, optimum, answers.residual, answers.iterations, task.concept, 0
     )
