@@ -50,9 +50,11 @@ def optimum_given(
 @optimum_given.defjvp
 def _optimum_jvp(concept, batch_axis, system_solver, primals, tangents):
   problem, variables = primals
+  # The tangent depends on the optimum, which gives derivatives of higher order.
+  optimum = optimum_given(problem, variables, concept, batch_axis, system_solver)
   differential = over_batch(functools.partial(_differential, concept, system_solver), batch_axis)
   direction = dataclasses.replace(tangents[0], strategies=None)
-  return variables, differential(problem, direction, jax.lax.stop_gradient(variables))
+  return optimum, differential(problem, direction, optimum)
 
 
 def _conditions(problem: Problem, v: Variables, concept: Concept):
@@ -114,8 +116,9 @@ def _differential(
   )
   return Variables(
       joint=joint,
-      bound=jnp.zeros_like(v.bound),
-      slack=jax.tree.map(jnp.zeros_like, v.slack),
+      # Complementarity products stay as they are.
+      bound=-v.bound / where_alive(given, v.joint, 1) * joint,
+      slack=tuple(-s / a * d for s, a, d in zip(v.slack, v.duals, alpha)),
       duals=alpha,
       mass_dual=mass_dual,
       epsilon_slack=epsilon_slack,

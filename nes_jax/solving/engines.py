@@ -37,7 +37,9 @@ _MAX_UNROLLED_DUALS = 20
 _MAX_UNROLLED_JOINT = 256
 # Residual to which a game is solved whose answer is differentiated. Derivatives tell the rows that
 # bind from the others by their slacks and duals, which the residuals of answers leave blurred.
-_DERIVATIVE_TOLERANCE = 1e-11
+_DERIVATIVE_TOLERANCE = {32: 1e-9, 64: 1e-11}
+# Largest number of steps to that residual.
+_DERIVATIVE_ITERATIONS = 15
 
 
 def x64_enabled() -> bool:
@@ -217,8 +219,12 @@ def native_options(task: Task, dtype: Any, differentiated: bool = False) -> cpu.
     last = config if dtype == wide else repeat
     stages.append(cpu.Stage(dataclasses.replace(last, relaxed=True), wide=True))
   if differentiated:
-    closer = min(config.tolerance, _DERIVATIVE_TOLERANCE)
-    polish = dataclasses.replace(repeat, tolerance=closer, margin=1.0)
+    polish = dataclasses.replace(
+        repeat,
+        tolerance=min(config.tolerance, _DERIVATIVE_TOLERANCE[jnp.finfo(dtype).bits]),
+        margin=1.0,
+        max_iterations=_DERIVATIVE_ITERATIONS,
+    )
     stages.append(cpu.Stage(polish, wide=True, resume=True))
   return cpu.Options(
       concept=task.concept,
@@ -256,8 +262,8 @@ def _solve_native_jvp(task, dtype, primals, tangents):
   """Differentiates normalisation and units in JAX, and the optimum by implicit differentiation."""
   (inputs,) = primals
   options = native_options(task, dtype, differentiated=True)
-  answers, variables = cpu.solve_traced(native_inputs(inputs), options, with_variables=True)
-  solution = native_solution(answers, task, tuple(inputs.payoffs.shape[2:]))
+  given = jax.lax.stop_gradient(native_inputs(inputs))
+  answers, variables = cpu.solve_traced(given, options, with_variables=True)
   # The native solver of linear systems knows no strategies that do not exist.
   system_solver = cpu.solve_system if inputs.strategies is None else None
 
@@ -267,7 +273,7 @@ def _solve_native_jvp(task, dtype, primals, tangents):
     answer = exact.answer(
         batch.problem, optimum, answers.residual, answers.iterations, task.concept, 0
     )
-    return to_solution(inputs, task, dtype, batch, answer)
+    solution = to_solution(inputs, task, dtype, batch, answer)
+    return solution._replace(repeated=answers.repeated)
 
-  _, tangent = jax.jvp(around, (inputs,), tangents)
-  return solution, tangent
+  return jax.jvp(around, (inputs,), tangents)

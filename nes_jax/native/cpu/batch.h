@@ -73,6 +73,9 @@ constexpr double kIdleDual = 1e-12;
 // Constants of nes_jax/selection.py and nes_jax/deviation.py: least probability of a target joint,
 // largest ratio of the unit of payoffs to the least regret, and ulps that count as rounding.
 constexpr double kTargetFloor = 1e-12, kRobustScale = 4, kNoiseUlps = 8;
+// Share of the way to the boundary that a step may go: from a start, as in nes_jax/exact/engine.py,
+// and near a solution, where longer steps converge faster.
+constexpr double kToBoundary = 0.98, kToBoundaryNear = 0.9999;
 
 // Array of the answer type.
 struct Numbers {
@@ -208,7 +211,8 @@ class Worker {
       : batch_(batch), request_(batch.request), shape_(shape), pass_(pass), first_(first) {
     const Config config{pass.tolerance, pass.margin, pass.start_dual, pass.start_bound,
                         pass.start_slack, pass.warm_start, pass.max_iterations,
-                        batch.soft ? 0 : pass.relaxation};
+                        batch.soft ? 0 : pass.relaxation,
+                        pass.resume ? kToBoundaryNear : kToBoundary};
     method_.set_up(shape, config, games, batch.soft, request_.target, request_.welfare);
     raw_.assign(size_t(W) * request_.players * shape.size + 64 / sizeof(S), 0);
     best_.assign(size_t(shape.size) + 1, VS{});

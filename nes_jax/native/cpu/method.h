@@ -22,6 +22,8 @@ struct Config {
   int max_iterations;
   // Amount by which hard limits are raised, in normalised units.
   double relaxation;
+  // Share of the way to the boundary that a step may go.
+  double to_boundary;
 };
 
 // State and steps of the method, for W games of numbers of type T.
@@ -32,9 +34,9 @@ struct Method {
   using M = typename O::M;
   using Gains = std::conditional_t<kCorrelated, Correlated<T, W>, Coarse<T, W>>;
 
-  // Share of the way to the boundary that a step may go, least value of a positive variable, and
-  // factor from the violation of constraints at a warm start to its distance from the boundary.
-  static constexpr T kToBoundary = T(0.98), kTiny = T(1e-30), kWarmth = T(0.1);
+  // Least value of a positive variable, and factor from the violation of constraints at a warm start
+  // to its distance from the boundary.
+  static constexpr T kTiny = T(1e-30), kWarmth = T(0.1);
   // Growth of the merit at which a step is refused, predictor step below which the second-order
   // term is reduced, and largest damping.
   static constexpr T kMaxGrowth = T(1e4), kShortStep = T(0.1), kStrongest = T(1e-2);
@@ -596,8 +598,9 @@ struct Method {
 
   // Replaces the direction in `next` by the point after the step.
   void advance(V primal, V bounds) {
-    primal = O::min(O::all(1), kToBoundary / O::max(primal, O::all(T(1e-3))));
-    bounds = O::min(O::all(1), kToBoundary / O::max(bounds, O::all(T(1e-3))));
+    const T share = T(config.to_boundary);
+    primal = O::min(O::all(1), share / O::max(primal, O::all(T(1e-3))));
+    bounds = O::min(O::all(1), share / O::max(bounds, O::all(T(1e-3))));
     const V tiny = O::all(kTiny);
     for (int e = 0; e < size; ++e) {
       next.joint[e] = O::max(tiny, now.joint[e] + primal * next.joint[e]);
