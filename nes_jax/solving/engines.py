@@ -35,10 +35,7 @@ _MIN_UNROLLED_GAMES = 128
 _MAX_UNROLLED_DUALS = 20
 # Largest number of joint strategies of a game in such a batch.
 _MAX_UNROLLED_JOINT = 256
-# Residual to which a game is solved whose answer is differentiated. Derivatives tell the rows that
-# bind from the others by their slacks and duals, which the residuals of answers leave blurred.
-_DERIVATIVE_TOLERANCE = {32: 1e-9, 64: 1e-11}
-# Largest number of steps to that residual.
+# Largest number of further steps for games whose answers are differentiated.
 _DERIVATIVE_ITERATIONS = 15
 
 
@@ -219,12 +216,8 @@ def native_options(task: Task, dtype: Any, differentiated: bool = False) -> cpu.
     last = config if dtype == wide else repeat
     stages.append(cpu.Stage(dataclasses.replace(last, relaxed=True), wide=True))
   if differentiated:
-    polish = dataclasses.replace(
-        repeat,
-        tolerance=min(config.tolerance, _DERIVATIVE_TOLERANCE[jnp.finfo(dtype).bits]),
-        margin=1.0,
-        max_iterations=_DERIVATIVE_ITERATIONS,
-    )
+    closer = repeat.differentiated(wide)
+    polish = dataclasses.replace(closer, max_iterations=_DERIVATIVE_ITERATIONS)
     stages.append(cpu.Stage(polish, wide=True, resume=True))
   return cpu.Options(
       concept=task.concept,
