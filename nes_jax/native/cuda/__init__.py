@@ -128,6 +128,8 @@ def solve(
       threshold=np.float32(margin * tolerance),
       max_iterations=np.int32(max_iterations),
   )
+  # A kernel divides by a sum that it has rounded, which shows where a game has diverged.
+  joint = joint / joint.sum((1, 2), keepdims=True)
   return joint, tuple(duals), residual, iterations
 
 
