@@ -18,7 +18,7 @@ from nes_jax.types import Concept
 _BATCHES = 4
 # Areas below this fraction of the rectangle of all payoffs count as flat: their difference is
 # divided by that fraction of the rectangle.
-FLAT = 1e-6
+FLAT = 1e-5
 # Directions whose angle, in radians, is less than this have no triangle between them.
 _PARALLEL = 1e-7
 
@@ -36,7 +36,7 @@ class Region(NamedTuple):
   outer_corners: np.ndarray  # [B]
   inner_area: np.ndarray  # [B], in units of the one's payoffs times those of the other
   outer_area: np.ndarray  # [B]
-  # [B] difference of the areas over the outer one. An outer area below 1e-6 of the rectangle of all
+  # [B] difference of the areas over the outer one. An outer area below 1e-5 of the rectangle of all
   # payoffs is replaced by that. It is negative if the inner hull is larger by rounding.
   difference: np.ndarray
   # [B] largest distance of a corner of the outer hull from the inner one, in units of each player's

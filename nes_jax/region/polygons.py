@@ -7,6 +7,10 @@ at the numbers.
 
 import numpy as np
 
+# Detail below this size, in units of `scale`, is the solver's: corners so near to another one, or
+# to the line between two others, are left out of a hull, and half planes that cut off no more are
+# left out of an intersection. A hull only becomes smaller by that, and an intersection larger.
+_DETAIL = 1e-8
 # Half planes are moved outwards by this fraction of the size of the coordinates, so that rounding
 # never cuts off a point that lies on the boundary of all of them.
 _ROUNDING = 1e-14
@@ -17,7 +21,7 @@ def hull(points: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
   Args:
     points: [B, M, 2].
-    scale: [B, 2] sizes of the coordinates, which say what is near.
+    scale: [B, 2] units of the coordinates, in which a polygon has a size near 1.
 
   Returns:
     Corners [B, H, 2], and their numbers [B].
@@ -31,25 +35,39 @@ def hull(points: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 def _hull_of_one(points: np.ndarray, scale: np.ndarray) -> list[int]:
-  """Indices of the corners of one hull; corners closer than a millionth of a millionth are one."""
+  """Indices of the corners of one hull."""
   order = np.lexsort((points[:, 1], points[:, 0])).tolist()
-  xs, ys = (points / scale).T.tolist()
+  scaled = [complex(x, y) for x, y in (points / scale).tolist()]
 
-  def half(order):
+  def half(order: list[int]) -> list[int]:
     chain: list[int] = []
     for k in order:
       while len(chain) > 1:
         i, j = chain[-2:]
-        turn = (xs[j] - xs[i]) * (ys[k] - ys[i]) - (ys[j] - ys[i]) * (xs[k] - xs[i])
-        if turn > 0:
+        if ((scaled[j] - scaled[i]).conjugate() * (scaled[k] - scaled[i])).imag > 0:
           break
         chain.pop()
-      if not chain or max(abs(xs[chain[-1]] - xs[k]), abs(ys[chain[-1]] - ys[k])) > 1e-12:
-        chain.append(k)
+      chain.append(k)
     return chain
 
-  lower, upper = half(order), half(order[::-1])
-  return (lower[:-1] + upper[:-1]) or lower[:1]
+  corners = half(order)[:-1] + half(order[::-1])[:-1]
+  return _without_detail(corners or order[:1], scaled)
+
+
+def _without_detail(corners: list[int], scaled: list[complex]) -> list[int]:
+  """The corners of a hull that are not next to the line between the one before and the one after."""
+  kept: list[int] = []
+  for number, k in enumerate(corners):
+    after = scaled[corners[number + 1] if number + 1 < len(corners) else (kept or corners)[0]]
+    before = scaled[kept[-1] if kept else corners[-1]]
+    side = after - before
+    length = abs(side)
+    along = 0.0
+    if length > 0:
+      along = min(1.0, max(0.0, (side.conjugate() * (scaled[k] - before)).real / length**2))
+    if abs(scaled[k] - before - along * side) > _DETAIL:
+      kept.append(k)
+  return kept or corners[:1]
 
 
 def intersection(
@@ -58,7 +76,7 @@ def intersection(
   """Intersections of half planes `normal . x <= offset` with a box, by clipping it with each.
 
   Args:
-    normals: [B, D, 2], of any length.
+    normals: [B, D, 2], of unit length in units of `scale`: their products with it are unit vectors.
     offsets: [B, D].
     lowest: [B, 2] the corner of the box where both coordinates are smallest.
     highest: [B, 2] the opposite corner.
@@ -72,7 +90,10 @@ def intersection(
   size = np.maximum(np.abs(lowest), np.abs(highest))
   slack = _ROUNDING * (np.abs(normals) @ size[..., None])[..., 0]
   for k in range(normals.shape[1]):
-    corners, counts = _clip(corners, counts, normals[:, k], offsets[:, k] + slack[:, k])
+    furthest = (corners @ normals[:, k, :, None]).max((1, 2))
+    idle = furthest - offsets[:, k] <= _DETAIL
+    offset = np.where(idle, furthest, offsets[:, k]) + slack[:, k]
+    corners, counts = _clip(corners, counts, normals[:, k], offset)
   return corners, counts
 
 
