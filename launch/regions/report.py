@@ -97,7 +97,7 @@ def compute(config: Config, say: Callable[[str], None]) -> Report:
   regions: dict[Concept, Region] = {}
   vertices: dict[Concept, Vertices] = {}
   marks: dict[str, np.ndarray] = {}
-  for concept in config.concept:
+  for concept in (name for name in CONCEPTS if name in config.concept):
     regions[concept] = region.payoffs(
         game, config.directions, concept, players=pair, batched=False
     )

@@ -14,8 +14,6 @@ from nes_jax.region import inputs, polygons
 from nes_jax.region.support import Support, solve_directions
 from nes_jax.types import Concept
 
-# Number of batches in which directions are placed; those of the first have equal angles.
-_BATCHES = 4
 # Areas below this fraction of the rectangle of all payoffs count as flat: their difference is
 # divided by that fraction of the rectangle.
 FLAT = 1e-5
@@ -54,18 +52,21 @@ def payoffs(
     concept: Concept = "cce",
     *,
     players: tuple[int, int] = (0, 1),
+    batches: int = 4,
     batched: bool | None = None,
 ) -> Region:
   """The set of equilibrium payoffs of two players, from within and from without.
 
-  A quarter of the directions has equal angles, in units of the players' ranges of payoffs. Three
-  further batches of a quarter each go where the two hulls differ most.
+  The first batch of directions has equal angles, in units of the players' ranges of payoffs. Those
+  of the further batches, which are of the same size, go where the two hulls differ most.
 
   Args:
     payoffs: [N, A1, ..., AN] or [B, N, A1, ..., AN], finite, of any scale.
-    num_directions: number of linear programs for each game, at least 8.
+    num_directions: number of linear programs for each game, at least 8, in all batches together.
     concept: "cce" or "ce".
     players: the two players. For N > 2 the set is the projection on their payoffs.
+    batches: number of batches of directions. The first one has at least 4 directions. With 1, all
+      directions have equal angles.
     batched: whether payoffs have a batch axis, where the shape can be read both ways.
 
   Returns:
@@ -77,12 +78,13 @@ def payoffs(
   """
   inputs.concept(concept)
   inputs.at_least("num_directions", num_directions, 8)
+  inputs.at_least("batches", batches, 1)
   games, many = inputs.games(payoffs, batched)
   pair = inputs.players(players, games.shape[1])
   pure = games[:, pair].reshape(len(games), 2, -1).swapaxes(1, 2)
   lowest, highest = pure.min(1), pure.max(1)
   span = np.where(highest > lowest, highest - lowest, 1)
-  found = _sandwich(games, num_directions, concept, pair, span)
+  found = _sandwich(games, num_directions, batches, concept, pair, span)
   inner, inner_corners = polygons.hull(found.payoffs[..., pair], span)
   outer, outer_corners = polygons.intersection(
       found.directions[..., pair], found.upper, lowest, highest
@@ -111,10 +113,16 @@ def payoffs(
 
 
 def _sandwich(
-    games: np.ndarray, num: int, concept: Concept, pair: tuple[int, int], span: np.ndarray
+    games: np.ndarray,
+    num: int,
+    batches: int,
+    concept: Concept,
+    pair: tuple[int, int],
+    span: np.ndarray,
 ) -> Support:
   """Support functions of `num` directions, the later ones where the hulls differ most."""
-  sizes = np.diff(np.arange(_BATCHES + 1) * num // _BATCHES)[::-1]
+  batches = min(batches, num // 4)
+  sizes = np.diff(np.arange(batches + 1) * num // batches)[::-1]
   angles = np.arange(sizes[0]) * 2 * np.pi / sizes[0]
   units = np.broadcast_to(
       np.stack([np.cos(angles), np.sin(angles)], 1), (len(games), sizes[0], 2)
