@@ -2,12 +2,14 @@
 
   python -m launch.checks.region --out=out/check_region
 
-Three tables:
+Four tables:
 
   hulls     relative difference of the areas of the inner and the outer hull, on uniform random
             games, with directions in four batches and in one, which has equal angles
   vertices  extreme equilibria that are found in uniform random games of two and of three strategies
             a player, of all that the double description method lists
+  weights   linear programs of the largest welfare with an infinite weight and with finite ones, on
+            uniform games and on games with payoffs that nearly tie
   chicken   largest error of the payoffs of Chicken's five extreme equilibria
 
 Writes them into --out as region.md. Exit code 0: all targets are met; 1: one is missed, and the
@@ -26,6 +28,7 @@ import numpy as np
 
 from launch.runtime import flags, program, tables
 from nes_jax import region
+from nes_jax.region import bounds
 from nes_jax.types import CONCEPTS, Concept
 
 # Largest relative difference of the areas, and longest time in seconds for both concepts.
@@ -36,6 +39,11 @@ SHARES = {2: 1.0, 3: 0.9}
 ERROR = 1e-6
 # Joints that differ by less than this are the same vertex.
 _SAME = 1e-6
+# Weights of the welfare that are compared, and the number of welfares of each game.
+_WEIGHTS = (np.inf, 1e6, 1e3)
+_DIRECTIONS = 16
+# Standard deviation of the noise on payoffs of 0, 1 and 2 in the games that nearly tie.
+_NOISE = 1e-6
 _CHICKEN = np.array([[[0.0, 7], [2, 6]], [[0, 2], [7, 6]]])
 CHICKEN_PAYOFFS = np.array([[2, 7], [3.6, 3.6], [14 / 3, 14 / 3], [5.25, 5.25], [7, 2]])
 
@@ -121,8 +129,40 @@ def vertices(run: Run, strategies: int, concept: Concept) -> dict[str, Any]:
   }
 
 
+def weights(run: Run) -> list[dict[str, Any]]:
+  """The table of weights: a tenth of the games of the hulls, and as many that nearly tie."""
+  count = max(1, run.games // 10)
+  rng = np.random.default_rng(run.seed)
+  shape = (count, 2, run.strategies, run.strategies)
+  ties = rng.integers(0, 3, size=shape) + _NOISE * rng.normal(size=shape)
+  rows = []
+  for kind, games in (("uniform", rng.uniform(size=shape)), ("near ties", ties)):
+    welfare = np.einsum("dn,bnij->bdij", rng.normal(size=(_DIRECTIONS, 2)), games)
+    welfare = welfare.reshape(-1, *shape[2:])
+    unit = welfare.std((1, 2))
+    repeated = np.repeat(games, _DIRECTIONS, 0)
+    for concept in CONCEPTS:
+      for weight in _WEIGHTS:
+        began = time.perf_counter()
+        solution = bounds.solve_weighted(repeated, welfare, weight, concept)
+        seconds = time.perf_counter() - began
+        upper = bounds.upper_bound(repeated, welfare, solution.duals, concept)
+        between = (upper - (welfare * solution.joint).sum((1, 2))) / unit
+        rows.append({
+            "games": kind,
+            "concept": concept,
+            "weight": weight,
+            "programs": len(welfare),
+            "us each": 1e6 * seconds / len(welfare),
+            "not certified": int((~solution.converged).sum()),
+            "bound less attained, median": float(np.median(between)),
+            "largest": float(between.max()),
+        })
+  return rows
+
+
 def chicken(concept: Concept, rounds: int) -> float:
-  """The largest error of the payoffs of Chicken's extreme equilibria; infinite if one is missing."""
+  """The largest error of the payoffs of Chicken's vertices; infinite if one is missing."""
   found = region.vertices(_CHICKEN, concept, rounds)
   assert isinstance(found, region.Vertices)  # one game was given
   if len(found.payoffs) != len(CHICKEN_PAYOFFS):
@@ -171,9 +211,13 @@ def measure(
       found.append(row)
       if row["share"] < share or row["not vertices"]:
         missed.append(f"vertices of {row['strategies']} {concept}: share {row['share']:.3f}")
-  errors = [{"concept": concept, "error": chicken(concept, run.rounds)} for concept in CONCEPTS]
+  errors: list[dict[str, Any]] = [
+      {"concept": concept, "error": chicken(concept, run.rounds)} for concept in CONCEPTS
+  ]
   missed += [f"Chicken, {row['concept']}" for row in errors if not row["error"] <= ERROR]
-  text = "\n\n".join(["# Sets of equilibria", *map(tables.markdown, (rows, found, errors))]) + "\n"
+  check_stop()
+  written = map(tables.markdown, (rows, found, weights(run), errors))
+  text = "\n\n".join(["# Sets of equilibria", *written]) + "\n"
   (run.out / "region.md").write_text(text)
   print(text)
   say(f"{run.out / 'region.md'} is written")

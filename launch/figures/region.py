@@ -24,7 +24,7 @@ _OPACITY = 0.3
 
 def draw(
     regions: Region | Mapping[str, Region],
-    marks: Mapping[str, Sequence[float]] | None = None,
+    marks: Mapping[str, Sequence[float] | np.ndarray] | None = None,
     *,
     title: str = "",
     axes_names: tuple[str, str] = ("payoff of player 1", "payoff of player 2"),
@@ -34,8 +34,8 @@ def draw(
   The title, the axes and the legend name what is drawn; save it with `savefig`.
 
   Args:
-    regions: what `nes_jax.region.payoffs` returns for one game; or several such regions of one game
-      by their labels, the largest first. The labels "CCE" and "CE" have the colours of all pictures.
+    regions: what `nes_jax.region.payoffs` returns for one game; or several such regions of one
+      game by their labels, the largest first. The labels "CCE" and "CE" have their usual colours.
     marks: payoffs [2] of selected equilibria, by their labels; at most four.
     title: text above the panel.
     axes_names: texts beside the axes.
@@ -60,7 +60,9 @@ def draw(
   ax.plot(*pure.T, ls="", marker="o", ms=dot, color="0.45", mec="white", mew=0.8, zorder=6,
           label="joint strategies")
   for (label, point), (marker, size, colour, filled) in zip(marks.items(), _MARKS):
-    edge = {"mec": "white", "mew": 1.2} if filled else {"mfc": "none", "mec": colour, "mew": 2.0}
+    edge: dict[str, Any] = {"mec": "white", "mew": 1.2}
+    if not filled:
+      edge = {"mfc": "none", "mec": colour, "mew": 2.0}
     ax.plot(*point, ls="", marker=marker, ms=size, color=colour, zorder=8, label=label,
             clip_on=False, **edge)
   ax.set_xlabel(axes_names[0], fontsize=SIZE)

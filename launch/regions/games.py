@@ -50,8 +50,8 @@ def read(name: str, index: int, seed: int, batched: bool | None) -> np.ndarray:
       if not 0 <= index < source.num_games:
         raise UsageError(f"--index={index}: {name} holds games 0 to {source.num_games - 1}")
       # A game of a directory is padded to the largest one.
-      cut = tuple(slice(0, int(count)) for count in source.counts[index])
-      game = source.read(index, index + 1)[(0, slice(None), *cut)]
+      cut = [slice(0, int(count)) for count in source.counts[index]]
+      game = source.read(index, index + 1)[0][(slice(None), *cut)]
   except files.AmbiguousShapeError as error:
     raise UsageError(
         f"--game={name} holds an array of shape {list(error.shape)}, which can be read as"

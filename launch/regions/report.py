@@ -132,7 +132,7 @@ def _vertex_rows(report: Report) -> list[dict[str, Any]]:
   rows = []
   for concept, found in report.vertices.items():
     for number, (joint, values) in enumerate(zip(found.joints, found.payoffs.tolist())):
-      row = {"concept": concept, "vertex": number, "hits": int(found.hits[number])}
+      row: dict[str, Any] = {"concept": concept, "vertex": number, "hits": int(found.hits[number])}
       row |= {f"payoff_{1 + p}": value for p, value in enumerate(values)}
       row |= {
           "joint_" + "_".join(str(1 + k) for k in place): float(value)

@@ -6,9 +6,9 @@ attained and the other certified. `support` is the function behind it, for any n
 of them in a small game.
 """
 
+from nes_jax.region.bounds import Support, support
 from nes_jax.region.extreme import Vertices, enumerate_vertices, vertices
 from nes_jax.region.hulls import Region, payoffs
-from nes_jax.region.support import Support, support
 
 __all__ = [
     "Region",

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nes_jax.region import inputs, polytope
-from nes_jax.region.support import maximise
+from nes_jax.region.bounds import maximise
 from nes_jax.selection import Selection
 from nes_jax.solving.solve import solve
 from nes_jax.types import Concept, Solution
@@ -46,7 +46,7 @@ class Vertices(NamedTuple):
 def vertices(
     payoffs: Any,
     concept: Concept = "cce",
-    rounds: int = 6,
+    rounds: int = 8,
     *,
     seed: int = 0,
     batched: bool | None = None,
@@ -204,7 +204,7 @@ def _round(finders: list[_Finder], concept: Concept, first: bool) -> None:
 
 
 def _maximisers(games: np.ndarray, welfares: np.ndarray, concept: Concept) -> np.ndarray:
-  """Equilibria [B, W, n] of largest welfare; games [B, N, A1, ..., AN], welfares [B, W, A1, ..., AN]."""
+  """Equilibria [B, W, n] of the largest welfare, for welfares [B, W, A1, ..., AN] of games."""
   num = welfares.shape[1]
   flat = welfares.reshape(-1, *welfares.shape[2:])
   solution, _ = maximise(np.repeat(games, num, 0), flat, concept)

@@ -8,10 +8,11 @@ algorithm, Rote 1992), which is much better than as many directions at equal ang
 
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from nes_jax.region import inputs, polygons
-from nes_jax.region.support import Support, solve_directions
+from nes_jax.region.bounds import Support, solve_directions
 from nes_jax.types import Concept
 
 # Areas below this fraction of the rectangle of all payoffs count as flat: their difference is
@@ -103,13 +104,10 @@ def payoffs(
       distance=polygons.distance(outer / units, inner / units).max(1),
       pure=pure,
       gap=found.gap.max(1),
-      converged=found.converged.all(1),
+      converged=np.asarray(found.converged.all(1)),
       support=found,
   )
-  if many:
-    return result
-  single = Region(*(x[0] for x in result[:-1]), Support(*(x[0] for x in found)))
-  return single
+  return result if many else jax.tree.map(lambda x: x[0], result)
 
 
 def _sandwich(
@@ -127,16 +125,15 @@ def _sandwich(
   units = np.broadcast_to(
       np.stack([np.cos(angles), np.sin(angles)], 1), (len(games), sizes[0], 2)
   )
-  found: Support | None = None
-  for k, size in enumerate(sizes):
-    if found is not None:
-      units = _where_they_differ(found, pair, span, size)
+  parts: list[Support] = []
+  for size in sizes:
+    if parts:
+      so_far = Support(*(np.concatenate(x, 1) for x in zip(*parts)))
+      units = _where_they_differ(so_far, pair, span, size)
     directions = np.zeros((len(games), size, games.shape[1]))
     directions[..., pair] = units / span[:, None]
-    new = solve_directions(games, directions, concept)
-    found = new if k == 0 else Support(*(np.concatenate(x, 1) for x in zip(found, new)))
-  assert found is not None  # there are batches
-  return found
+    parts.append(solve_directions(games, directions, concept))
+  return Support(*(np.concatenate(x, 1) for x in zip(*parts)))
 
 
 def _where_they_differ(

@@ -55,7 +55,7 @@ def _hull_of_one(points: np.ndarray, scale: np.ndarray) -> list[int]:
 
 
 def _without_detail(corners: list[int], scaled: list[complex]) -> list[int]:
-  """The corners of a hull that are not next to the line between the one before and the one after."""
+  """The corners of a hull that are away from the line between their two neighbours."""
   kept: list[int] = []
   for number, k in enumerate(corners):
     after = scaled[corners[number + 1] if number + 1 < len(corners) else (kept or corners)[0]]

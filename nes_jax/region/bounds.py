@@ -54,7 +54,7 @@ def support(
 
   Args:
     payoffs: [N, A1, ..., AN] or [B, N, A1, ..., AN], finite, of any scale.
-    directions: [D, N] for all games, or [B, D, N]. They need not have unit length; h is homogeneous.
+    directions: [D, N] for all games, or [B, D, N], of any length; h(2 d) is 2 h(d).
     concept: "cce" or "ce".
     batched: whether payoffs have a batch axis, where the shape can be read both ways.
 
@@ -88,7 +88,7 @@ def _solve_part(games: np.ndarray, directions: np.ndarray, concept: Concept) -> 
   welfare = welfare.reshape(count * num, *shape)
   repeated = np.repeat(games, num, 0)
   solution, upper = maximise(repeated, welfare, concept)
-  joint = solution.joint.reshape(count, num, *shape)
+  joint = np.asarray(solution.joint).reshape(count, num, *shape)
   values = np.einsum(
       "bnk,bdk->bdn", games.reshape(count, len(shape), -1), joint.reshape(count, num, -1)
   )
@@ -98,8 +98,8 @@ def _solve_part(games: np.ndarray, directions: np.ndarray, concept: Concept) -> 
       upper=upper.reshape(count, num),
       payoffs=values,
       joint=joint,
-      gap=solution.gap.reshape(count, num),
-      converged=solution.converged.reshape(count, num),
+      gap=np.asarray(solution.gap).reshape(count, num),
+      converged=np.asarray(solution.converged).reshape(count, num),
   )
 
 
@@ -117,17 +117,17 @@ def maximise(
     The solution in float64, whose duals are those of the welfare that was given, and the bounds
     [B].
   """
-  solution = _solve(games, welfare, math.inf, concept)
+  solution = solve_weighted(games, welfare, math.inf, concept)
   left = np.flatnonzero(~solution.converged)
   if len(left):
-    again = _solve(games[left], welfare[left], FINITE_WEIGHT, concept)
+    again = solve_weighted(games[left], welfare[left], FINITE_WEIGHT, concept)
     better = left[again.converged]
     for old, new in zip(jax.tree.leaves(solution), jax.tree.leaves(again)):
       old[better] = new[again.converged]
   return solution, upper_bound(games, welfare, solution.duals, concept)
 
 
-def _solve(
+def solve_weighted(
     games: np.ndarray, welfare: np.ndarray, weight: float, concept: Concept
 ) -> Solution:
   """Solves in float64; the duals become those of max W . sigma, in the units of the welfare."""
