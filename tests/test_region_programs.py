@@ -43,15 +43,22 @@ def test_a_file_of_games_and_other_players(tmp_path):
   batch = np.random.default_rng(0).normal(size=(4, 3, 2, 2, 2))
   files.write_npz(tmp_path / "games.npz", batch)
   out = tmp_path / "out"
-  (out).mkdir()
+  out.mkdir()
   (out / "vertices.csv").write_text("that of an earlier run")
-  flags = [f"--game={tmp_path / 'games.npz'}", "--index=3", "--players=3,1", "--concept=cce", "--batched"]
-  assert program.main(["region", *flags, "--rounds=0", f"--out={out}"]) == 0
+  flags = [f"--game={tmp_path / 'games.npz'}", "--index=3", "--batched", f"--out={out}"]
+  flags += ["--players=3,1", "--concept=cce", "--rounds=0"]
+  assert program.main(["region", *flags]) == 0
   assert not (out / "vertices.csv").exists()
   found = region.payoffs(batch[3], players=(2, 0), batched=False)
   outer = [row for row in rows_of(out / "hulls.csv") if row["hull"] == "outer"]
   corners = np.array([[float(row["payoff_3"]), float(row["payoff_1"])] for row in outer])
   np.testing.assert_allclose(corners, found.outer, atol=1e-9)
+
+
+def test_titles():
+  assert games.title("battle_of_the_sexes", 0) == "Battle of the sexes"
+  assert games.title("random:8x8", 0) == "A random 8x8 game"
+  assert games.title("some/games.npz", 3) == "games.npz, game 3"
 
 
 def test_random_games():

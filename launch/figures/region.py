@@ -7,7 +7,7 @@ from matplotlib import axes, figure
 import matplotlib.patheffects
 import numpy as np
 
-from launch.figures.style import ACCENT, COLOURS, GREEN, PURPLE, SIZE, tidy
+from launch.figures.style import COLOURS, PURPLE, SIZE, tidy
 from nes_jax.region import Region
 
 # Regions with more joint strategies have smaller dots.
@@ -15,7 +15,7 @@ _MANY = 30
 # Marker, size, colour and whether it is filled, of selected equilibria in the order in which these
 # are given. The last two are hollow, so that the first two are seen within them.
 _MARKS: tuple[tuple[str, float, str, bool], ...] = (
-    ("P", 10, "black", True), ("*", 15, ACCENT, True), ("o", 16, GREEN, False),
+    ("P", 10, "black", True), ("*", 16, "black", True), ("o", 16, PURPLE, False),
     ("s", 17, PURPLE, False),
 )
 # Opacity of an inner hull.
@@ -34,8 +34,8 @@ def draw(
   The title, the axes and the legend name what is drawn; save it with `savefig`.
 
   Args:
-    regions: what `nes_jax.region.payoffs` returns for one game; or several such regions of one
-      game by their labels, the largest first. The labels "CCE" and "CE" have their usual colours.
+    regions: a region of one game, as `nes_jax.region.payoffs` returns it; or several regions of
+      that game by their labels, the largest first. "CCE" and "CE" have their usual colours.
     marks: payoffs [2] of selected equilibria, by their labels; at most four.
     title: text above the panel.
     axes_names: texts beside the axes.

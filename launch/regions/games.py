@@ -1,5 +1,6 @@
 """Games of `launch.region`: known by name, random, or from a file."""
 
+import pathlib
 import re
 
 import numpy as np
@@ -18,6 +19,14 @@ NAMED: dict[str, np.ndarray] = {
 }
 # Name of a game of uniform random payoffs.
 _RANDOM = re.compile(r"random:(\d+(?:x\d+)+)")
+
+
+def title(name: str, index: int) -> str:
+  """The game in words, for a picture."""
+  if name in NAMED:
+    return name.replace("_", " ").capitalize()
+  random = _RANDOM.fullmatch(name)
+  return f"A random {random[1]} game" if random else f"{pathlib.PurePath(name).name}, game {index}"
 
 
 def read(name: str, index: int, seed: int, batched: bool | None) -> np.ndarray:

@@ -157,7 +157,7 @@ def write(config: Config, report: Report) -> None:
   figure = picture.draw(
       {concept.upper(): found for concept, found in report.regions.items()},
       report.marks,
-      title=f"Payoffs at equilibria of {config.game}",
+      title=f"{games.title(config.game, config.index)}: payoffs at equilibria",
       axes_names=(f"payoff of player {config.players[0]}", f"payoff of player {config.players[1]}"),
   )
   figure.savefig(config.out / "region.png", dpi=DPI, facecolor="white")

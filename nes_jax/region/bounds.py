@@ -22,9 +22,12 @@ from nes_jax.selection import Selection
 from nes_jax.solving.solve import solve
 from nes_jax.types import Concept, Duals, Solution
 
-# Weight of the welfare where an infinite one does not converge. Its entropy term takes less than
-# log(|A|) / weight from the welfare, in units of its standard deviation.
+# Weight of the welfare where an infinite one does not converge, or gives a loose bound. Its entropy
+# term takes less than log(|A|) / weight from the welfare, in units of its standard deviation.
 FINITE_WEIGHT = 1e6
+# A bound is computed again with the finite weight if it exceeds the welfare attained by more than
+# this, in standard deviations of the welfare.
+_LOOSE = 1e-6
 # Number of payoffs that are solved at a time: 512 MiB.
 _PART = 2**26
 
@@ -114,17 +117,23 @@ def maximise(
     concept: "cce" or "ce".
 
   Returns:
-    The solution in float64, whose duals are those of the welfare that was given, and the bounds
-    [B].
+    The solution in float64, and the bounds [B]. Where the solution with an infinite weight is not
+    certified, or its bound is loose, the bound is the smaller one of two.
   """
   solution = solve_weighted(games, welfare, math.inf, concept)
-  left = np.flatnonzero(~solution.converged)
+  upper = upper_bound(games, welfare, solution.duals, concept)
+  flat = welfare.reshape(len(welfare), -1)
+  between = upper - (flat * solution.joint.reshape(flat.shape)).sum(1)
+  tight = solution.converged & (between <= _LOOSE * flat.std(1))
+  left = np.flatnonzero(~tight)
   if len(left):
     again = solve_weighted(games[left], welfare[left], FINITE_WEIGHT, concept)
-    better = left[again.converged]
+    bound = upper_bound(games[left], welfare[left], again.duals, concept)
+    upper[left] = np.minimum(upper[left], bound)
+    better = np.asarray(again.converged) & ~np.asarray(solution.converged)[left]
     for old, new in zip(jax.tree.leaves(solution), jax.tree.leaves(again)):
-      old[better] = new[again.converged]
-  return solution, upper_bound(games, welfare, solution.duals, concept)
+      old[left[better]] = new[better]
+  return solution, upper
 
 
 def solve_weighted(

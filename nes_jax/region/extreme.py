@@ -94,7 +94,7 @@ def enumerate_vertices(payoffs: Any, concept: Concept = "cce") -> np.ndarray:
   """All extreme points of the equilibria of one small game, without the solver.
 
   The double description method cuts the joint simplex by one inequality after the other. Its time
-  grows exponentially: milliseconds for 3x3 games, a second for CCEs of 3x4 games.
+  grows exponentially: milliseconds for 3x3 games, half a second for CCEs of 3x4 games.
 
   Args:
     payoffs: [N, A1, ..., AN], finite.
@@ -113,7 +113,7 @@ def enumerate_vertices(payoffs: Any, concept: Concept = "cce") -> np.ndarray:
 
 
 class _Finder:
-  """What is known of one game."""
+  """Search for the extreme points of one game."""
 
   def __init__(self, game: np.ndarray, concept: Concept, rng: np.random.Generator):
     self.game = game
