@@ -9,6 +9,7 @@ from scipy import optimize
 
 from launch.figures import polytopes as figure
 from nes_jax import region
+from nes_jax.games import structured
 from nes_jax.region import bounds, polygons, polytope
 
 CHICKEN = np.array([[[0.0, 7], [2, 6]], [[0, 2], [7, 6]]])
@@ -248,7 +249,7 @@ def test_vertices_of_chicken(concept):
 def check_vertices(batch, concept, share):
   """Every point found is extreme, and so many of all extreme points are found."""
   wanted = known = 0
-  for game, found in zip(batch, region.vertices(batch, concept)):
+  for game, found in zip(batch, region.vertices(batch, concept, batched=True)):
     every = region.enumerate_vertices(game, concept).reshape(-1, game[0].size)
     away = np.abs(every[:, None] - found.joints.reshape(-1, game[0].size)).max(2)
     assert (away.min(0) < 1e-7).all()
@@ -328,6 +329,13 @@ def test_degenerate_games_have_vertices():
   found = region.vertices(SHAPLEY, "ce")
   wanted = region.enumerate_vertices(SHAPLEY, "ce").reshape(-1, 9)
   assert apart(found.joints.reshape(-1, 9), wanted) < 1e-9
+
+
+@pytest.mark.parametrize("kind", ["all_pay_auction", "congestion", "duplicated", "traveller"])
+def test_all_vertices_of_games_with_ties(kind):
+  batch = structured.sample(np.random.default_rng(0), kind, 2, 3, 2)
+  for concept in CONCEPTS:
+    check_vertices(batch, concept, 1.0)
 
 
 def test_seeds_repeat():

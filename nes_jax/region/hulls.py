@@ -36,7 +36,8 @@ class Region(NamedTuple):
   inner_area: np.ndarray  # [B], in units of the one's payoffs times those of the other
   outer_area: np.ndarray  # [B]
   # [B] difference of the areas over the outer one. An outer area below 1e-5 of the rectangle of all
-  # payoffs is replaced by that. It is negative if the inner hull is larger by rounding.
+  # payoffs is replaced by that. It is negative where the gaps of joints, which are not quite zero,
+  # make the inner hull larger than the outer one; where payoffs nearly tie, that can be by much.
   difference: np.ndarray
   # [B] largest distance of a corner of the outer hull from the inner one, in units of each player's
   # range of payoffs; it also tells where both are flat.
