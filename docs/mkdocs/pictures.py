@@ -16,6 +16,7 @@ PICTURES = {
     "demo/gamut.png": "gamut.png",
     "pictures/market/targets_1.png": "calibration.png",
     "pictures/rate/ratings.png": "ratings.png",
+    "pictures/region/region.png": "region.png",
     "pictures/market_game/market_game.png": "market_game.png",
 }
 _COLOURS = 64
