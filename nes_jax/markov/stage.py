@@ -17,7 +17,7 @@ from nes_jax.types import CONCEPTS, Array, Concept, Solution
 
 # Weight of welfare against entropy. It is larger than that of `nes_jax.solve`, since a small loss
 # of welfare in each stage game adds up to 1 / (1 - discount) such losses.
-WELFARE_WEIGHT = 1e5
+WELFARE_WEIGHT = 1e4
 
 NAMES = (
     "max_entropy", "max_welfare", "utilitarian", "min_welfare", "egalitarian", "republican",
