@@ -7,7 +7,6 @@ batch together. Everything is in float64.
 Glossary: S states, N players, Ap actions of player p.
 """
 
-from collections.abc import Sequence
 import dataclasses
 import math
 import operator
@@ -19,7 +18,7 @@ import jax.numpy as jnp
 from nes_jax.markov import games, stage
 from nes_jax.solving import engines
 from nes_jax.solving.solve import nash_zero_sum
-from nes_jax.types import CONCEPTS, Array, Concept, Solution
+from nes_jax.types import Array, Concept, Solution
 
 
 class State(NamedTuple):

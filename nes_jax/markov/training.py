@@ -65,7 +65,8 @@ def train(
 
   Args:
     learner: `CorrelatedQ` or `MinimaxQ`.
-    environment: functions `reset`, `step` and `index`.
+    environment: functions `reset`, `step` and `index`; its `num_states` and `num_actions`, if it
+      has them, must be those of the learner.
     seeds: integers [K], or one integer for one seed.
     steps: number of steps of each seed, a multiple of `points`.
     points: number of points of the curves, T.
@@ -97,7 +98,9 @@ def train(
 
 
 def _check(learner: Learner, environment: Environment) -> None:
-  """Raises ValueError if an environment returns arrays of other shapes than the learner takes."""
+  """Raises ValueError if an environment has another size than the learner, or other shapes."""
+  states = getattr(environment, "num_states", learner.num_states)
+  actions = tuple(getattr(environment, "num_actions", learner.num_actions))
 
   def once(key):
     state = environment.reset(key)
@@ -110,6 +113,11 @@ def _check(learner: Learner, environment: Environment) -> None:
     raise ValueError(
         f"the environment must give an index [], a reward [{learner.num_players}], ended [] and"
         f" cut [], not shapes {[list(shape) for shape in shapes]}"
+    )
+  if (states, actions) != (learner.num_states, learner.num_actions):
+    raise ValueError(
+        f"the environment has {states} states and actions {actions}, the learner"
+        f" {learner.num_states} and {learner.num_actions}"
     )
 
 
