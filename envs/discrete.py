@@ -6,8 +6,8 @@ Learners that keep tables take an object with `reset`, `step` and `index`, for o
   step(key, state, action int32 [n]) -> state, reward [n], ended [], cut []
   index(state) -> [] int32, from 0 to num_states - 1
 
-`TableGame` is one of a table of `envs.grid`. `Binned` makes one of any `envs.base.Environment`, by a
-menu of actions and by bins of observations. `TableEnvironment` goes the other way: it is an
+`TableGame` makes such an object of a table of `envs.grid`. `Binned` makes one of any
+`envs.base.Environment`, by a menu of actions and by bins of observations. `TableEnvironment` is an
 `envs.base.Environment` whose states are those of a table.
 """
 
@@ -181,7 +181,10 @@ class TableEnvironment:
 
 @dataclasses.dataclass(frozen=True)
 class Bins:
-  """Bins of one number that one agent observes: edges e1 < e2 < ... make bins below e1 and so on."""
+  """Bins of one number that one agent observes.
+
+  Edges e1 < ... < ek make k + 1 bins. Bin 0 is below e1, bin j is from ej up to the next edge.
+  """
 
   agent: int
   observation: int  # position in the observation

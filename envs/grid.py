@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-# What may follow a joint action: probability, rewards of the players, next state or None at the end.
+# Outcome of a joint action: its probability, the players' rewards, and the next state (None: end).
 Outcome = tuple[float, tuple[float, float], Any]
 
 MOVES = {"north": (0, 1), "south": (0, -1), "east": (1, 0), "west": (-1, 0), "stay": (0, 0)}
@@ -94,7 +94,7 @@ def soccer() -> Table:
   ]
   actions = ("north", "south", "east", "west", "stay")
   start = ((2, 1), (1, 1), 1)
-  names = ["A{}{} B{}{} ".format(*a, *b) + "AB"[ball] for a, b, ball in states]
+  names = [f"A{a[0]}{a[1]} B{b[0]}{b[1]} {'AB'[ball]}" for a, b, ball in states]
   return _tabulate("soccer", states, names, start, actions, _kick, discount=0.9)
 
 
@@ -126,7 +126,7 @@ def _walk(
       yield share, (GOAL * won[0], GOAL * won[1]), None if any(won) else (a, b)
 
   actions = ("north", "south", "east", "west")
-  names = ["A{}{} B{}{}".format(*a, *b) for a, b in states]
+  names = [f"A{a[0]}{a[1]} B{b[0]}{b[1]}" for a, b in states]
   return _tabulate(name, states, names, starts, actions, outcomes, discount=0.99)
 
 

@@ -39,7 +39,7 @@ def test_grid_games_are_mirror_images(name):
 
   def mirrored(text):
     a, b = text[1:3], text[5:7]
-    return "A{}{} B{}{}".format(2 - int(b[0]), b[1], 2 - int(a[0]), a[1])
+    return f"A{2 - int(b[0])}{b[1]} B{2 - int(a[0])}{a[1]}"
 
   order = [table.state_names.index(mirrored(x)) for x in table.state_names[:-1]] + [-1]
   turned = table.reward[order][:, ::-1].transpose(0, 1, 3, 2)[:, :, swap][:, :, :, swap]

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_markov import APART
 
 from envs import discrete, grid
 from envs.linear_quadratic import Config, LinearQuadratic
 from nes_jax import markov
 from nes_jax.solving import engines
-from tests.test_markov import APART
 
 PENNIES = np.array([[[1.0, -1.0], [-1.0, 2.0]], [[-1.0, 1.0], [1.0, -2.0]]])
 

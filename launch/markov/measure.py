@@ -10,7 +10,7 @@ from envs.grid import TABLES, Table
 from launch.markov import games, report
 from launch.runtime.program import Failed
 from nes_jax import markov
-from nes_jax.types import CONCEPTS
+from nes_jax.types import CONCEPTS, Concept
 
 Row = dict[str, Any]
 
@@ -25,7 +25,7 @@ KNOWN = (
 )
 # Selections of the random games. In 2x2 games every CCE is a CE; the CEs of the egalitarian
 # selection, which has one more player, are not solved by the native engine.
-RANDOM = (
+RANDOM: tuple[tuple[Concept, str, tuple[float, float]], ...] = (
     ("ce", "max_welfare", (1.0, 1.0)),
     ("ce", "max_welfare", (1.01, 1.0)),
     ("ce", "min_welfare", (1.0, 1.0)),

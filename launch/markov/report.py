@@ -153,7 +153,7 @@ def write(config: Config, report: Report) -> None:
 
   config.out.mkdir(parents=True, exist_ok=True)
   table, result = report.table, report.result
-  rows = [
+  rows: list[dict[str, Any]] = [
       {"state": name}
       | {f"{what}_{agent}": float(array[s, p])
          for what, array in (("value", result.values), ("policy_value", result.policy_values),

@@ -5,6 +5,7 @@ Glossary: B games, S states, N players, T sweeps, P longest period that is looke
 
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from nes_jax.markov import gain, games, stage
@@ -108,8 +109,8 @@ def value_iteration(
   result = run.result(concept)
   if many:
     return result
-  trajectory = np.stack(run.recorded) if record else None
-  return Result(*(x[0] for x in result[:-1]), trajectory=trajectory)
+  trajectory = None if run.recorded is None else np.stack(run.recorded)
+  return jax.tree.map(lambda x: x[0], result)._replace(trajectory=trajectory)
 
 
 def _initial(initial: Any, game: Game, many: bool) -> np.ndarray:
@@ -129,7 +130,10 @@ def _initial(initial: Any, game: Game, many: bool) -> np.ndarray:
 class _Run:
   """Value iteration of a batch, from which games are taken out as they end."""
 
-  def __init__(self, game, values, max_period, tolerance, cycle_tolerance, record):
+  def __init__(
+      self, game: Game, values: np.ndarray, max_period: int, tolerance: float,
+      cycle_tolerance: float, record: bool,
+  ):
     batch, states, players = values.shape
     self.game = game
     self.at = np.arange(batch)  # numbers of the games that are left
@@ -147,7 +151,7 @@ class _Run:
     self.change, self.stage_gap, self.certified = np.zeros((3, batch))
     self.largest_reward = abs(game.reward).max(tuple(range(1, game.reward.ndim)))
 
-  def sweep(self, concept, selection, weights):
+  def sweep(self, concept: Concept, selection: Any, weights: np.ndarray) -> None:
     """Updates the values of all games that are left, and takes out those that have ended."""
     values, at = self.past[-1], self.at
     payoffs = games.stage_games(self.left, values)

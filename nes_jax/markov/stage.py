@@ -103,9 +103,12 @@ def _largest(welfare: Any) -> Selection:
 
 def _solve(numpy: Any, payoffs: Any, concept: Concept, selection: Selection) -> Solution:
   """Solves games [G, N, A1, ..., AN] in float64."""
-  precision = "float64" if numpy is np else None
   solution = solve(
-      payoffs, concept=concept, selection=selection, precision=precision, batched=True
+      payoffs,
+      concept=concept,
+      selection=selection,
+      precision="float64" if numpy is np else None,
+      batched=True,
   )
   assert isinstance(solution, Solution)  # payoffs are one array
   return jax.tree.map(np.asarray, solution) if numpy is np else solution
