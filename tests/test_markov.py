@@ -2,18 +2,13 @@
 
 import itertools
 
+from markov_games import APART
 import numpy as np
 import pytest
 
 from envs import grid
 import nes_jax
 from nes_jax import markov
-
-# Symmetric game in which CE and CCE differ. Playing (0, 1) or (1, 0) with equal chances is a CCE
-# worth 2.5 to each player. It is no CE: a player that is told 0 knows that the other plays 1, and
-# gets 3 from 2, and 2 from 0. The best CE is (2, 2), worth 1 to each.
-ROWS = np.array([[2.0, 2.0, 0.0], [3.0, 2.0, 0.0], [1.0, 3.0, 1.0]])
-APART = np.stack([ROWS, ROWS.T])
 
 
 def random_games(seed, batch, states=3, actions=(2, 3)):

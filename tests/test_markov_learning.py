@@ -5,9 +5,9 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from markov_games import APART
 import numpy as np
 import pytest
-from test_markov import APART
 
 from envs import discrete, grid
 from envs.linear_quadratic import Config, LinearQuadratic
