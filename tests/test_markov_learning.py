@@ -80,6 +80,12 @@ def test_an_update_is_the_formula():
     np.testing.assert_allclose(state.q[1, :, 1, 0], (0.5 * 3, 0.5 * 1))
     state = update(state, 1, action, reward, 2, True)  # the second step size is 1/4
     np.testing.assert_allclose(state.q[1, :, 1, 0], (0.75 * 1.5 + 0.25, 0.75 * 0.5 + 0.5))
+    # With a delay the second step size is 0.5 / (1 + 1 / 3).
+    slow = dataclasses.replace(learner, delay=3.0)
+    again = slow.init()
+    for _ in range(2):
+      again = slow.update(again, 1, action, jnp.ones(2), 2, True)
+    np.testing.assert_allclose(again.q[1, :, 1, 0], 0.5 + 0.375 * 0.5)
     assert int(state.visits[1, 1, 0]) == 2 and int(state.visits.sum()) == 2
     np.testing.assert_allclose(state.values[1], state.q[1, :, 1, 0], atol=1e-3)
     np.testing.assert_allclose(state.joint[1, 1, 0], 1, atol=1e-3)
@@ -149,7 +155,7 @@ def test_an_environment_is_learnt_by_a_menu():
         ({"num_actions": (2,)}, "two players"),
         ({"num_actions": 2}, "a tuple of integers"),
         ({"discount": 1.0}, "less than 1"),
-        ({"step_size": 0.0}, "numbers from 0 to 1 are expected"),
+        ({"step_size": 0.0}, "from 0 to 1 are expected"),
         ({"exploration": 2.0}, "must be a probability"),
         ({"selection": "best"}, "unknown selection 'best'"),
         ({"concept": "nash"}, "unknown concept 'nash'"),

@@ -51,7 +51,11 @@ class Config:
   )
   seeds: int = flags.field(0, "Number of learners that learn from play; 0 leaves learning out.")
   steps: int = flags.field(100_000, "Number of steps of each learner, a multiple of 100.")
-  decay: float = flags.field(0.7, "Exponent k of the step size 1 / n^k of the n-th update.")
+  step_size: float = flags.field(1.0, "Step size of the first update of an entry of the table.")
+  delay: float = flags.field(1.0, "Number of updates after which the step size falls.")
+  decay: float = flags.field(
+      0.7, "Exponent of its fall: step_size / (1 + (n - 1) / delay)^decay for the n-th update."
+  )
   explore_last: float = flags.field(
       0.05, "Probability of exploring at the end; it falls linearly from 1."
   )
@@ -114,7 +118,8 @@ def learner_of(table: Table, config: Config) -> Any:
   """The learner that the options ask for."""
   options: dict[str, Any] = {
       "num_states": table.num_states, "num_actions": table.num_actions,
-      "discount": table.discount, "decay": config.decay,
+      "discount": table.discount, "step_size": config.step_size, "delay": config.delay,
+      "decay": config.decay,
   }
   if config.learner == "minimax":
     return markov.MinimaxQ(**options)

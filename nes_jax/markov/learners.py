@@ -37,7 +37,11 @@ class State(NamedTuple):
 class Learner:
   """Options that all learners share. Learners are hashable, and have no state of their own.
 
-  The step size of the k-th update of an entry of the table is max(step_size / k^decay, least_step).
+  The step size of the k-th update of an entry of the table is
+
+    alpha_k = step_size / (1 + (k - 1) / delay)^decay
+
+  which is step_size / k^decay for a delay of 1, and near step_size for about `delay` updates.
   """
 
   num_states: int
@@ -45,7 +49,7 @@ class Learner:
   discount: float = 0.99
   step_size: float = 1.0
   decay: float = 0.6
-  least_step: float = 0.0
+  delay: float = 1.0
   # Probability that a player takes a random action in place of its part of the joint action.
   exploration: float = 1.0
 
@@ -65,10 +69,10 @@ class Learner:
           " action of each are expected"
       )
     games.check_discount(self.discount)
-    if not (0 < self.step_size <= 1 and 0 <= self.least_step <= 1 and 0 <= self.decay <= 1):
+    if not (0 < self.step_size <= 1 and 0 <= self.decay <= 1 and 0 < self.delay < math.inf):
       raise ValueError(
-          f"step_size={self.step_size}, least_step={self.least_step}, decay={self.decay}: numbers"
-          " from 0 to 1 are expected, step_size above 0"
+          f"step_size={self.step_size}, decay={self.decay}, delay={self.delay}: step_size and decay"
+          " from 0 to 1 are expected, step_size above 0, and a positive delay"
       )
     if not 0 <= self.exploration <= 1:
       raise ValueError(f"exploration={self.exploration} must be a probability")
@@ -137,7 +141,7 @@ class Learner:
     _need_x64()
     place = (at, *(action[p] for p in range(self.num_players)))
     visits = state.visits.at[place].add(1)
-    alpha = jnp.maximum(self.step_size / visits[place] ** self.decay, self.least_step)
+    alpha = self.step_size / (1 + (visits[place] - 1) / self.delay) ** self.decay
     target = reward + self.discount * jnp.where(ended, 0, state.values[following])
     entry = (at, slice(None), *place[1:])
     q = state.q.at[entry].add(alpha * (target - state.q[entry]))
