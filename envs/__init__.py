@@ -5,6 +5,8 @@ has a module of its own. Nothing here needs calsheq_jax.
 """
 
 from envs.base import Box, Environment
+from envs.discrete import Binned, Bins, TableEnvironment, TableGame
+from envs.grid import Table
 from envs.jaxmarl import DictionaryEnv
 from envs.linear_quadratic import Config as LinearQuadraticConfig
 from envs.linear_quadratic import LinearQuadratic
@@ -13,6 +15,8 @@ from envs.market import Market
 from envs.symmetric import Game, SymmetricGame
 
 __all__ = (
+    "Binned",
+    "Bins",
     "Box",
     "DictionaryEnv",
     "Environment",
@@ -22,4 +26,7 @@ __all__ = (
     "Market",
     "MarketConfig",
     "SymmetricGame",
+    "Table",
+    "TableEnvironment",
+    "TableGame",
 )
