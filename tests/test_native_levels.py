@@ -30,9 +30,9 @@ pytestmark = pytest.mark.skipif(cpu.reason() is not None, reason=str(cpu.reason(
 @functools.cache
 def levels_here():
   """The levels that were built and that this processor supports."""
-  library = ctypes.CDLL(str(cpu._library_path("baseline")))
+  library = ctypes.CDLL(str(cpu.library.library_path("baseline")))
   has = cpu.LEVELS[: library.nes_cpu_level() + 1]
-  return [level for level in has if cpu._library_path(level).exists()]
+  return [level for level in has if cpu.library.library_path(level).exists()]
 
 
 def answers_of_a_level(level, out):

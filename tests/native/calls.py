@@ -184,7 +184,7 @@ def main() -> None:
     path = pathlib.Path(sys.argv[2])
     # If the library cannot be loaded, this call raises an error that says why.
     ctypes.CDLL(str(path))
-    cpu._library_path = lambda level: path
+    cpu.library.library_path = lambda level: path
   assert cpu.reason() is None, cpu.reason()
   with concurrent.futures.ThreadPoolExecutor(4) as pool:
     for _ in pool.map(run, range(count)):

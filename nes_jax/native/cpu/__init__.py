@@ -9,9 +9,6 @@ from collections.abc import Sequence
 import ctypes
 import functools
 import math
-import os
-import pathlib
-import platform
 from typing import Any, NamedTuple
 
 import jax
@@ -19,19 +16,41 @@ import jax.numpy as jnp
 import numpy as np
 
 from nes_jax import exact
+from nes_jax.native.cpu.layout import split_duals, split_marginals
+from nes_jax.native.cpu.library import (
+    LEVEL_VARIABLE,
+    LEVELS,
+    level,
+    load,
+    reason,
+    reason_traced,
+    threads,
+)
+from nes_jax.native.cpu.systems import solve_system
 from nes_jax.types import Concept
 
-# Environment variable that chooses a library: "avx512", "avx2", "baseline", or "none" for none.
-LEVEL_VARIABLE = "NES_JAX_CPU"
-# Instruction sets from the oldest to the newest. The library returns a position in this tuple.
-LEVELS = ("baseline", "avx2", "avx512")
-_FOLDER = pathlib.Path(__file__).parent
+__all__ = [
+    "LEVELS",
+    "LEVEL_VARIABLE",
+    "Answers",
+    "Inputs",
+    "Options",
+    "Stage",
+    "level",
+    "reason",
+    "reason_traced",
+    "serves",
+    "solve",
+    "solve_system",
+    "solve_traced",
+    "split_duals",
+    "split_marginals",
+]
+
 # Largest number of players.
 _MAX_PLAYERS = 16
 # Largest number of stages of a call.
 _MAX_STAGES = 4
-# Names in XLA of the library's functions.
-_TARGETS = {"nes_jax_cpu_solve": "NesCpuSolve", "nes_jax_cpu_systems": "NesCpuSolveSystems"}
 # Alignment in bytes of arrays that JAX takes over without a copy.
 _ALIGNMENT = 64
 # Bytes that a thread may take for the games in its lanes.
@@ -111,51 +130,6 @@ class Answers(NamedTuple):
   repeated: Any  # [B] bool
 
 
-def _library_path(level: str) -> pathlib.Path:
-  return _FOLDER / f"_cpu_{level}.so"
-
-
-@functools.cache
-def _load() -> tuple[ctypes.CDLL | None, str]:
-  """-> the library and the name of its instruction set, or None and why there is none."""
-  wanted = os.environ.get(LEVEL_VARIABLE, "")
-  if wanted and wanted not in (*LEVELS, "none"):
-    return None, f"{LEVEL_VARIABLE}={wanted} is not one of {', '.join(LEVELS)}, none"
-  if wanted == "none":
-    return None, f"{LEVEL_VARIABLE}=none"
-  try:
-    library = ctypes.CDLL(str(_library_path("baseline")))
-  except OSError as error:
-    return None, (
-        f"it was not built for {platform.machine()} when the package was installed; install it"
-        f" again where there is a C++17 compiler ({error})"
-    )
-  has = LEVELS[: library.nes_cpu_level() + 1]
-  if wanted and wanted not in has:
-    return None, f"{LEVEL_VARIABLE}={wanted}, which this processor has not: it has {', '.join(has)}"
-  built = [level for level in has if _library_path(level).exists()]
-  chosen = wanted or built[-1]
-  try:
-    library = ctypes.CDLL(str(_library_path(chosen)))
-  except OSError as error:
-    return None, f"the library for {chosen} cannot be loaded ({error})"
-  library.nes_cpu_solve.restype = ctypes.c_int64
-  library.nes_cpu_solve.argtypes = [ctypes.POINTER(_Request)]
-  return library, chosen
-
-
-def reason() -> str | None:
-  """Reason why this machine has no native CPU engine; None if it has one."""
-  library, text = _load()
-  return None if library is not None else text
-
-
-def level() -> str | None:
-  """The instruction set in use, of `LEVELS`; None without an engine."""
-  library, text = _load()
-  return text if library is not None else None
-
-
 def serves(shape: Sequence[int], concept: Concept) -> bool:
   """Whether the engine solves games of strategy counts `shape`."""
   if reason() is not None or not 2 <= len(shape) <= _MAX_PLAYERS:
@@ -165,23 +139,6 @@ def serves(shape: Sequence[int], concept: Concept) -> bool:
   size = math.prod(shape)
   side = size if concept == "ce" else sum(shape)
   return _LANE_BYTES * (_JOINT_ARRAYS * size + side**2) <= _MAX_BYTES
-
-
-@functools.cache
-def reason_traced() -> str | None:
-  """Reason why the engine does not serve under transformations such as `jit`; None if it does."""
-  library, text = _load()
-  if library is None:
-    return text
-  if not hasattr(library, "NesCpuSolve"):
-    return "it was built without the headers of jaxlib"
-  try:
-    for target, name in _TARGETS.items():
-      capsule = jax.ffi.pycapsule(getattr(library, name))
-      jax.ffi.register_ffi_target(target, capsule, platform="cpu")
-  except Exception as error:  # XLA does not say which, for another version of its interface
-    return f"it was built for another jaxlib, install nes_jax again ({error})"
-  return None
 
 
 class Options(NamedTuple):
@@ -239,7 +196,7 @@ def solve(inputs: Inputs, options: Options) -> tuple[Answers, int]:
       epsilon_stride=players if np.ndim(epsilon) == 2 else 0,
       rho=options.rho,
       epsilon_max=options.epsilon_max,
-      threads=_threads(),
+      threads=threads(),
       num_passes=len(options.stages),
   )
   for at, numbers in enumerate(map(_pass_numbers, options.stages)):
@@ -260,7 +217,7 @@ def solve(inputs: Inputs, options: Options) -> tuple[Answers, int]:
   answers = Answers(*(_aligned(*spec) for spec in _answer_specs(games, shape, options)))
   for name, array in answers._asdict().items():
     setattr(request, "out_epsilon" if name == "epsilon" else name, array.ctypes.data)
-  library, _ = _load()
+  library, _ = load()
   assert library is not None
   invalid = library.nes_cpu_solve(ctypes.byref(request))
   if invalid < 0:
@@ -319,7 +276,7 @@ def solve_traced(
       epsilon_max=float(options.epsilon_max),
       passes=np.concatenate([_pass_numbers(stage) for stage in options.stages]),
       start_is_normalised=options.duals_are_normalised,
-      threads=np.int64(_threads()),
+      threads=np.int64(threads()),
   )
   answers = Answers(*results[: len(Answers._fields)])
   if not with_variables:
@@ -328,74 +285,6 @@ def solve_traced(
   split = functools.partial(split_duals, shape=shape, concept=options.concept)
   variables = exact.Variables(joint, bound, split(slack), split(alpha), shift, room)
   return answers, variables
-
-
-def solve_system(
-    payoffs: Any,
-    temperature: Any,
-    rho: Any,
-    variables: exact.Variables,
-    right: tuple[Any, tuple[Any, ...], Any, Any],
-    concept: Concept,
-) -> tuple[Any, tuple[Any, ...], Any, Any]:
-  """Solves the Newton system of one game at a point, in float64, whatever the type of the arrays.
-
-  It serves under transformations where `reason_traced` is None. Derivatives are for the caller.
-
-  Args:
-    payoffs: [N, A1, ..., AN], of a `exact.program.Program`.
-    temperature: [].
-    rho: [], or None with hard constraints.
-    variables: the point; all strategies exist.
-    right: right sides, as for a solver of `exact.newton`.
-    concept: "cce" or "ce".
-
-  Returns:
-    Joint, duals, dual of the mass and slack of epsilon, as a solver of `exact.newton`.
-  """
-  v, shape = variables, payoffs.shape[1:]
-  stationary, feasible, mass, epsilon_slack = right
-  dtype = payoffs.dtype
-
-  def joined(blocks):
-    return jnp.concatenate([x.ravel() for x in blocks])
-
-  given = (
-      payoffs, temperature, jnp.ones((), dtype) if rho is None else rho, v.joint, v.bound,
-      joined(v.slack), joined(v.duals), v.epsilon_slack, stationary, joined(feasible), mass,
-      epsilon_slack,
-  )
-  sizes = (shape, joined(v.duals).shape, (), v.epsilon_slack.shape)
-  call = jax.ffi.ffi_call(
-      "nes_jax_cpu_systems",
-      tuple(jax.ShapeDtypeStruct(size, dtype) for size in sizes),
-      vmap_method="broadcast_all",
-  )
-  joint, duals, mass_dual, epsilon_slack = call(
-      *given,
-      counts=np.array(shape, np.int64),
-      correlated=concept == "ce",
-      soft=rho is not None,
-      threads=np.int64(_threads()),
-  )
-  blocks = split_duals(duals[None], shape, concept)
-  return joint, tuple(x[0] for x in blocks), mass_dual, epsilon_slack
-
-
-def split_duals(duals: Any, shape: Sequence[int], concept: Concept) -> tuple[Any, ...]:
-  """[B, D] -> per player [B, Ap] (CCE) or [B, Ap, Ap] (CE)."""
-  blocks, first = [], 0
-  for count in shape:
-    size = count if concept == "cce" else count**2
-    block = duals[:, first : first + size]
-    blocks.append(block if concept == "cce" else block.reshape(-1, count, count))
-    first += size
-  return tuple(blocks)
-
-
-def split_marginals(marginals: Any, shape: Sequence[int]) -> tuple[Any, ...]:
-  """[B, A] -> per player [B, Ap]."""
-  return split_duals(marginals, shape, "cce")
 
 
 def _aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
@@ -442,10 +331,3 @@ def _pass_numbers(stage: Stage) -> np.ndarray:
       config.warm_start,
       config.relaxation,
   ], np.float64)
-
-
-def _threads() -> int:
-  """Threads that a call may use: the cores that this process may run on."""
-  if hasattr(os, "sched_getaffinity"):
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1

@@ -61,6 +61,10 @@ NES_EXPORT int64_t nes_cpu_solve_systems(const NesSystem* request) {
   }
 }
 
+// Returns the number of the interface, which nes_jax/native/cpu/library.py expects. It counts up when
+// NesRequest, NesSystem or the calls of XLA change.
+NES_EXPORT int nes_cpu_interface() { return 2; }
+
 // Returns which of the libraries this processor can run: 0 for the baseline, 1 for AVX2, 2 for
 // AVX-512.
 NES_EXPORT int nes_cpu_level() {
