@@ -4,13 +4,13 @@ Glossary: S designs, such as starts of a descent; K selections.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+import dataclasses
 import functools
 import math
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from nes_jax import deviation, invariance
 from nes_jax import selection as selections
@@ -179,56 +179,102 @@ def is_case(model: Model, name: str) -> bool:
   return isinstance(choice, str) and choice in CASES
 
 
-def solve_all(
-    model: Model, params: Any, weight: Any, differentiate: Sequence[str], **options
-) -> tuple[Array, dict[str, Answers]]:
-  """Equilibria of S designs under all K selections, in as few batches as possible.
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Batch:
+  """Games and selections of S designs that one call of `nes_jax.solve` solves."""
+
+  payoffs: Array  # [len(names) * S, N, A1, ..., AN]
+  selection: Selection  # with arrays [len(names) * S, ...]
+  names: tuple[str, ...] = dataclasses.field(metadata={"static": True})
+
+
+def batches(
+    model: Model, params: Any, weight: Any, differentiate: Sequence[str]
+) -> tuple[list[Batch], Array]:
+  """Puts S designs under all K selections into as few batches as possible. Traceable.
 
   Selections with the same static fields go in one batch. The cases, and the selections that are
-  not differentiated, are one batch without derivatives. Traceable.
+  not differentiated, are in batches without derivatives.
 
   Args:
     model: the design problem.
     params: parameters with a leading axis S.
     weight: welfare weight of the cases; infinity gives linear programs.
     differentiate: names of the selections whose objectives are differentiated.
-    **options: arguments of `nes_jax.solve`.
 
   Returns:
-    The payoffs [S, N, A1, ..., AN], and the answers by name.
+    The batches, and the payoffs [S, N, A1, ..., AN].
   """
   payoffs = jax.vmap(model.payoffs)(params)
-  groups: dict[Any, list[str]] = {}
-  chosen = {}
+  groups: dict[Any, list[tuple[str, Array, Selection]]] = {}
   for name in model.choices:
     still = is_case(model, name) or name not in differentiate
-    given = jax.lax.stop_gradient((payoffs, params)) if still else (payoffs, params)
-    selection = jax.vmap(
-        lambda g, x, name=name: _filled(choose(model, name, g, x, weight), g)
-    )(*given)
-    chosen[name] = selection
-    groups.setdefault((still, selection.rho, selection.epsilon_max), []).append(name)
+    games, x = jax.lax.stop_gradient((payoffs, params)) if still else (payoffs, params)
+    selection = jax.vmap(functools.partial(_chosen, model, name, weight))(games, x)
+    key = still, selection.rho, selection.epsilon_max
+    groups.setdefault(key, []).append((name, games, selection))
+  result = []
+  for members in groups.values():
+    names, games, chosen = zip(*members)
+    stacked = jax.tree.map(lambda *x: jnp.concatenate(x), *chosen)
+    result.append(Batch(jnp.concatenate(games), stacked, tuple(names)))
+  return result, payoffs
+
+
+def solve_traced(
+    model: Model, params: Any, weight: Any, differentiate: Sequence[str]
+) -> dict[str, Answers]:
+  """Equilibria of S designs under all K selections, by name. Arguments as of `batches`."""
+  given, payoffs = batches(model, params, weight, differentiate)
+  found = [_solve(model, batch) for batch in given]
+  return _all_answers(model, params, payoffs, given, found)
+
+
+def solve_certified(model: Model, params: Any) -> dict[str, Answers]:
+  """Equilibria of S concrete designs under all K selections, without derivatives, in float64.
+
+  The cases are linear programs: their welfare weight is infinite. Needs JAX's x64 mode. Games that
+  have failed are tried once more, which the traced call does not do.
+  """
+  prepare = jax.jit(lambda x: batches(model, x, jnp.inf, ()))
+  finish = jax.jit(functools.partial(_all_answers, model))
+  given, payoffs = prepare(params)
+  found = [_solve(model, batch) for batch in given]
+  return finish(params, payoffs, given, found)
+
+
+def _solve(model: Model, batch: Batch) -> Solution:
+  found = solve(
+      batch.payoffs, concept=model.concept, selection=batch.selection, batched=True
+  )
+  assert isinstance(found, Solution)  # payoffs are one array
+  return found
+
+
+def _all_answers(
+    model: Model, params: Any, payoffs: Array, given: Sequence[Batch], found: Sequence[Solution]
+) -> dict[str, Answers]:
+  """Cuts batches into the answers of each selection, in the order of the choices."""
+  count = len(payoffs)
   answers = {}
-  for (still, rho, epsilon_max), names in groups.items():
-    fields = [chosen[name] for name in names]
-    stacked = jax.tree.map(lambda *x: jnp.concatenate(x), *fields)
-    games = jax.lax.stop_gradient(payoffs) if still else payoffs
-    games = jnp.concatenate([games] * len(names))
-    stacked = Selection(
-        target=stacked.target, epsilon=stacked.epsilon, welfare=stacked.welfare,
-        welfare_weight=stacked.welfare_weight, rho=rho, epsilon_max=epsilon_max,
-    )
-    found = solve(games, concept=model.concept, selection=stacked, batched=True, **options)
-    assert isinstance(found, Solution)
-    for k, name in enumerate(names):
-      part = slice(k * len(payoffs), (k + 1) * len(payoffs))
-      solution = jax.tree.map(lambda x, part=part: jnp.asarray(x)[part], found)
-      answers[name] = _answers(model, name, payoffs, params, solution, chosen[name])
-  return payoffs, {name: answers[name] for name in model.choices}
+  for batch, solutions in zip(given, found):
+    for k, name in enumerate(batch.names):
+      part = slice(k * count, (k + 1) * count)
+      solution, selection = jax.tree.map(
+          lambda x, part=part: x[part], (solutions, batch.selection)
+      )
+      answers[name] = _answers(model, name, payoffs, params, solution, selection)
+  return {name: answers[name] for name in model.choices}
+
+
+def _chosen(model: Model, name: str, weight: Any, payoffs: Array, params: Any) -> Selection:
+  """`choose` with an array in every field, so that different selections can be stacked."""
+  return _filled(choose(model, name, payoffs, params, weight), payoffs)
 
 
 def _filled(selection: Selection, payoffs: Array) -> Selection:
-  """A selection of one game with an array in every field, so that different ones can be stacked."""
+  """A selection of one game with an array in every field."""
   shape, dtype = payoffs.shape[1:], payoffs.dtype
   size = math.prod(shape)
 
@@ -237,7 +283,7 @@ def _filled(selection: Selection, payoffs: Array) -> Selection:
 
   return Selection(
       target=filled(selection.target, 1 / size, shape),
-      epsilon=filled(selection.epsilon, 0.0, shape and (len(shape),)),
+      epsilon=filled(selection.epsilon, 0.0, (len(shape),)),
       welfare=filled(selection.welfare, 0.0, shape),
       welfare_weight=filled(
           None if selection.welfare is None else selection.welfare_weight, 1.0, ()
@@ -284,20 +330,18 @@ def aggregate(losses: Mapping[str, Array], how: str) -> Array:
   return values.max(0) if how == "largest" else values.mean(0)
 
 
-def check_aggregate(choices: Mapping[str, Choice], how: str) -> tuple[str, ...]:
-  """Names of the selections that an aggregate differentiates. Raises ValueError."""
+def resolve_aggregate(choices: Mapping[str, Choice], how: str) -> str:
+  """The aggregate that a name stands for. Raises ValueError for an unknown one.
+
+  The largest loss is that of the worst case wherever this is among the selections, so that only it
+  need be differentiated.
+  """
   if how in choices:
-    return (how,)
+    return how
   if how not in ("largest", "mean"):
     raise ValueError(
         f"unknown aggregate {how!r}; use 'largest', 'mean' or the name of a selection:"
         f" {', '.join(choices)}"
     )
-  return tuple(choices)
-
-
-__all__ = [
-    "Answers", "CASES", "Choice", "DEFAULTS", "Loss", "Model", "aggregate", "case_objective",
-    "check", "check_aggregate", "named_choices", "solve_all",
-]
-_ = functools, np
+  worst = [x for x, choice in choices.items() if isinstance(choice, str) and choice == WORST_CASE]
+  return worst[0] if worst and how == "largest" else how
