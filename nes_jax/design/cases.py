@@ -38,6 +38,7 @@ class Model(NamedTuple):
   payoffs: Callable[[Any], Array]
   choices: Mapping[str, Choice]
   concept: Concept
+  epsilon: float = 0.0  # gains that no player deviates for, in payoff units
 
 
 class Answers(NamedTuple):
@@ -104,6 +105,8 @@ def check(model: Model, params: Any) -> None:
     )
   if not bool(jnp.isfinite(games).all()) or not bool(jnp.isfinite(value)):
     raise ValueError("payoffs or loss are not finite at the params given")
+  for name in model.choices:
+    choose(model, name, games, params, 1.0)
   if not any(isinstance(x, str) and x in CASES for x in model.choices.values()):
     return
   slope = jax.grad(model.loss)
@@ -124,7 +127,7 @@ def case_objective(
 
   The worst case of a loss l(sigma) = c . sigma + d, with the temperature T of its selection, is
 
-    V = max over sigma of  c . sigma + d - T KL(sigma || uniform)   subject to  A sigma <= 0
+    V = max over sigma of  c . sigma + d - T KL(sigma || uniform)   subject to  A sigma <= epsilon
 
   and by the envelope theorem (Danskin 1966) its derivative in a parameter theta is that of the
   Lagrangian with optimum sigma* and multipliers beta held fixed:
@@ -153,23 +156,19 @@ def case_objective(
   return objective
 
 
-def case_selection(
-    loss: Loss, sign: float, payoffs: Array, params: Any, weight: Any
-) -> Selection:
-  """The selection of the best (sign -1) or the worst case (sign 1) of a loss."""
-  shape = payoffs.shape[1:]
-  uniform = jnp.full(shape, 1 / math.prod(shape), payoffs.dtype)
-  cost = jax.grad(loss)(uniform, payoffs, params)
-  return Selection(welfare=sign * cost, welfare_weight=weight)
-
-
 def choose(model: Model, name: str, payoffs: Array, params: Any, weight: Any) -> Selection:
   """The selection that a name of a model's choices stands for, in one game [N, A1, ..., AN]."""
   choice = model.choices[name]
   if isinstance(choice, str) and choice in CASES:
-    return case_selection(model.loss, CASES[choice], payoffs, params, weight)
+    shape = payoffs.shape[1:]
+    uniform = jnp.full(shape, 1 / math.prod(shape), payoffs.dtype)
+    cost = jax.grad(model.loss)(uniform, payoffs, params)
+    return Selection(
+        epsilon=model.epsilon, welfare=CASES[choice] * cost, welfare_weight=weight
+    )
   if isinstance(choice, str):
-    return selections.named(choice, payoffs, player_axis=0)
+    inputs = {} if choice in ("max_strength", "MS") else {"epsilon": model.epsilon}
+    return selections.named(choice, payoffs, player_axis=0, **inputs)
   return choice if isinstance(choice, Selection) else choice(payoffs, params)
 
 
@@ -311,10 +310,11 @@ def _answers(
     objective = case_objective(model.loss, sign, joint, forces, model.concept)(game, params)
     taken = deviation.logits(game, forces, model.concept)
     value = model.loss(joint, game, params)
-    slope = sign * welfare - sign * taken  # sign * welfare is the derivative of the loss
-    constant = value - jnp.sum(sign * welfare * joint)
-    extreme = sign * (sign * slope).max()
-    return objective, jax.lax.stop_gradient(constant + extreme)
+    # The loss is sign * welfare . sigma + constant; weak duality bounds welfare . sigma.
+    constant = value - sign * jnp.sum(welfare * joint)
+    allowed = model.epsilon * sum(jnp.sum(x) for x in forces)
+    bound = constant + sign * ((welfare - taken).max() + allowed)
+    return objective, jax.lax.stop_gradient(bound)
 
   objective, bound = jax.vmap(one)(
       payoffs, params, solution.joint, solution.duals, selection.welfare, selection.welfare_weight

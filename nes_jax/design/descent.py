@@ -63,17 +63,18 @@ def evaluate(
     *,
     selections: Sequence[Choice] | Mapping[str, Choice] = cases.DEFAULTS,
     concept: Concept = "cce",
+    epsilon: float = 0.0,
 ) -> tuple[Row, ...]:
   """The losses of one design under several selections, certified in float64.
 
   Args:
-    loss, payoffs, params, selections, concept: as of `minimise`.
+    loss, payoffs, params, selections, concept, epsilon: as of `minimise`.
 
   Returns:
     One row a selection.
   """
   with engines.precision(np.dtype("float64")):
-    model = _model(loss, payoffs, selections, concept)
+    model = _model(loss, payoffs, selections, concept, epsilon)
     params = _as_float64(params)
     cases.check(model, params)
     return _report(model, jax.tree.map(lambda x: x[None], params))
@@ -86,6 +87,7 @@ def minimise(
     *,
     selections: Sequence[Choice] | Mapping[str, Choice] = cases.DEFAULTS,
     concept: Concept = "cce",
+    epsilon: float = 0.0,
     aggregate: str = "largest",
     optimiser: optax.GradientTransformation | None = None,
     steps: int = 300,
@@ -102,7 +104,7 @@ def minimise(
 
   The worst case of a loss c . sigma is the value of a linear program. It is smoothed by entropy,
 
-    V = max over sigma of  c . sigma - T KL(sigma || uniform)   subject to  A sigma <= 0
+    V = max over sigma of  c . sigma - T KL(sigma || uniform)   subject to  A sigma <= epsilon
 
   with a temperature T = stddev(c) / welfare weight that falls from step to step, and differentiated
   by the envelope theorem with the engine's multipliers beta (in units of c over those of payoffs):
@@ -130,6 +132,9 @@ def minimise(
       input; or a mapping from names to these, to a `nes_jax.Selection`, or to a function of
       (payoffs, params) that returns one.
     concept: "cce" or "ce".
+    epsilon: gain, in payoff units, for which no player deviates, in selections that are names. With
+      a positive one the set of equilibria changes continuously with the payoffs; with 0 it can
+      jump, and losses with it, as they do where a contract just stops paying for an effort.
     aggregate: what is made small: "largest" or "mean" over the selections, or one by its name.
     optimiser: an Optax optimiser. None: Adam with a rate that falls from 0.05 to 0 by a cosine.
     steps: number of steps.
@@ -154,7 +159,7 @@ def minimise(
         " smaller than the first"
     )
   with engines.precision(np.dtype("float64")):
-    model = _model(loss, payoffs, selections, concept)
+    model = _model(loss, payoffs, selections, concept, epsilon)
     aggregate = cases.resolve_aggregate(model.choices, aggregate)
     differentiate = (aggregate,) if aggregate in model.choices else tuple(model.choices)
     params = _as_float64(params)
@@ -178,10 +183,12 @@ class _Descent(NamedTuple):
   candidates: list[Any]  # trees of parameters with a leading axis S
 
 
-def _model(loss, payoffs, selections, concept) -> Model:
+def _model(loss, payoffs, selections, concept, epsilon) -> Model:
   if concept not in CONCEPTS:
     raise ValueError(f"unknown concept {concept!r}; use one of {', '.join(CONCEPTS)}")
-  return Model(loss, payoffs, cases.named_choices(selections), concept)
+  if not 0 <= epsilon < np.inf:
+    raise ValueError(f"epsilon={epsilon}: a number that is finite and not negative is expected")
+  return Model(loss, payoffs, cases.named_choices(selections), concept, float(epsilon))
 
 
 def _as_float64(params: Any) -> Any:
