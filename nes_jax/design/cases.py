@@ -89,7 +89,7 @@ def check(model: Model, params: Any) -> None:
   Payoffs must be those of one game, the loss must be a scalar, and with a best or a worst case it
   must be affine in the joint.
   """
-  games = model.payoffs(params)
+  games = jax.jit(model.payoffs)(params)
   if games.ndim < 3 or games.shape[0] != games.ndim - 1 or 0 in games.shape:
     raise ValueError(
         "payoffs(params) must return one game [N, A1, ..., AN] with N >= 2 players, not an array"
@@ -97,7 +97,7 @@ def check(model: Model, params: Any) -> None:
     )
   shape = games.shape[1:]
   uniform = jnp.full(shape, 1 / math.prod(shape), games.dtype)
-  value = jnp.asarray(model.loss(uniform, games, params))
+  value = jnp.asarray(jax.jit(model.loss)(uniform, games, params))
   if value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
     raise ValueError(
         "loss(joint, payoffs, params) must return one real number, not an array"
@@ -106,10 +106,10 @@ def check(model: Model, params: Any) -> None:
   if not bool(jnp.isfinite(games).all()) or not bool(jnp.isfinite(value)):
     raise ValueError("payoffs or loss are not finite at the params given")
   for name in model.choices:
-    choose(model, name, games, params, 1.0)
+    jax.eval_shape(lambda g, x, name=name: choose(model, name, g, x, 1.0), games, params)
   if not any(isinstance(x, str) and x in CASES for x in model.choices.values()):
     return
-  slope = jax.grad(model.loss)
+  slope = jax.jit(jax.grad(model.loss))
   weights = jnp.arange(1.0, uniform.size + 1, dtype=games.dtype).reshape(shape)
   at, other = (slope(x, games, params) for x in (uniform, weights / weights.sum()))
   if bool(jnp.abs(at - other).max() > _AFFINE * (1 + jnp.abs(at).max())):
@@ -215,9 +215,9 @@ def batches(
     groups.setdefault(key, []).append((name, games, selection))
   result = []
   for members in groups.values():
-    names, games, chosen = zip(*members)
+    names, parts, chosen = zip(*members)
     stacked = jax.tree.map(lambda *x: jnp.concatenate(x), *chosen)
-    result.append(Batch(jnp.concatenate(games), stacked, tuple(names)))
+    result.append(Batch(jnp.concatenate(parts), stacked, tuple(names)))
   return result, payoffs
 
 

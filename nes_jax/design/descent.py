@@ -15,8 +15,9 @@ from nes_jax.design.cases import Answers, Choice, Loss, Model
 from nes_jax.solving import engines
 from nes_jax.types import CONCEPTS, Array, Concept
 
-# Largest number of iterates of each start, from the last quarter of the steps, that are certified.
-_CANDIDATES = 32
+# Largest number of iterates of each start that are certified from the last quarter of the steps, and
+# again from those before, which include the start itself.
+_CANDIDATES = 16
 
 
 class Row(NamedTuple):
@@ -144,8 +145,8 @@ def minimise(
     welfare_weights: welfare weight of the cases in the first and the last step; geometric between.
 
   Returns:
-    `Design`. Of each start the last iterates are solved once more, the cases as linear programs,
-    and the best of all is returned.
+    `Design`. Some iterates of each start, most of them late ones, are solved once more, the cases
+    as linear programs, and the best of all is returned. It is no worse than the starts.
 
   Raises:
     ValueError: a function returns an array of the wrong shape, or an argument is wrong.
@@ -232,12 +233,8 @@ def _step(model, optimiser, projection, aggregate, differentiate, params, state,
   following = optax.apply_updates(params, updates)
   if projection is not None:
     following = jax.vmap(projection)(following)
-  games = jax.vmap(model.payoffs)(params)
-  sets = {
-      name: active.batched_active_sets(games, x.solution, x.selection, model.concept)
-      for name, x in answers.items()
-  }
-  return following, state, _Step({name: x.loss for name, x in answers.items()}, used, sets)
+  losses = {name: x.loss for name, x in answers.items()}
+  return following, state, _Step(losses, used, _active_sets(model, params, answers))
 
 
 def _descend(step, optimiser, params: Any, weights: np.ndarray) -> _Descent:
@@ -246,9 +243,10 @@ def _descend(step, optimiser, params: Any, weights: np.ndarray) -> _Descent:
   steps = len(weights)
   late = steps - max(steps // 4, 1)
   kept = set(np.linspace(late, steps - 1, min(_CANDIDATES, steps - late)).astype(int))
+  kept |= set(np.linspace(0, late, min(_CANDIDATES, late)).astype(int))
   losses: dict[str, list[np.ndarray]] = {}
   found: list[Change] = []
-  candidates, before, skipped = [], None, 0
+  candidates, before, skipped = [jax.tree.map(np.asarray, params)], None, 0
   for k, weight in enumerate(weights):
     params, state, done = step(params, state, weight)
     done = jax.tree.map(np.asarray, done)
@@ -283,7 +281,7 @@ def _finish(model: Model, aggregate: str, found: _Descent) -> Design:
       report=_report(model, params),
       start=best % by_start.shape[1],
       losses=by_start.min(0),
-      history=found.history,
+      history={name: found.history[name] for name in model.choices},
       active_set_changed=found.changes,
       skipped=found.skipped,
   )
@@ -292,19 +290,30 @@ def _finish(model: Model, aggregate: str, found: _Descent) -> Design:
 def _report(model: Model, params: Any) -> tuple[Row, ...]:
   """Rows of one design, whose parameters have a leading axis of length 1."""
   answers = cases.solve_certified(model, params)
-  games = jax.vmap(model.payoffs)(params)
-  return tuple(_row(model, name, games, x) for name, x in answers.items())
-
-
-def _row(model: Model, name: str, games: Array, answers: Answers) -> Row:
-  solution = answers.solution
-  sets = active.batched_active_sets(games, solution, answers.selection, model.concept)
-  return Row(
-      selection=name,
-      loss=float(answers.loss[0]),
-      bound=float(answers.bound[0]),
-      gap=float(solution.gap[0]),
-      certified=bool(solution.converged[0]),
-      strictness=float(sets.strictness[0]),
-      joint=np.asarray(solution.joint[0]),
+  strictness = jax.jit(functools.partial(_strictness, model))(params, answers)
+  return tuple(
+      Row(
+          selection=name,
+          loss=float(x.loss[0]),
+          bound=float(x.bound[0]),
+          gap=float(x.solution.gap[0]),
+          certified=bool(x.solution.converged[0]),
+          strictness=float(strictness[name][0]),
+          joint=np.asarray(x.solution.joint[0]),
+      )
+      for name, x in ((name, answers[name]) for name in model.choices)
   )
+
+
+def _strictness(model: Model, params: Any, answers: Mapping[str, Answers]) -> dict[str, Array]:
+  """By selection [S], how far strict complementarity is from failing."""
+  return {name: x.strictness for name, x in _active_sets(model, params, answers).items()}
+
+
+def _active_sets(model: Model, params: Any, answers: Mapping[str, Answers]) -> dict[str, Active]:
+  """Active sets of S designs by selection."""
+  games = jax.vmap(model.payoffs)(params)
+  return {
+      name: active.batched_active_sets(games, x.solution, x.selection, model.concept)
+      for name, x in answers.items()
+  }

@@ -76,8 +76,9 @@ def inverse(target: Any, prior: Any = None, *, batched: bool = False) -> Inverse
   n = joints.ndim - 1
   shape = joints.shape[1:]
   scale = np.ones((len(joints), 1))
+  sums: tuple[float, ...] = (1.0,)
   if prior is None:
-    games, sums = np.zeros((len(joints), n, *shape)), (1.0,)
+    games = np.zeros((len(joints), n, *shape))
   else:
     games = np.asarray(prior, np.float64)
     if games.shape not in ((n, *shape), (len(joints), n, *shape)):

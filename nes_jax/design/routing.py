@@ -9,11 +9,11 @@ Glossary: E edges; N drivers, who are the players; Ap paths of driver p, which a
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 import numpy as np
 
-from nes_jax.types import Array
 
 
 class Network(NamedTuple):
@@ -49,8 +49,8 @@ def network(
       or a number is negative or not finite.
   """
   names = tuple(edges)
-  numbers = np.array([edges[name] for name in names], np.float64).reshape(len(names), -1)
-  if numbers.shape != (len(names), 2) or not len(names):
+  numbers = np.array([edges[name] for name in names], np.float64)
+  if numbers.shape != (len(names), 2) or not names:
     raise ValueError("edges need two numbers each: the intercept and the slope of the travel time")
   if not np.isfinite(numbers).all() or numbers.min() < 0:
     raise ValueError("intercepts and slopes of travel times must be finite and not negative")
@@ -136,8 +136,10 @@ def externality(net: Network) -> np.ndarray:
   return _path_sums(net, net.slope * (loads(net) - 1))
 
 
-def payoffs(net: Network, tolls: ArrayLike = 0.0) -> Array:
-  """Payoffs of the drivers, minus travel time and tolls: [N, A1, ..., AN]. Traceable in the tolls.
+def payoffs(net: Network, tolls: ArrayLike = 0.0) -> jax.Array | np.ndarray:
+  """Payoffs of the drivers, minus travel time and tolls: [N, A1, ..., AN].
+
+  Traceable in the tolls. A NumPy array where the tolls are no JAX array.
 
   Args:
     net: the network.
@@ -147,19 +149,19 @@ def payoffs(net: Network, tolls: ArrayLike = 0.0) -> Array:
     ValueError: the tolls have another shape.
   """
   n, count = len(net.uses), len(net.edges)
-  tolls = jnp.asarray(tolls)
+  numpy = jnp if isinstance(tolls, jax.Array) else np
+  tolls = numpy.asarray(tolls)
   if tolls.shape not in ((), (count,), (n, count)):
     raise ValueError(
         f"tolls must be [{count}], one for each edge, or [{n}, {count}], one for each driver and"
         f" edge, not {list(tolls.shape)}"
     )
-  tolls = jnp.broadcast_to(tolls, (n, count))
+  tolls = numpy.broadcast_to(tolls, (n, count))
   paid = [
-      (jnp.asarray(table) @ toll).reshape((-1,) + (1,) * (n - 1 - p))
+      (numpy.asarray(table) @ toll).reshape((-1,) + (1,) * (n - 1 - p))
       for p, (table, toll) in enumerate(zip(net.uses, tolls))
   ]
-  base = times(net)
-  return jnp.stack([-(jnp.asarray(base[p]) + paid[p]) for p in range(n)])
+  return numpy.stack([-(time + toll) for time, toll in zip(times(net), paid)])
 
 
 def _path_sums(net: Network, values: np.ndarray) -> np.ndarray:
