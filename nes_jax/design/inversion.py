@@ -38,7 +38,7 @@ NEAR = 1e-3
 # Steps of the bisection for the weights, one for each bit of float64.
 _BISECTIONS = 60
 # Sums of the duals that are tried, in units of one over the prior payoffs' standard deviation.
-_DUAL_SUMS = tuple(2.0**k for k in range(-4, 7))
+_DUAL_SUMS = tuple(4.0**k for k in range(-1, 4))
 # Singular values of the linear system below this share of the largest are zero.
 _RANK = 1e-12
 
