@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from programs import cost_range
 import pytest
 
 import nes_jax
 from nes_jax import design
 from nes_jax.design import active, cases
 from nes_jax.solving import engines
-from programs import cost_range
 
 PIGOU = design.routing.pigou()
 COST = design.routing.social_cost(PIGOU)

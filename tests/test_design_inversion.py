@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nes_jax import deviation, design
+from nes_jax import design, deviation
 
 
 def interior(shape, count=None, seed=0):

@@ -192,7 +192,7 @@ def braess(run: Run) -> list[dict[str, Any]]:
   grid[first.size :, edges[2]] = second
   games = np.stack([payoffs(x) for x in grid])
   worst = nes_jax.Selection(welfare=cost, welfare_weight=np.inf)
-  solved = nes_jax.solve(games, selection=worst, precision="float64", batched=True)
+  solved: Any = nes_jax.solve(games, selection=worst, precision="float64", batched=True)
   costs = (np.asarray(solved.joint) * cost).reshape(len(grid), -1).sum(1)
   smallest = float(costs.min())
   rows = [{
@@ -247,7 +247,7 @@ def contract(run: Run) -> list[dict[str, Any]]:
           selection, welfare=sign * kept * project.success, welfare_weight=np.inf
       )
     began = time.monotonic()
-    solved = nes_jax.solve(games, selection=selection, precision="float64", batched=True)
+    solved: Any = nes_jax.solve(games, selection=selection, precision="float64", batched=True)
     profits = (np.asarray(solved.joint) * project.success).sum((1, 2)) * (1 - grid.sum(1))
     middle = time.monotonic()
     found = design.minimise(

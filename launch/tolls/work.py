@@ -88,7 +88,7 @@ def compute(config: Config, say: Callable[[str], None]) -> Report:
   def payoffs(tolls):
     return design.routing.payoffs(net, tolls)
 
-  shape = (len(net.edges),)
+  shape: tuple[int, ...] = (len(net.edges),)
   if config.tolls == "driver":
     shape = (len(net.paths), *shape)
   start = np.random.default_rng(config.seed).uniform(
@@ -174,13 +174,16 @@ def summary(report: Report) -> str:
   mine = [x for x in found.active_set_changed if x.start == found.start]
   places = sorted({x.step for x in mine})
   losses = np.sort(found.losses)
+  spread = (
+      f"{losses[0]:.4f} at best, {np.median(losses):.4f} in the median, {losses[-1]:.4f} at worst"
+  )
   lines = [
       tables.markdown(toll_rows(report)),
       "",
       tables.markdown(selection_rows(report)),
       "",
       f"The smallest social cost of any play is {report.optimum:g}. Certified losses of the starts:"
-      f" {losses[0]:.4f} at best, {np.median(losses):.4f} in the median, {losses[-1]:.4f} at worst.",
+      f" {spread}.",
       f"Of the start that was taken (number {found.start}) the active set changed at"
       f" {len(places)} steps" + (f", last at step {places[-1]}." if places else "."),
       f"{found.skipped} gradients left out; {report.seconds:.1f} s, compilation included.",

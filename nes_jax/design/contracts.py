@@ -6,13 +6,14 @@ its effort; the principal gets the revenue of a success less all bonuses.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 import numpy as np
 
+from nes_jax.types import Array
 
 
 class Team(NamedTuple):
@@ -49,13 +50,13 @@ def two_agents(efforts: int = 4) -> Team:
   return team(success, (0.08 * e**2, 0.04 * e**2))
 
 
-def payoffs(project: Team, bonuses: ArrayLike) -> jax.Array | np.ndarray:
+def payoffs(project: Team, bonuses: Any) -> Array:
   """Payoffs of the agents: [N, A1, ..., AN].
 
   Traceable in the bonuses [N]. A NumPy array where the bonuses are no JAX array.
   """
   n = project.success.ndim
-  numpy = jnp if isinstance(bonuses, jax.Array) else np
+  numpy: Any = jnp if isinstance(bonuses, jax.Array) else np
   bonuses = numpy.asarray(bonuses)
   if bonuses.shape != (n,):
     raise ValueError(f"bonuses must be [{n}], one for each agent, not {list(bonuses.shape)}")
@@ -66,8 +67,8 @@ def payoffs(project: Team, bonuses: ArrayLike) -> jax.Array | np.ndarray:
 
 
 def profit(
-    project: Team, bonuses: ArrayLike, revenue: float = 1.0
-) -> jax.Array | np.ndarray:
+    project: Team, bonuses: Any, revenue: float = 1.0
+) -> Array:
   """What the principal expects from each joint effort: [A1, ..., AN]; arrays as of `payoffs`."""
-  numpy = jnp if isinstance(bonuses, jax.Array) else np
+  numpy: Any = jnp if isinstance(bonuses, jax.Array) else np
   return project.success * (revenue - numpy.sum(numpy.asarray(bonuses)))

@@ -15,8 +15,8 @@ from nes_jax.design.cases import Answers, Choice, Loss, Model
 from nes_jax.solving import engines
 from nes_jax.types import CONCEPTS, Array, Concept
 
-# Largest number of iterates of each start that are certified from the last quarter of the steps, and
-# again from those before, which include the start itself.
+# Largest number of iterates of each start that are certified from the last quarter of the steps,
+# and again from the steps before; the start itself is one more.
 _CANDIDATES = 16
 
 

@@ -7,13 +7,13 @@ Glossary: E edges; N drivers, who are the players; Ap paths of driver p, which a
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 import numpy as np
 
+from nes_jax.types import Array
 
 
 class Network(NamedTuple):
@@ -136,7 +136,7 @@ def externality(net: Network) -> np.ndarray:
   return _path_sums(net, net.slope * (loads(net) - 1))
 
 
-def payoffs(net: Network, tolls: ArrayLike = 0.0) -> jax.Array | np.ndarray:
+def payoffs(net: Network, tolls: Any = 0.0) -> Array:
   """Payoffs of the drivers, minus travel time and tolls: [N, A1, ..., AN].
 
   Traceable in the tolls. A NumPy array where the tolls are no JAX array.
@@ -149,7 +149,7 @@ def payoffs(net: Network, tolls: ArrayLike = 0.0) -> jax.Array | np.ndarray:
     ValueError: the tolls have another shape.
   """
   n, count = len(net.uses), len(net.edges)
-  numpy = jnp if isinstance(tolls, jax.Array) else np
+  numpy: Any = jnp if isinstance(tolls, jax.Array) else np
   tolls = numpy.asarray(tolls)
   if tolls.shape not in ((), (count,), (n, count)):
     raise ValueError(
