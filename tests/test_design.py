@@ -1,7 +1,5 @@
 """Design by gradient: reports, derivatives, descents, active sets and errors."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -202,16 +200,19 @@ def test_changes_of_two_sets():
   assert support == active.Change(7, 0, "x", "support", ((0, 0), (0, 1)))
 
 
-def test_strictness_is_lost_where_a_strategy_ties():
-  evaluate = functools.partial(
-      design.evaluate, lambda joint, payoffs, x: jnp.sum(joint * payoffs[0]), lambda x: x,
-      selections=["worst_case"],
-  )
-  (strict,) = evaluate(np.array([[[1.0, 1.0], [0.0, 0.0]], [[1.0, 0.0], [1.0, 0.0]]]))
-  assert strict.strictness > 0.01
-  # The second player's strategies tie, and all have the same loss: neither multiplier nor slack.
-  (tied,) = evaluate(np.array([[[1.0, 1.0], [0.0, 0.0]], [[1.0, 1.0], [0.0, 0.1]]]))
-  assert tied.strictness < 1e-3 * strict.strictness
+def test_strictness_is_the_distance_to_another_worst_case():
+  """The second player is indifferent, and its second strategy costs less by a small amount."""
+  games = np.array([[[1.0, 1.0], [0.0, 0.0]], [[1.0, 1.0], [1.0, 1.0]]])
+  for less in (0.1, 1e-4):
+    cost = np.array([[1.0, 1.0 - less], [0.0, 0.0]])
+    (row,) = design.evaluate(
+        lambda joint, payoffs, x, cost=cost: jnp.sum(joint * cost), lambda x: x, games,
+        selections=["worst_case"],
+    )
+    assert row.loss == pytest.approx(1.0, abs=1e-6)
+    # In units of the standard deviation of the cost.
+    assert row.strictness <= less / cost.std() * 1.01
+  assert row.strictness > 1e-5
 
 
 # Errors.

@@ -24,7 +24,9 @@ class Active(NamedTuple):
   binding: tuple[Array, ...]  # per player bool [Ap] (CCE) or [Ap, Ap] (CE)
   support: Array  # bool [A1, ..., AN]
   # [] How far strict complementarity is from failing: the smallest, over constraints, of the larger
-  # of multiplier and slack, in normalised units. Near 0 the derivative is one-sided.
+  # of multiplier and slack, in normalised units. Near 0 the active set changes nearby. A linear
+  # program with several optima has a strictly complementary one, which the engine finds: at a place
+  # where two of them tie exactly, this number need not be small.
   strictness: Array
 
 

@@ -30,7 +30,7 @@ class Row(NamedTuple):
   bound: float
   gap: float  # what the players can still gain by deviating, in units of the payoffs
   certified: bool  # the solver's residual is within 1e-8
-  strictness: float  # near 0: derivatives are one-sided here (`active.Active`)
+  strictness: float  # near 0: the active set changes nearby (`active.Active`)
   joint: np.ndarray  # [A1, ..., AN]
 
 
