@@ -11,6 +11,7 @@ All take trailing batch axes (`layout`). Blocks of duals are [Ap, *b] for CCE an
 [Ap recommended, Ap deviation, *b] for CE.
 """
 
+import jax
 import jax.numpy as jnp
 
 from nes_jax import layout
@@ -97,7 +98,8 @@ def centre_near_mean(
     distance = jnp.abs(base - sum_axis(shares * base, 0, n)[None])
     if strategies is not None:
       distance = jnp.where(_per_own_strategy(strategies[p], n), distance, jnp.inf)
-    own = own - layout.at_smallest(distance, own, own.ndim > n)[None]
+    # No gain depends on what is subtracted, so that derivatives may take it as constant.
+    own = own - jax.lax.stop_gradient(layout.at_smallest(distance, own, own.ndim > n))[None]
     if strategies is not None:
       own = jnp.where(_per_own_strategy(strategies[p], n), own, 0)
     result.append(jnp.moveaxis(own, 0, p))
@@ -113,7 +115,8 @@ def centre_at_best(payoffs: Array, strategies: tuple[Array, ...] | None = None) 
   """Subtracts the payoff of the best reply from a player's payoffs, per play of the others.
 
   No deviation gain changes. The result is minus the regret, 0 or less. It keeps its digits in a
-  narrower type, however large the payoffs' mean or a penalty is.
+  narrower type, however large the payoffs' mean or a penalty is. Derivatives take the payoff that is
+  subtracted as constant, which changes no derivative of a gain.
 
   Args:
     payoffs: [N, A1, ..., AN], finite; unbatched.
@@ -124,7 +127,8 @@ def centre_at_best(payoffs: Array, strategies: tuple[Array, ...] | None = None) 
   result = []
   for p in range(n):
     best = jnp.where(exist, payoffs[p], -jnp.inf).max(p, keepdims=True)
-    result.append(jnp.where(exist, payoffs[p] - jnp.where(jnp.isfinite(best), best, 0), 0))
+    best = jax.lax.stop_gradient(jnp.where(jnp.isfinite(best), best, 0))
+    result.append(jnp.where(exist, payoffs[p] - best, 0))
   return jnp.stack(result)
 
 

@@ -157,10 +157,14 @@ def problem(
   scaled, scale = _scale(payoffs, math.isinf(selection.rho), strategies, alive)
   z = jnp.full((len(shape),), selection.epsilon_max * invariance.radius(size), dtype)
   epsilon = jnp.broadcast_to(jnp.asarray(selection.epsilon, dtype), (len(shape),))
-  epsilon = invariance.normalise_epsilon(epsilon, scale)
-  if not math.isinf(selection.rho):
-    # Eq. (16b); strictly below epsilon-plus, where phi stops being finite.
-    epsilon = jnp.clip(epsilon, -z, z * (1 - 1e-6))
+  if math.isinf(selection.rho):
+    epsilon = invariance.normalise_epsilon(epsilon, scale)
+  else:
+    # Eq. (16b); strictly below epsilon-plus, where phi stops being finite. An infinite epsilon is
+    # kept out of derivatives.
+    infinite = jnp.isinf(epsilon)
+    finite = invariance.normalise_epsilon(jnp.where(infinite, 0, epsilon), scale)
+    epsilon = jnp.clip(jnp.where(infinite, jnp.sign(epsilon) * z, finite), -z, z * (1 - 1e-6))
   if selection.target is None:
     target = jnp.full(shape, 1 / size, dtype)
   else:

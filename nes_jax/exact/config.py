@@ -15,6 +15,12 @@ _RELAXATION = 0.05
 _MAX_ITERATIONS_FLOAT32 = {"cce": 20, "ce": 30}
 # Largest number of steps in float64.
 _MAX_ITERATIONS_FLOAT64 = 200
+# Residuals to which games are solved whose answers are differentiated, by the bits of a number.
+# Derivatives tell the rows that bind from the others by their slacks and duals, which the residuals
+# of answers leave blurred. The first is at the limit of what float32 reaches.
+_DIFFERENTIATED_TOLERANCE = {32: 1e-6, 64: 1e-11}
+# Number of steps that may be added to reach them.
+_DIFFERENTIATED_ITERATIONS = 15
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +49,15 @@ class Config:
   def relaxation(self) -> float:
     """The amount by which hard limits are raised."""
     return min(_RELAXATION * self.tolerance, metrics.RESOLUTION / 2) if self.relaxed else 0.0
+
+  def differentiated(self, dtype: jnp.dtype) -> "Config":
+    """The settings for games whose answers are differentiated."""
+    return dataclasses.replace(
+        self,
+        tolerance=min(self.tolerance, _DIFFERENTIATED_TOLERANCE[jnp.finfo(dtype).bits]),
+        margin=1.0,
+        max_iterations=self.max_iterations + _DIFFERENTIATED_ITERATIONS,
+    )
 
   @staticmethod
   def default(concept: Concept, dtype: jnp.dtype, rho: float = math.inf, **overrides) -> "Config":

@@ -97,12 +97,38 @@ def solve(
   Returns:
     The best point of each game. Its residual says whether it is an answer.
   """
+  patience = jnp.asarray(patience, jnp.int32)
+  return _solve(problem, duals, patience, config, concept, batch_axis, width)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4, 5, 6))
+def _solve(
+    problem: Problem,
+    duals: Duals | None,
+    patience: Array,
+    config: Config,
+    concept: Concept,
+    batch_axis: int | None,
+    width: int | None,
+) -> Answer:
+  v, error, iterations = _run(problem, duals, patience, config, concept, batch_axis, width)
+  return answer(problem, v, error, iterations, concept, batch_axis)
+
+
+@_solve.defjvp
+def _solve_jvp(config, concept, batch_axis, width, primals, tangents):
+  """Solves to a smaller residual, and differentiates the optimum."""
+  problem, duals, patience = primals
   # The start and the stop have no influence on the optimum.
   fixed = jax.lax.stop_gradient((problem, duals))
-  patience = jnp.asarray(patience, jnp.int32)
-  v, error, iterations = _run(*fixed, patience, config, concept, batch_axis, width)
-  v = optimum_given(problem, v, concept, batch_axis)
-  return answer(problem, v, error, iterations, concept, batch_axis)
+  closer = config.differentiated(problem.payoffs.dtype)
+  v, error, iterations = _run(*fixed, patience, closer, concept, batch_axis, width)
+
+  def around(problem):
+    optimum = optimum_given(problem, v, concept, batch_axis)
+    return answer(problem, optimum, error, iterations, concept, batch_axis)
+
+  return jax.jvp(around, (problem,), tangents[:1])
 
 
 def answer(

@@ -1,5 +1,6 @@
 """Derivatives of an optimum by the implicit function theorem, whichever engine has found it."""
 
+from collections.abc import Callable
 import dataclasses
 import functools
 
@@ -16,9 +17,18 @@ from nes_jax.types import Concept, Problem
 _REFINEMENTS = 2
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+# (payoffs, temperature, rho, variables, right sides, concept) -> solution of a Newton system, where
+# the first three are fields of a `program.Program`; see `nes_jax.native.cpu.solve_system`.
+SystemSolver = Callable[..., tuple]
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
 def optimum_given(
-    problem: Problem, variables: Variables, concept: Concept, batch_axis: int | None
+    problem: Problem,
+    variables: Variables,
+    concept: Concept,
+    batch_axis: int | None,
+    system_solver: SystemSolver | None = None,
 ) -> Variables:
   """`variables` as they are, with the derivatives that the optimum has in the problem's arrays.
 
@@ -32,16 +42,19 @@ def optimum_given(
       rows that bind nothing; but the joint is 0 where a strategy does not exist.
     concept: "cce" or "ce".
     batch_axis: None, 0 or -1, of the problem and of the variables, as in `exact.solve`.
+    system_solver: solves the linear systems, without trailing batch axes. None: JAX does.
   """
   return variables
 
 
 @optimum_given.defjvp
-def _optimum_jvp(concept, batch_axis, primals, tangents):
+def _optimum_jvp(concept, batch_axis, system_solver, primals, tangents):
   problem, variables = primals
-  differential = over_batch(functools.partial(_differential, concept), batch_axis)
+  # The tangent depends on the optimum, which gives derivatives of higher order.
+  optimum = optimum_given(problem, variables, concept, batch_axis, system_solver)
+  differential = over_batch(functools.partial(_differential, concept, system_solver), batch_axis)
   direction = dataclasses.replace(tangents[0], strategies=None)
-  return variables, differential(problem, direction, jax.lax.stop_gradient(variables))
+  return optimum, differential(problem, direction, optimum)
 
 
 def _conditions(problem: Problem, v: Variables, concept: Concept):
@@ -54,7 +67,11 @@ def _conditions(problem: Problem, v: Variables, concept: Concept):
 
 
 def _differential(
-    concept: Concept, problem: Problem, direction: Problem, v: Variables
+    concept: Concept,
+    system_solver: SystemSolver | None,
+    problem: Problem,
+    direction: Problem,
+    v: Variables,
 ) -> Variables:
   """Tangent of the optimum `v` along a direction of the problem's arrays."""
   exist = problem.strategies
@@ -67,7 +84,6 @@ def _differential(
   # The solve's transpose wants every right side to depend on the tangents, also those that are 0.
   touch = 0 * sum(jnp.sum(x) for x in jax.tree.leaves(moved))
   moved = jax.tree.map(lambda x: x + touch, moved)
-  solver = newton.factor(given, v, jnp.zeros_like(v.mass_dual), concept)
 
   def jacobian(x):
     joint, alpha, mass_dual, epsilon_slack = x
@@ -85,20 +101,24 @@ def _differential(
       epsilon_slack = given.rho / v.epsilon_slack * epsilon_slack + sums
     return stationarity, feasibility, sum_over(joint, n), epsilon_slack
 
-  def solve_refined(matvec, right):
+  def solve(matvec, right):
+    if system_solver is not None:
+      return system_solver(given.payoffs, given.temperature, given.rho, v, right, concept)
     # The factors lose digits where rows bind, since s / alpha is next to nothing there.
+    solver = newton.factor(given, v, jnp.zeros_like(v.mass_dual), concept)
     x = solver(*right)
     for _ in range(_REFINEMENTS):
       x = jax.tree.map(jnp.add, x, solver(*jax.tree.map(jnp.subtract, right, matvec(x))))
     return x
 
   joint, alpha, mass_dual, epsilon_slack = jax.lax.custom_linear_solve(
-      jacobian, jax.tree.map(jnp.negative, moved), solve_refined, symmetric=True
+      jacobian, jax.tree.map(jnp.negative, moved), solve, symmetric=True
   )
   return Variables(
       joint=joint,
-      bound=jnp.zeros_like(v.bound),
-      slack=jax.tree.map(jnp.zeros_like, v.slack),
+      # Complementarity products stay as they are.
+      bound=-v.bound / where_alive(given, v.joint, 1) * joint,
+      slack=tuple(-s / a * d for s, a, d in zip(v.slack, v.duals, alpha)),
       duals=alpha,
       mass_dual=mass_dual,
       epsilon_slack=epsilon_slack,

@@ -35,6 +35,8 @@ _MIN_UNROLLED_GAMES = 128
 _MAX_UNROLLED_DUALS = 20
 # Largest number of joint strategies of a game in such a batch.
 _MAX_UNROLLED_JOINT = 256
+# Largest number of further steps for games whose answers are differentiated.
+_DERIVATIVE_ITERATIONS = 15
 
 
 def x64_enabled() -> bool:
@@ -197,8 +199,11 @@ def native_inputs(inputs: Inputs) -> cpu.Inputs:
 
 
 @functools.lru_cache
-def native_options(task: Task, dtype: Any) -> cpu.Options:
-  """Three stages: as asked for; float64 for games that are left; then raised limits."""
+def native_options(task: Task, dtype: Any, differentiated: bool = False) -> cpu.Options:
+  """Three stages: as asked for; float64 for games that are left; then raised limits.
+
+  If the answers are differentiated, one more stage goes on with all games in float64.
+  """
   wide = jnp.dtype("float64")
   config = task.config
   stages = [cpu.Stage(config, wide=dtype == wide)]
@@ -210,6 +215,10 @@ def native_options(task: Task, dtype: Any) -> cpu.Options:
   if math.isinf(task.rho) and not limited:
     last = config if dtype == wide else repeat
     stages.append(cpu.Stage(dataclasses.replace(last, relaxed=True), wide=True))
+  if differentiated:
+    closer = repeat.differentiated(wide)
+    polish = dataclasses.replace(closer, max_iterations=_DERIVATIVE_ITERATIONS)
+    stages.append(cpu.Stage(polish, wide=True, resume=True))
   return cpu.Options(
       concept=task.concept,
       dtype=dtype,
@@ -245,17 +254,19 @@ def _solve_native(inputs: Inputs, task: Task, dtype: Any) -> Solution:
 def _solve_native_jvp(task, dtype, primals, tangents):
   """Differentiates normalisation and units in JAX, and the optimum by implicit differentiation."""
   (inputs,) = primals
-  options = native_options(task, dtype)
-  answers, variables = cpu.solve_traced(native_inputs(inputs), options, with_variables=True)
-  solution = native_solution(answers, task, tuple(inputs.payoffs.shape[2:]))
+  options = native_options(task, dtype, differentiated=True)
+  given = jax.lax.stop_gradient(native_inputs(inputs))
+  answers, variables = cpu.solve_traced(given, options, with_variables=True)
+  # The native solver of linear systems knows no strategies that do not exist.
+  system_solver = cpu.solve_system if inputs.strategies is None else None
 
   def around(inputs):
     batch = normalise(inputs, task, dtype)
-    optimum = exact.optimum_given(batch.problem, variables, task.concept, 0)
+    optimum = exact.optimum_given(batch.problem, variables, task.concept, 0, system_solver)
     answer = exact.answer(
         batch.problem, optimum, answers.residual, answers.iterations, task.concept, 0
     )
-    return to_solution(inputs, task, dtype, batch, answer)
+    solution = to_solution(inputs, task, dtype, batch, answer)
+    return solution._replace(repeated=answers.repeated)
 
-  _, tangent = jax.jvp(around, (inputs,), tangents)
-  return solution, tangent
+  return jax.jvp(around, (inputs,), tangents)

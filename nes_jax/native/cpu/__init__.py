@@ -28,8 +28,10 @@ LEVELS = ("baseline", "avx2", "avx512")
 _FOLDER = pathlib.Path(__file__).parent
 # Largest number of players.
 _MAX_PLAYERS = 16
-# Name of the library's function in XLA.
-_TARGET = "nes_jax_cpu_solve"
+# Largest number of stages of a call.
+_MAX_STAGES = 4
+# Names in XLA of the library's functions.
+_TARGETS = {"nes_jax_cpu_solve": "NesCpuSolve", "nes_jax_cpu_systems": "NesCpuSolveSystems"}
 # Alignment in bytes of arrays that JAX takes over without a copy.
 _ALIGNMENT = 64
 # Bytes that a thread may take for the games in its lanes.
@@ -51,6 +53,7 @@ class _Pass(ctypes.Structure):
   _fields_ = [
       ("wide", ctypes.c_int32),
       ("max_iterations", ctypes.c_int32),
+      ("resume", ctypes.c_int32),
       *((name, ctypes.c_double) for name in (
           "tolerance", "margin", "start_dual", "start_bound", "start_slack", "warm_start",
           "relaxation")),
@@ -76,7 +79,7 @@ class _Request(ctypes.Structure):
       ("rho", ctypes.c_double),
       ("epsilon_max", ctypes.c_double),
       ("num_passes", ctypes.c_int32),
-      ("passes", _Pass * 3),
+      ("passes", _Pass * _MAX_STAGES),
       *((name, ctypes.c_void_p) for name in (
           "joint", "out_epsilon", "gap", "residual", "duals", "marginals", "converged",
           "repeated", "iterations", "variables_joint", "variables_bound", "variables_slack",
@@ -89,6 +92,9 @@ class Stage(NamedTuple):
 
   config: exact.Config
   wide: bool  # in float64
+  # Whether the stage goes on with all games from where earlier stages have ended. It is for calls
+  # that return the variables.
+  resume: bool = False
 
 
 class Answers(NamedTuple):
@@ -170,7 +176,9 @@ def reason_traced() -> str | None:
   if not hasattr(library, "NesCpuSolve"):
     return "it was built without the headers of jaxlib"
   try:
-    jax.ffi.register_ffi_target(_TARGET, jax.ffi.pycapsule(library.NesCpuSolve), platform="cpu")
+    for target, name in _TARGETS.items():
+      capsule = jax.ffi.pycapsule(getattr(library, name))
+      jax.ffi.register_ffi_target(target, capsule, platform="cpu")
   except Exception as error:  # XLA does not say which, for another version of its interface
     return f"it was built for another jaxlib, install nes_jax again ({error})"
   return None
@@ -181,7 +189,7 @@ class Options(NamedTuple):
 
   concept: Concept
   dtype: Any  # float32 or float64, of the answers
-  stages: tuple[Stage, ...]  # one to three; each solves what the one before left
+  stages: tuple[Stage, ...]  # one to four; each solves what the one before left
   rho: float  # weight of the approximation target, see `nes_jax.Selection`
   epsilon_max: float  # epsilon-plus, see `nes_jax.Selection`
   duals_are_normalised: bool = False  # whether given duals are those of the normalised problem
@@ -235,7 +243,7 @@ def solve(inputs: Inputs, options: Options) -> tuple[Answers, int]:
       num_passes=len(options.stages),
   )
   for at, numbers in enumerate(map(_pass_numbers, options.stages)):
-    request.passes[at] = _Pass(int(numbers[0]), int(numbers[1]), *numbers[2:])
+    request.passes[at] = _Pass(*map(int, numbers[:3]), *numbers[3:])
   if inputs.target is not None:
     request.target = pointer(inputs.target, kind)
     request.target_stride = size if np.ndim(inputs.target) > players else 0
@@ -293,7 +301,7 @@ def solve_traced(
     sizes = [(games, *shape)] * 2 + [(games, num_duals)] * 2 + [(games,), (games, players)]
     specs += [(size, dtype) for size in sizes]
   call = jax.ffi.ffi_call(
-      _TARGET,
+      "nes_jax_cpu_solve",
       tuple(jax.ShapeDtypeStruct(*spec) for spec in specs),
       vmap_method="broadcast_all",
   )
@@ -320,6 +328,58 @@ def solve_traced(
   split = functools.partial(split_duals, shape=shape, concept=options.concept)
   variables = exact.Variables(joint, bound, split(slack), split(alpha), shift, room)
   return answers, variables
+
+
+def solve_system(
+    payoffs: Any,
+    temperature: Any,
+    rho: Any,
+    variables: exact.Variables,
+    right: tuple[Any, tuple[Any, ...], Any, Any],
+    concept: Concept,
+) -> tuple[Any, tuple[Any, ...], Any, Any]:
+  """Solves the Newton system of one game at a point, in float64, whatever the type of the arrays.
+
+  It serves under transformations where `reason_traced` is None. Derivatives are for the caller.
+
+  Args:
+    payoffs: [N, A1, ..., AN], of a `exact.program.Program`.
+    temperature: [].
+    rho: [], or None with hard constraints.
+    variables: the point; all strategies exist.
+    right: right sides, as for a solver of `exact.newton`.
+    concept: "cce" or "ce".
+
+  Returns:
+    Joint, duals, dual of the mass and slack of epsilon, as a solver of `exact.newton`.
+  """
+  v, shape = variables, payoffs.shape[1:]
+  stationary, feasible, mass, epsilon_slack = right
+  dtype = payoffs.dtype
+
+  def joined(blocks):
+    return jnp.concatenate([x.ravel() for x in blocks])
+
+  given = (
+      payoffs, temperature, jnp.ones((), dtype) if rho is None else rho, v.joint, v.bound,
+      joined(v.slack), joined(v.duals), v.epsilon_slack, stationary, joined(feasible), mass,
+      epsilon_slack,
+  )
+  sizes = (shape, joined(v.duals).shape, (), v.epsilon_slack.shape)
+  call = jax.ffi.ffi_call(
+      "nes_jax_cpu_systems",
+      tuple(jax.ShapeDtypeStruct(size, dtype) for size in sizes),
+      vmap_method="broadcast_all",
+  )
+  joint, duals, mass_dual, epsilon_slack = call(
+      *given,
+      counts=np.array(shape, np.int64),
+      correlated=concept == "ce",
+      soft=rho is not None,
+      threads=np.int64(_threads()),
+  )
+  blocks = split_duals(duals[None], shape, concept)
+  return joint, tuple(x[0] for x in blocks), mass_dual, epsilon_slack
 
 
 def split_duals(duals: Any, shape: Sequence[int], concept: Concept) -> tuple[Any, ...]:
@@ -373,6 +433,7 @@ def _pass_numbers(stage: Stage) -> np.ndarray:
   return np.array([
       stage.wide,
       config.max_iterations,
+      stage.resume,
       config.tolerance,
       config.margin,
       config.start_dual,

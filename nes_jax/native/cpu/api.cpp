@@ -1,8 +1,8 @@
 // C interface of the CPU engine, which nes_jax/native/__init__.py calls through ctypes.
 //
 // It checks the sizes in a request, chooses the code for the concept and for the type of the
-// payoffs, and solves the batch (batch.h).
-#include "batch.h"
+// payoffs, and solves the batch of games (batch.h) or of Newton systems (system.h).
+#include "system.h"
 
 #define NES_EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -14,10 +14,10 @@ constexpr int kOutOfMemory = -1, kBadSizes = -2;
 constexpr int64_t kMostEntries = int64_t(1) << 30;
 
 // Whether the sizes are within the limits of the engine.
-bool sizes_are_good(const NesRequest& r) {
+template <class Request>
+bool sizes_are_good(const Request& r) {
   if (r.games < 0 || r.players < 2 || r.players > nes::kMaxPlayers) return false;
   if (r.correlated && r.players != 2) return false;
-  if (r.num_passes < 1 || r.num_passes > 3) return false;
   double joint = 1, duals = 0;
   for (int p = 0; p < r.players; ++p) {
     if (r.counts[p] < 1) return false;
@@ -41,10 +41,22 @@ int64_t with_payoffs(const NesRequest& r) {
 // number if it fails.
 NES_EXPORT int64_t nes_cpu_solve(const NesRequest* request) {
   if (!sizes_are_good(*request)) return kBadSizes;
+  if (request->num_passes < 1 || request->num_passes > kNesMaxPasses) return kBadSizes;
   try {
     return request->correlated ? with_payoffs<true>(*request) : with_payoffs<false>(*request);
   } catch (...) {
     // An allocation is the only thing that can fail.
+    return kOutOfMemory;
+  }
+}
+
+// Solves a batch of Newton systems. Returns 0, or a negative number if it fails.
+NES_EXPORT int64_t nes_cpu_solve_systems(const NesSystem* request) {
+  if (!sizes_are_good(*request)) return kBadSizes;
+  try {
+    request->correlated ? nes::solve_systems<true>(*request) : nes::solve_systems<false>(*request);
+    return 0;
+  } catch (...) {
     return kOutOfMemory;
   }
 }

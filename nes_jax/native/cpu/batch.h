@@ -18,11 +18,17 @@
 
 extern "C" {
 
+// Largest number of passes of a request.
+constexpr int32_t kNesMaxPasses = 4;
+
 // One pass of the method over the games that the passes before it have not solved.
 struct NesPass {
   // Type of the numbers: 0 is float32, 1 is float64.
   int32_t wide;
   int32_t max_iterations;
+  // Whether the pass goes on from the variables of the passes before it, with all games that can be
+  // solved. It needs the arrays of variables.
+  int32_t resume;
   // Fields of `Config` in method.h.
   double tolerance, margin, start_dual, start_bound, start_slack, warm_start, relaxation;
 };
@@ -48,12 +54,12 @@ struct NesRequest {
   int32_t start_is_normalised, threads;
   double rho, epsilon_max;
   int32_t num_passes;
-  NesPass passes[3];
+  NesPass passes[kNesMaxPasses];
   // Answers, of the answer type where they are real numbers.
   void *joint, *out_epsilon, *gap, *residual, *duals, *marginals;
   uint8_t *converged, *repeated;
   int32_t* iterations;
-  // Variables of the method at the solution, in normalised units, or null.
+  // Variables of the method at the solution, in normalised units and of the answer type, or null.
   void *variables_joint, *variables_bound, *variables_slack, *variables_duals, *variables_shift,
       *variables_room;
 };
@@ -67,6 +73,9 @@ constexpr double kIdleDual = 1e-12;
 // Constants of nes_jax/selection.py and nes_jax/deviation.py: least probability of a target joint,
 // largest ratio of the unit of payoffs to the least regret, and ulps that count as rounding.
 constexpr double kTargetFloor = 1e-12, kRobustScale = 4, kNoiseUlps = 8;
+// Share of the way to the boundary that a step may go: from a start, as in nes_jax/exact/engine.py,
+// and near a solution, where longer steps converge faster.
+constexpr double kToBoundary = 0.98, kToBoundaryNear = 0.9999;
 
 // Array of the answer type.
 struct Numbers {
@@ -202,7 +211,8 @@ class Worker {
       : batch_(batch), request_(batch.request), shape_(shape), pass_(pass), first_(first) {
     const Config config{pass.tolerance, pass.margin, pass.start_dual, pass.start_bound,
                         pass.start_slack, pass.warm_start, pass.max_iterations,
-                        batch.soft ? 0 : pass.relaxation};
+                        batch.soft ? 0 : pass.relaxation,
+                        pass.resume ? kToBoundaryNear : kToBoundary};
     method_.set_up(shape, config, games, batch.soft, request_.target, request_.welfare);
     raw_.assign(size_t(W) * request_.players * shape.size + 64 / sizeof(S), 0);
     best_.assign(size_t(shape.size) + 1, VS{});
@@ -346,7 +356,10 @@ class Worker {
     if (request_.target)
       for (int e = 0; e < shape_.size; ++e)
         method_.log_target[e] = fresh ? O::log(method_.next.joint[e]) : method_.log_target[e];
-    method_.start(valid, occupied(), warm);
+    if (!pass_.resume) return method_.start(valid, occupied(), warm);
+    for (int l = 0; l < W; ++l)
+      if (valid[l]) load_variables(l);
+    method_.resume(valid, occupied());
   }
 
   // Normalises the payoffs of `kPart` lanes, as `problem` does in nes_jax/selection.py.
@@ -470,12 +483,40 @@ class Worker {
     }
   }
 
+  // Calls move(array, numbers, count, stride, indices) for each array of variables of a request and
+  // the numbers of a point that belong to it. Number i is at indices[i] in the game's part of the
+  // array, or at i if there are no indices. The stride is the length of a game's part.
+  template <class F>
+  void each_variable(typename Method<T, W, kCorrelated>::Point& point, const Origin* origin,
+                     F move) {
+    const auto& whole = batch_.whole;
+    const auto* to_joint = origin ? &origin->joint : nullptr;
+    const auto* to_duals = origin ? &origin->duals : nullptr;
+    const int players = request_.players;
+    move(request_.variables_joint, point.joint, shape_.size, whole.size, to_joint);
+    move(request_.variables_bound, point.bound, shape_.size, whole.size, to_joint);
+    move(request_.variables_slack, point.slack, shape_.num_duals, whole.num_duals, to_duals);
+    move(request_.variables_duals, point.duals, shape_.num_duals, whole.num_duals, to_duals);
+    move(request_.variables_shift, &point.shift, 1, 1, nullptr);
+    move(request_.variables_room, point.room, players, players, nullptr);
+  }
+
+  // Copies the variables of an earlier pass into one lane of `next`.
+  void load_variables(int l) {
+    auto get = [&](void* array, V* to, int count, int64_t stride, const std::vector<int>* from) {
+      const Numbers in = batch_.answers(array);
+      for (int i = 0; i < count; ++i)
+        lane(to, l)[i * W] = T(in.get(game_[l] * stride + (from ? (*from)[i] : i)));
+    };
+    each_variable(method_.next, request_.strategies ? &origin_[l] : nullptr, get);
+  }
+
   // Writes the answer of one lane's game, unless an earlier pass had a smaller residual.
   void unload(int l) {
     const int64_t game = game_[l], players = request_.players;
     const double error = method_.best_error[l];
     const Numbers residual = batch_.answers(request_.residual);
-    request_.repeated[game] = !first_;
+    if (!pass_.resume) request_.repeated[game] = !first_;
     if (first_) request_.iterations[game] = 0;
     request_.iterations[game] += int(method_.iterations[l]);
     if (!first_ && error > residual.get(game)) return;
@@ -534,32 +575,18 @@ class Worker {
       for (int i = 0; i < count; ++i)
         out.set(game * stride + (to ? (*to)[i] : i), lane(from, l)[i * W]);
     };
-    const auto* to_joint = origin ? &origin->joint : nullptr;
-    const auto* to_duals = origin ? &origin->duals : nullptr;
-    put(request_.variables_joint, point.joint, shape_.size, whole.size, to_joint);
-    put(request_.variables_bound, point.bound, shape_.size, whole.size, to_joint);
-    put(request_.variables_slack, point.slack, shape_.num_duals, whole.num_duals, to_duals);
-    put(request_.variables_duals, point.duals, shape_.num_duals, whole.num_duals, to_duals);
-    put(request_.variables_shift, &point.shift, 1, 1, nullptr);
-    put(request_.variables_room, point.room, request_.players, players, nullptr);
+    each_variable(point, origin, put);
   }
 };
 
-// Solves games of one shape in several threads.
-template <class T, bool kCorrelated, class S>
-void solve_group(Batch<S>& batch, const std::vector<int64_t>& games, const Shape& shape,
-                 const NesPass& pass, bool first) {
-  constexpr int W = kLanes<T>;
-  std::atomic<int64_t> counter{0};
-  const int64_t count = int64_t(games.size());
-  const int threads = int(std::max<int64_t>(
-      1, std::min<int64_t>(batch.request.threads, (count + W - 1) / W)));
-  const int64_t chunk = std::max<int64_t>(1, std::min<int64_t>(W, count / (4 * threads)));
+// Runs work() in as many threads as there are parts of the work, but in no more than `most`.
+template <class F>
+void in_threads(int64_t most, int64_t parts, F work) {
   std::exception_ptr failure;
   std::mutex guard;
-  auto work = [&] {
+  auto guarded = [&] {
     try {
-      Worker<T, W, kCorrelated, S>(batch, shape, pass, first, count).run(games, counter, chunk);
+      work();
     } catch (...) {
       const std::lock_guard<std::mutex> lock(guard);
       failure = std::current_exception();
@@ -567,13 +594,27 @@ void solve_group(Batch<S>& batch, const std::vector<int64_t>& games, const Shape
   };
   std::vector<std::thread> others;
   try {
-    for (int k = 1; k < threads; ++k) others.emplace_back(work);
+    for (int64_t k = 1; k < std::min(most, parts); ++k) others.emplace_back(guarded);
   } catch (const std::system_error&) {
     // The system starts no more threads. The threads that exist do all the work.
   }
-  work();
+  guarded();
   for (auto& thread : others) thread.join();
   if (failure) std::rethrow_exception(failure);
+}
+
+// Solves games of one shape in several threads.
+template <class T, bool kCorrelated, class S>
+void solve_group(Batch<S>& batch, const std::vector<int64_t>& games, const Shape& shape,
+                 const NesPass& pass, bool first) {
+  constexpr int W = kLanes<T>;
+  std::atomic<int64_t> counter{0};
+  const int64_t count = int64_t(games.size()), parts = (count + W - 1) / W;
+  const int64_t threads = std::max<int64_t>(1, std::min<int64_t>(batch.request.threads, parts));
+  const int64_t chunk = std::max<int64_t>(1, std::min<int64_t>(W, count / (4 * threads)));
+  in_threads(threads, parts, [&] {
+    Worker<T, W, kCorrelated, S>(batch, shape, pass, first, count).run(games, counter, chunk);
+  });
 }
 
 // Solves games in one pass.
@@ -615,12 +656,15 @@ int64_t solve_batch(const NesRequest& request) {
     if (batch.some_strategies(game)) games.push_back(game);
     else batch.invalid[game] = 1, batch.mark(game);
   }
-  for (int k = 0; k < request.num_passes && !games.empty(); ++k) {
-    solve_pass<kCorrelated>(batch, games, request.passes[k], k == 0);
+  const std::vector<int64_t> all = games;
+  for (int k = 0; k < request.num_passes; ++k) {
+    const NesPass& pass = request.passes[k];
     std::vector<int64_t> left;
-    for (int64_t game : games)
-      if (!batch.invalid[game] && !request.converged[game]) left.push_back(game);
+    for (int64_t game : pass.resume ? all : games)
+      if (!batch.invalid[game] && (k == 0 || pass.resume || !request.converged[game]))
+        left.push_back(game);
     games.swap(left);
+    if (!games.empty()) solve_pass<kCorrelated>(batch, games, pass, k == 0);
   }
   return std::count(batch.invalid.begin(), batch.invalid.end(), 1);
 }

@@ -1,22 +1,23 @@
 // CPU engine as a custom call of XLA, for programs that are traced by JAX.
 //
-// nes_jax/native/__init__.py registers the call. The code here turns the buffers and attributes of
-// XLA into a request to the C interface (api.cpp).
+// nes_jax/native/cpu/__init__.py registers the calls. The code here turns the buffers and attributes
+// of XLA into requests to the C interface (api.cpp).
 #include <string>
 
-#include "batch.h"
+#include "system.h"
 #include "xla/ffi/api/ffi.h"
 
 extern "C" int64_t nes_cpu_solve(const NesRequest* request);
+extern "C" int64_t nes_cpu_solve_systems(const NesSystem* request);
 
 namespace {
 
 namespace ffi = xla::ffi;
 
-// Numbers of buffers of a call. The variables of the method are optional.
+// Numbers of buffers of `solve`. The variables of the method are optional.
 constexpr int kNumArguments = 7, kNumAnswers = 9, kNumVariables = 6;
 // Numbers that describe one pass, in the order of NesPass.
-constexpr size_t kPassNumbers = 9;
+constexpr size_t kPassNumbers = 10;
 
 // Returns the address of an argument, or null for an argument without elements.
 void* data_of(const ffi::RemainingArgs& arguments, int index) {
@@ -32,7 +33,7 @@ ffi::Error solve(ffi::RemainingArgs arguments, ffi::RemainingRets results,
                  ffi::Span<const double> passes, bool start_is_normalised, int64_t threads) {
   const bool with_variables = results.size() == kNumAnswers + kNumVariables;
   if (arguments.size() != kNumArguments || (results.size() != kNumAnswers && !with_variables) ||
-      passes.size() % kPassNumbers != 0 || passes.size() > 3 * kPassNumbers) {
+      passes.size() % kPassNumbers != 0 || passes.size() > kNesMaxPasses * kPassNumbers) {
     return ffi::Error::InvalidArgument("nes_jax: wrong number of operands");
   }
   std::vector<int32_t> sizes(counts.begin(), counts.end());
@@ -62,8 +63,8 @@ ffi::Error solve(ffi::RemainingArgs arguments, ffi::RemainingRets results,
   request.num_passes = int32_t(passes.size() / kPassNumbers);
   for (int k = 0; k < request.num_passes; ++k) {
     const double* x = passes.begin() + k * kPassNumbers;
-    request.passes[k] = NesPass{int32_t(x[0]), int32_t(x[1]), x[2], x[3], x[4],
-                                x[5], x[6], x[7], x[8]};
+    request.passes[k] = NesPass{int32_t(x[0]), int32_t(x[1]), int32_t(x[2]), x[3], x[4], x[5],
+                                x[6], x[7], x[8], x[9]};
   }
   void* out[kNumAnswers + kNumVariables] = {};
   for (size_t i = 0; i < results.size(); ++i) {
@@ -83,9 +84,60 @@ ffi::Error solve(ffi::RemainingArgs arguments, ffi::RemainingRets results,
   return ffi::Error::Internal("nes_jax: the native engine ran out of memory");
 }
 
+// Numbers of buffers of `solve_systems`.
+constexpr int kNumSystemArguments = 12, kNumSystemAnswers = 4;
+
+// Solves a batch of Newton systems. Arguments and results are those of NesSystem, in its order, with
+// leading axes of games.
+ffi::Error solve_systems(ffi::RemainingArgs arguments, ffi::RemainingRets results,
+                         ffi::Span<const int64_t> counts, bool correlated, bool soft,
+                         int64_t threads) {
+  if (arguments.size() != kNumSystemArguments || results.size() != kNumSystemAnswers)
+    return ffi::Error::InvalidArgument("nes_jax: wrong number of operands");
+  const void* in[kNumSystemArguments];
+  for (int i = 0; i < kNumSystemArguments; ++i) in[i] = data_of(arguments, i);
+  void* out[kNumSystemAnswers];
+  for (size_t i = 0; i < results.size(); ++i) {
+    auto buffer = results.get<ffi::AnyBuffer>(i);
+    if (!buffer.has_value()) return ffi::Error::InvalidArgument("nes_jax: a result is missing");
+    out[i] = (*buffer)->untyped_data();
+  }
+  const auto temperature = arguments.get<ffi::AnyBuffer>(1);
+  if (!temperature.has_value())
+    return ffi::Error::InvalidArgument("nes_jax: operands are missing");
+  const std::vector<int32_t> sizes(counts.begin(), counts.end());
+  NesSystem request{};
+  request.games = int64_t(temperature->element_count());
+  request.counts = sizes.data(), request.players = int32_t(sizes.size());
+  request.correlated = correlated, request.soft = soft, request.threads = int32_t(threads);
+  request.wide = temperature->element_type() == ffi::F64;
+  request.payoffs = in[0], request.temperature = in[1], request.rho = in[2];
+  request.joint = in[3], request.bound = in[4], request.slack = in[5], request.duals = in[6];
+  request.room = in[7], request.stationary = in[8], request.feasible = in[9];
+  request.mass = in[10], request.room_sides = in[11];
+  request.out_joint = out[0], request.out_duals = out[1], request.out_shift = out[2];
+  request.out_room = out[3];
+  if (request.games == 0 || nes_cpu_solve_systems(&request) >= 0) return ffi::Error::Success();
+  return ffi::Error::Internal("nes_jax: the native engine ran out of memory");
+}
+
 }  // namespace
 
-// Entry point that XLA calls.
+// Entry points that XLA calls.
+extern "C" __attribute__((visibility("default"))) XLA_FFI_Error* NesCpuSolveSystems(
+    XLA_FFI_CallFrame* frame) {
+  static auto* handler = ffi::Ffi::Bind()
+                             .RemainingArgs()
+                             .RemainingRets()
+                             .Attr<ffi::Span<const int64_t>>("counts")
+                             .Attr<bool>("correlated")
+                             .Attr<bool>("soft")
+                             .Attr<int64_t>("threads")
+                             .To(solve_systems)
+                             .release();
+  return handler->Call(frame);
+}
+
 extern "C" __attribute__((visibility("default"))) XLA_FFI_Error* NesCpuSolve(
     XLA_FFI_CallFrame* frame) {
   static auto* handler = ffi::Ffi::Bind()

@@ -22,6 +22,8 @@ struct Config {
   int max_iterations;
   // Amount by which hard limits are raised, in normalised units.
   double relaxation;
+  // Share of the way to the boundary that a step may go.
+  double to_boundary;
 };
 
 // State and steps of the method, for W games of numbers of type T.
@@ -32,9 +34,9 @@ struct Method {
   using M = typename O::M;
   using Gains = std::conditional_t<kCorrelated, Correlated<T, W>, Coarse<T, W>>;
 
-  // Share of the way to the boundary that a step may go, least value of a positive variable, and
-  // factor from the violation of constraints at a warm start to its distance from the boundary.
-  static constexpr T kToBoundary = T(0.98), kTiny = T(1e-30), kWarmth = T(0.1);
+  // Least value of a positive variable, and factor from the violation of constraints at a warm start
+  // to its distance from the boundary.
+  static constexpr T kTiny = T(1e-30), kWarmth = T(0.1);
   // Growth of the merit at which a step is refused, predictor step below which the second-order
   // term is reduced, and largest damping.
   static constexpr T kMaxGrowth = T(1e4), kShortStep = T(0.1), kStrongest = T(1e-2);
@@ -204,6 +206,11 @@ struct Method {
       next.slack[d] = O::max((idle ? idle_limit[p] : limit[p]) - gain[d] - room, slack);
     });
     next.shift = V{};
+    resume(fresh, occupied);
+  }
+
+  // Starts the lanes `fresh` at the point in `next`, as `start` does.
+  void resume(M fresh, M occupied) {
     measure();
     damping = fresh ? O::all(kDamping) : damping;
     refused = fresh ? V{} : refused, iterations = fresh ? V{} : iterations;
@@ -211,6 +218,41 @@ struct Method {
     move(fresh, occupied);
     // At this place the payoffs are centred for `next`.
     recentre = kCentres;
+  }
+
+  // Solves the Newton system at `now` without damping, for right sides that are given:
+  //
+  //   (tau + bound) / joint x.joint + A' x.duals + x.shift = sides.stationary
+  //   A x.joint - slack / duals x.duals + x.room           = sides.feasible
+  //   sum(x.joint)                                         = sides.mass
+  //   rho / room x.room + sum(x.duals)                     = sides.room      with soft constraints
+  //
+  // The solution is in `best` on return, and `sides` is `next_residuals`. The lanes in `active` have
+  // games. Refinement makes up for the digits that the factors lose where rows bind.
+  void solve_given(M active, int refinements) {
+    lone.clear();
+    for (int l = 0; by_rows && l < W; ++l)
+      if (active[l]) lone.push_back(l);
+    damping = V{};
+    newton();
+    const Residuals& sides = next_residuals;
+    Residuals& left = now_residuals;
+    for (int e = 0; e < size; ++e) left.stationary[e] = sides.stationary[e], best.joint[e] = V{};
+    for (int d = 0; d < num_duals; ++d) left.feasible[d] = sides.feasible[d], best.duals[d] = V{};
+    left.mass = -sides.mass, best.shift = V{};
+    for (int p = 0; p < players; ++p) left.room[p] = -sides.room[p], best.room[p] = V{};
+    for (int round = 0;; ++round) {
+      auto right_side = [&](int e) { return left.stationary[e]; };
+      auto row_side = [&](int d) { return left.feasible[d]; };
+      if constexpr (kCorrelated) direction_joint(right_side, row_side);
+      else direction_dual(right_side, row_side);
+      for (int e = 0; e < size; ++e) best.joint[e] += next.joint[e];
+      for (int d = 0; d < num_duals; ++d) best.duals[d] += next.duals[d];
+      best.shift += next.shift;
+      for (int p = 0; p < players; ++p) best.room[p] += next.room[p];
+      if (round == refinements) return;
+      subtract_product();
+    }
   }
 
   // Calls row(player, dual, idle) for every dual, where an idle row is no deviation.
@@ -290,6 +332,30 @@ struct Method {
           out[at] = own[at] - nearest;
       }
     }
+  }
+
+  // Sets `now_residuals` to the sides in `next_residuals` minus the Newton matrix times `best`. Mass
+  // and room have the opposite sign, as in a step.
+  void subtract_product() {
+    const Residuals& sides = next_residuals;
+    Residuals& left = now_residuals;
+    V total, sums[kMaxPlayers];
+    operate.gains(best.joint, gain, total);
+    for (int p = 0; p < players; ++p) sums[p] = V{};
+    each_row([&](int p, int d, bool) {
+      left.feasible[d] = sides.feasible[d] - gain[d] +
+                         now.slack[d] * inverse_duals[d] * best.duals[d];
+      if (soft) left.feasible[d] -= best.room[p];
+      sums[p] += best.duals[d];
+    });
+    operate.logits(best.duals, scratch, [&](int e, V x) {
+      const V curvature = (temperature + now.bound[e]) * inverse_joint[e];
+      left.stationary[e] = sides.stationary[e] - curvature * best.joint[e] - x - best.shift;
+    });
+    left.mass = total - sides.mass;
+    if (!soft) return;
+    for (int p = 0; p < players; ++p)
+      left.room[p] = rho / now.room[p] * best.room[p] + sums[p] - sides.room[p];
   }
 
   // Forms and factors the Newton system at `now`.
@@ -532,8 +598,9 @@ struct Method {
 
   // Replaces the direction in `next` by the point after the step.
   void advance(V primal, V bounds) {
-    primal = O::min(O::all(1), kToBoundary / O::max(primal, O::all(T(1e-3))));
-    bounds = O::min(O::all(1), kToBoundary / O::max(bounds, O::all(T(1e-3))));
+    const T share = T(config.to_boundary);
+    primal = O::min(O::all(1), share / O::max(primal, O::all(T(1e-3))));
+    bounds = O::min(O::all(1), share / O::max(bounds, O::all(T(1e-3))));
     const V tiny = O::all(kTiny);
     for (int e = 0; e < size; ++e) {
       next.joint[e] = O::max(tiny, now.joint[e] + primal * next.joint[e]);
