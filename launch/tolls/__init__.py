@@ -1,0 +1,1 @@
+"""Work of `launch.design_tolls`: networks, descents, tables and files."""
