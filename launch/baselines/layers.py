@@ -16,6 +16,7 @@ from launch.baselines import convex
 from launch.baselines.peers import attempt
 from launch.runtime.timing import median_seconds
 from nes_jax.solving import engines
+from nes_jax.types import Concept
 
 # Names of the backends that solve and differentiate, with the solver that each asks CVXPY for.
 LAYERS: Mapping[str, str | None] = {"diffcp": None, "moreau": "MOREAU"}
@@ -33,15 +34,16 @@ class Gradients(NamedTuple):
 
 
 def differentiate(
-    name: str, payoffs: np.ndarray, weights: np.ndarray, calls: int
+    name: str, payoffs: np.ndarray, weights: np.ndarray, calls: int, concept: Concept = "cce"
 ) -> Gradients | None:
-  """Differentiates sum(joint * weights), where joint is the maximum-entropy CCE, by a layer.
+  """Differentiates sum(joint * weights), where joint has maximum entropy, by a layer.
 
   Args:
     name: one of `LAYERS`.
     payoffs: [B, N, A1, ..., AN].
     weights: [A1, ..., AN].
     calls: number of calls whose median time is taken.
+    concept: "cce" or "ce".
 
   Returns:
     The gradients. None if the layer is not installed, or fails; a failure is printed.
@@ -49,24 +51,31 @@ def differentiate(
   needed = ("cvxpy", "cvxpylayers", name)
   if not all(importlib.util.find_spec(module) for module in needed):
     return None
-  return attempt(name, lambda: _differentiate(name, payoffs, weights, calls))
+  return attempt(name, lambda: _differentiate(name, payoffs, weights, calls, concept))
 
 
-def _differentiate(name: str, payoffs: np.ndarray, weights: np.ndarray, calls: int) -> Gradients:
+def _differentiate(
+    name: str, payoffs: np.ndarray, weights: np.ndarray, calls: int, concept: Concept
+) -> Gradients:
   import cvxpy as cp
   from cvxpylayers.jax import CvxpyLayer
 
   shape = weights.shape
-  rows = convex.deviation_rows(shape, "cce")
+  rows = convex.deviation_rows(shape, concept)
   joint, matrix = cp.Variable(weights.size), cp.Parameter((len(rows), weights.size))
   goal = cp.Maximize(cp.sum(cp.entr(joint)))
   problem = cp.Problem(goal, [cp.sum(joint) == 1, matrix @ joint <= 0])
   layer = CvxpyLayer(problem, [matrix], [joint], solver=LAYERS[name])
 
+  def gain(own, player, recommended, strategy):  # own payoffs [A1, ..., AN] of the player
+    difference = jnp.take(own, jnp.array([strategy]), player) - own
+    if recommended is None:
+      return difference
+    told = jnp.arange(shape[player]) == recommended
+    return difference * told.reshape((-1,) + (1,) * (len(shape) - 1 - player))
+
   def gains(payoffs):  # [N, A1, ..., AN] -> [D, |A|]
-    return jnp.stack([
-        (jnp.take(payoffs[p], jnp.array([d]), p) - payoffs[p]).ravel() for p, _, d in rows
-    ])
+    return jnp.stack([gain(payoffs[row.player], *row).ravel() for row in rows])
 
   def loss(payoffs):
     batched = payoffs.ndim > len(shape) + 1

@@ -26,11 +26,12 @@ installed solve the first games of the same batch. Batches are larger on acceler
   floor_us, over_floor        floating-point operations of the Newton steps over measured rate; our
                               time / floor
 
-Two smaller tables follow, which are entries of --only as well:
+Smaller tables follow, which are entries of --only as well:
 
-  gradient    gradients of the joints of 4x4 games with respect to their payoffs, forward and
-              backward: ours inside `jax.jit`, for one game and for a game of a batch, beside layers
-              of cvxpylayers
+  gradient    gradients of the joints of 8x8 games with respect to their payoffs, forward and
+              backward: ours inside `jax.jit`, for one game and for a game of a batch, beside the
+              forward pass and layers of cvxpylayers. It is of CCEs in float32; gradient:ce,
+              gradient:float64 and gradient:ce:float64 are of others
   shapes      one hundred games of one hundred shapes from 2x2 to 16x16, each in a call of its own,
               in a fresh process: seconds of all calls. If an engine compiles for each shape this
               takes many minutes, so that by default it runs only with the native engine
@@ -38,6 +39,7 @@ Two smaller tables follow, which are entries of --only as well:
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import functools
 import itertools
 import math
 import statistics
@@ -265,40 +267,63 @@ def _peer_columns(
   return row | {"distance": max(known, default=None)}
 
 
-def gradient_row(quick: bool) -> Row:
-  """Measures gradients of a weighted sum of the joints of 4x4 CCEs, ours and those of layers.
+def gradient_row(
+    quick: bool,
+    concept: Concept = "cce",
+    dtype: Any = np.float32,
+    shape: tuple[int, ...] = (8, 8),
+) -> Row:
+  """Measures gradients of a weighted sum of joints, ours and those of layers.
 
-  Columns: one_us, microseconds for one game; us_game, for a game of a batch; the same for each
-  layer of `layers.LAYERS`; largest, our largest derivative; difference, the largest difference
-  between our derivatives and a layer's for the same payoffs.
+  Columns: forward_us, microseconds of a solve for a game of a batch; us_game, of a solve and its
+  gradient; over_forward, their ratio; one_us, us_game for one game alone; for each layer of
+  `layers.LAYERS` its times and its time for a game over ours; largest, our largest derivative;
+  difference, the largest difference between our derivatives and a layer's for the same payoffs.
   """
-  shape, (batch, compared, calls) = (4, 4), (16, 2, 1) if quick else (1024, 16, _CALLS)
-  payoffs = spheres.sample(jax.random.key(1), batch, shape, dtype=jnp.float32)
-  weights = jax.random.normal(jax.random.key(2), shape)
+  batch, compared, calls = (16, 2, 1) if quick else (1024, 16, _CALLS)
+  shape = (4, 4) if quick else shape
+  with engines.precision(dtype):
+    payoffs = spheres.sample(jax.random.key(1), batch, shape, dtype=dtype)
+    weights = jax.random.normal(jax.random.key(2), shape, dtype)
 
-  @jax.jit
-  @jax.grad
-  def gradient(payoffs):
-    solution = nes_jax.solve(payoffs, concept="cce", batched=payoffs.ndim == 4)
-    return (solution.joint * weights).sum()
+    def loss(payoffs):
+      solution = nes_jax.solve(payoffs, concept=concept, batched=payoffs.ndim == len(shape) + 2)
+      return (solution.joint * weights).sum()
 
-  row = {
-      "size": shape_name(shape),
-      "concept": "cce",
-      "batch": batch,
-      "one_us": median_seconds(lambda: gradient(payoffs[0]), calls) * 1e6,
-      "us_game": median_seconds(lambda: gradient(payoffs), calls) / batch * 1e6,
-  }
-  values = np.asarray(gradient(payoffs))[:compared]
+    value, gradient = jax.jit(loss), jax.jit(jax.grad(loss))
+    forward = median_seconds(lambda: value(payoffs), calls) / batch * 1e6
+    us = median_seconds(lambda: gradient(payoffs), calls) / batch * 1e6
+    row: Row = {
+        "size": shape_name(shape),
+        "concept": concept,
+        "type": np.dtype(dtype).name,
+        "batch": batch,
+        "forward_us": forward,
+        "us_game": us,
+        "over_forward": us / forward,
+        "one_us": median_seconds(lambda: gradient(payoffs[0]), calls) * 1e6,
+    }
+    values = np.asarray(gradient(payoffs))[:compared]
+    payoffs, weights = np.asarray(payoffs[:compared]), np.asarray(weights)
   differences = []
   for name in layers.LAYERS:
-    theirs = layers.differentiate(name, np.asarray(payoffs[:compared]), np.asarray(weights), calls)
+    theirs = layers.differentiate(name, payoffs, weights, calls, concept)
     row[f"{name}_one_us"] = theirs and theirs.one_us
     row[f"{name}_us"] = theirs and theirs.us
+    row[f"{name}_ratio"] = theirs and theirs.us / us
     if theirs:
       differences.append(float(np.abs(values - theirs.values).max()))
   row["largest"] = float(np.abs(values).max())
   return row | {"difference": max(differences, default=None)}
+
+
+# Name for --only -> the table of gradients of 8x8 games.
+_GRADIENTS = {
+    "gradient": functools.partial(gradient_row),
+    "gradient:ce": functools.partial(gradient_row, concept="ce"),
+    "gradient:float64": functools.partial(gradient_row, dtype=np.float64),
+    "gradient:ce:float64": functools.partial(gradient_row, concept="ce", dtype=np.float64),
+}
 
 
 def shapes_row(quick: bool) -> Row:
@@ -325,7 +350,7 @@ SUITE = Suite(
     ENTRIES,
     row,
     extras={
-        "gradient": Extra(gradient_row),
+        **{name: Extra(measure) for name, measure in _GRADIENTS.items()},
         "shapes": Extra(shapes_row, by_default=lambda: engine(*_HARDEST) == "native"),
     },
     measures_before=True,
