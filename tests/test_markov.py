@@ -112,7 +112,7 @@ def test_stationary_policies_are_equilibria():
 
 def test_a_cycle_of_length_two():
   """Every joint is an equilibrium, and the selection asks for two of them by turns."""
-  # What a player does changes the other's payoff only.
+  # A player's action changes only the other's payoff.
   reward = np.array([[[[1.0, 0.0], [1.0, 0.0]], [[1.0, 1.0], [0.0, 0.0]]]])
   calls = []
 

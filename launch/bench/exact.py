@@ -280,7 +280,8 @@ def gradient_row(
   `layers.LAYERS` its times and its time for a game over ours; largest, our largest derivative;
   difference, the largest difference between our derivatives and a layer's for the same payoffs.
   """
-  batch, compared, calls = (16, 2, 1) if quick else (1024, 16, _CALLS)
+  batch, compared, calls = (16, 2, 1) if quick else (1024, 16 if concept == "cce" else 4, _CALLS)
+  layer_calls = 1 if quick else 3
   shape = (4, 4) if quick else shape
   with engines.precision(dtype):
     payoffs = spheres.sample(jax.random.key(1), batch, shape, dtype=dtype)
@@ -307,7 +308,7 @@ def gradient_row(
     payoffs, weights = np.asarray(payoffs[:compared]), np.asarray(weights)
   differences = []
   for name in layers.LAYERS:
-    theirs = layers.differentiate(name, payoffs, weights, calls, concept)
+    theirs = layers.differentiate(name, payoffs, weights, layer_calls, concept)
     row[f"{name}_one_us"] = theirs and theirs.one_us
     row[f"{name}_us"] = theirs and theirs.us
     row[f"{name}_ratio"] = theirs and theirs.us / us

@@ -69,6 +69,6 @@ def payoffs(project: Team, bonuses: Any) -> Array:
 def profit(
     project: Team, bonuses: Any, revenue: float = 1.0
 ) -> Array:
-  """What the principal expects from each joint effort: [A1, ..., AN]; arrays as of `payoffs`."""
+  """The principal's expected profit at each joint effort: [A1, ..., AN]; arrays as of `payoffs`."""
   numpy: Any = jnp if isinstance(bonuses, jax.Array) else np
   return project.success * (revenue - numpy.sum(numpy.asarray(bonuses)))

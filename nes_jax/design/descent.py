@@ -21,7 +21,7 @@ _CANDIDATES = 16
 
 
 class Row(NamedTuple):
-  """What a design gives under one selection, certified in float64."""
+  """The outcome of a design under one selection, certified in float64."""
 
   selection: str
   loss: float
@@ -35,7 +35,7 @@ class Row(NamedTuple):
 
 
 class Design(NamedTuple):
-  """What `minimise` found."""
+  """The outcome of `minimise`."""
 
   params: Any  # the best parameters, NumPy arrays in float64
   loss: float  # aggregate of the certified losses at these parameters
@@ -50,7 +50,7 @@ class Design(NamedTuple):
 
 
 class _Step(NamedTuple):
-  """What a step returns, besides parameters and the state of the optimiser."""
+  """The results of a step, besides parameters and the state of the optimiser."""
 
   losses: dict[str, Array]  # by selection [S]
   used: Array  # [S] bool, whether the gradient was used
@@ -176,7 +176,7 @@ def minimise(
 
 
 class _Descent(NamedTuple):
-  """What a descent leaves behind."""
+  """The iterates of a descent that are judged, and its history."""
 
   history: dict[str, np.ndarray]
   changes: tuple[Change, ...]

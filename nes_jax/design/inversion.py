@@ -179,7 +179,7 @@ def _multipliers(joint: Array) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
   )
   binding = [jnp.ones(size, bool) for size in shape]
   if n == 2:
-    # Of the strategies that are in neither end, the first, third, fifth, ... are free.
+    # Among the strategies that are in neither end, the first, third, fifth, ... are free.
     others = [~(low | high) for low, high in zip(trough, peak)]
     binding = [~(x & (jnp.cumsum(x) % 2 == 1)) for x in others]
 

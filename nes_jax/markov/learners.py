@@ -22,7 +22,7 @@ from nes_jax.types import Array, Concept, Solution
 
 
 class State(NamedTuple):
-  """What a learner knows. Values and joints are those of the tables `q`, state by state."""
+  """The knowledge of a learner. Values and joints are those of the tables `q`, state by state."""
 
   q: Array  # [S, N, A1, ..., AN] payoffs of the stage games
   values: Array  # [S, N]

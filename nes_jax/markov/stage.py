@@ -29,7 +29,7 @@ Maker = Callable[[Any], Selection]
 
 
 class Stage(NamedTuple):
-  """What is played in G stage games, and what it is worth."""
+  """The play of G stage games, and its values."""
 
   joint: Array  # [G, A1, ..., AN]
   values: Array  # [G, N]

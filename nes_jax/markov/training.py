@@ -122,7 +122,7 @@ def _check(learner: Learner, environment: Environment) -> None:
 
 
 class _Carry(NamedTuple):
-  """What one learner hands from step to step."""
+  """The numbers that one learner hands from step to step."""
 
   learner: State
   environment: Any
