@@ -44,6 +44,7 @@ pictures: demo  ## make the pictures of README.md and docs/ anew; into docs/imag
 	$(BIN)/python -m launch.rate --scores=tests/data/agent57.csv --method=cce --out=out/pictures/rate
 	$(BIN)/python -m launch.calsheq_train --experiment=1 --seeds=2 --stages=240 --nocertify --out=out/pictures/market
 	$(BIN)/python -m launch.market_game --out=out/pictures/market_game
+	$(BIN)/python -m launch.region --game=random:8x8 --seed=7 --out=out/pictures/region
 	$(BIN)/python docs/mkdocs/pictures.py
 
 gpu:  ## test and measure a machine with an NVIDIA GPU, in six minutes; into out/gpu

@@ -85,13 +85,22 @@ TABLE = (
 )
 NAMES: tuple[str, ...] = tuple(row.name for row in TABLE)
 
+# Rows beyond those of the paper. `named` makes them from the payoffs.
+FURTHER = (
+    Row("min_welfare", "-MU", (), {"welfare_weight": LARGE_WELFARE_WEIGHT}),
+    Row("player_payoff", "PP", ("player",), {"welfare_weight": LARGE_WELFARE_WEIGHT}),
+)
+
 
 def named(name: str, payoffs: ArrayLike, *, player_axis: int | None = None, **inputs) -> Selection:
-  """The selection of a row of Table 3, by name or abbreviation.
+  """The selection of a row of Table 3, or of `FURTHER`, by name or abbreviation.
 
   Args:
-    name: one of NAMES or its abbreviation, e.g. "max_entropy" or "ME".
-    payoffs: [N, A1, ..., AN] or [B, N, A1, ..., AN]; `max_welfare` sums them over players.
+    name: a name or an abbreviation, e.g. "max_entropy" or "ME". Beyond Table 3, "min_welfare" is
+      the equilibrium with the smallest sum of payoffs, and "player_payoff" the one with the largest
+      payoff of the player `player=`.
+    payoffs: [N, A1, ..., AN] or [B, N, A1, ..., AN]; `max_welfare`, `min_welfare` and
+      `player_payoff` make their welfare of them.
     player_axis: 0 for one game, 1 for a batch; None: the shape says which.
     **inputs: fields of Selection: those that the row leaves to the user (`target`, `welfare`,
       `epsilon`), and any other that is to differ from the row's default.
@@ -99,9 +108,9 @@ def named(name: str, payoffs: ArrayLike, *, player_axis: int | None = None, **in
   Raises:
     ValueError: unknown name, or an input that the row needs is missing.
   """
-  rows = {key: row for row in TABLE for key in (row.name, row.abbreviation)}
+  rows = {key: row for row in TABLE + FURTHER for key in (row.name, row.abbreviation)}
   if name not in rows:
-    listing = ", ".join(f"{row.name} ({row.abbreviation})" for row in TABLE)
+    listing = ", ".join(f"{row.name} ({row.abbreviation})" for row in TABLE + FURTHER)
     raise ValueError(f"unknown selection {name!r}; the names are {listing}")
   row = rows[name]
   given = payoffs if isinstance(payoffs, jax.Array) else np.asarray(payoffs)
@@ -112,17 +121,31 @@ def named(name: str, payoffs: ArrayLike, *, player_axis: int | None = None, **in
         f"selection {row.name!r} needs {' and '.join(missing)}: pass"
         f" nes_jax.selection.named({row.name!r}, payoffs, {arguments}), or a nes_jax.Selection"
     )
-  if row.name == "max_welfare":
+  if uses_payoffs(row.name):
     if player_axis is None:
       shape = jnp.shape(given)
       player_axis = 0 if len(shape) == shape[0] + 1 else 1
-    inputs = {"welfare": given.sum(player_axis), **inputs}
+    welfare = _welfare(row.name, given, player_axis, inputs.pop("player", None))
+    inputs = {"welfare": welfare, **inputs}
   return Selection(**{**row.defaults, **inputs})
+
+
+def _welfare(name: str, payoffs: Any, player_axis: int, player: Any) -> Any:
+  """The welfare of a selection that `uses_payoffs`."""
+  if name == "player_payoff":
+    count = payoffs.shape[player_axis]
+    if not 0 <= player < count:
+      raise ValueError(f"player is a number from 0 to {count - 1}, not {player!r}")
+    return payoffs[(slice(None),) * player_axis + (player,)]
+  total = payoffs.sum(player_axis)
+  return -total if name == "min_welfare" else total
 
 
 def uses_payoffs(selection: Any) -> bool:
   """Whether this is a name of a row whose objective is made from the payoffs."""
-  return isinstance(selection, str) and selection in ("max_welfare", "MU")
+  return isinstance(selection, str) and selection in (
+      "max_welfare", "MU", "min_welfare", "-MU", "player_payoff", "PP"
+  )
 
 
 def problem(

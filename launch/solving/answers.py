@@ -13,6 +13,7 @@ from launch.solving.settings import Config, scalars
 import nes_jax
 from nes_jax import selection as selections
 from nes_jax.games import files
+from nes_jax.solving import social
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +115,9 @@ def _solve_batch(job: Job, payoffs: np.ndarray, start: int) -> nes_jax.Solution:
   clean = _without_infinities(payoffs, 1)
   if config.welfare == "sum":
     given["welfare"] = clean.sum(1)
-  selection = selections.named(config.selection, clean, player_axis=1, **given)
+  selection: Any = config.selection
+  if selection not in social.NAMES:
+    selection = selections.named(selection, clean, player_axis=1, **given)
   solution = job.solve(payoffs, selection=selection, batched=True, **_options(config))
   return jax.tree.map(lambda x: np.asarray(x)[:count], solution)
 

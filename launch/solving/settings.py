@@ -10,9 +10,13 @@ import numpy as np
 
 from launch.runtime.flags import UsageError
 from nes_jax import selection as selections
+from nes_jax.solving import social
 from nes_jax.types import CONCEPTS, METHODS
 
 PRECISIONS = ("float32", "float64")
+# Selections that need no number of a player.
+_ROWS = tuple(row for row in selections.TABLE + selections.FURTHER if "player" not in row.needs)
+SELECTIONS = tuple(row.name for row in _ROWS) + social.NAMES
 
 
 def _option(text: str, default: Any = None, **metadata: Any) -> Any:
@@ -46,7 +50,7 @@ class Config:
       choices=CONCEPTS,
   )
   selection: str = _option(
-      f"Equilibrium that is selected among all, one of {', '.join(selections.NAMES)}.",
+      f"Equilibrium that is selected among all, one of {', '.join(SELECTIONS)}.",
       "max_entropy",
   )
   method: str = _option(
@@ -149,10 +153,16 @@ def _check_selection(config: Config) -> None:
   given: Mapping[str, Any] = scalars(config) | {
       name: True for name in ("target", "welfare") if getattr(config, name)
   }
-  rows = {key: row for row in selections.TABLE for key in (row.name, row.abbreviation)}
+  if config.selection in social.NAMES:
+    if given:
+      raise UsageError(
+          f"--{next(iter(given))} has no effect on --selection={config.selection}: leave it out"
+      )
+    return
+  rows = {key: row for row in _ROWS for key in (row.name, row.abbreviation)}
   row = rows.get(config.selection)
   if row is None:
-    raise UsageError(f"--selection={config.selection}: use one of {', '.join(selections.NAMES)}")
+    raise UsageError(f"--selection={config.selection}: use one of {', '.join(SELECTIONS)}")
   missing = [f"--{name}" for name in row.needs if name not in given]
   if missing:
     raise UsageError(f"--selection={config.selection} needs {' and '.join(missing)}: pass them too")

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nes_jax.selection import Selection
+from nes_jax.solving import social
 from nes_jax.solving.solve import solve
 from nes_jax.types import CONCEPTS, Array, Concept, Solution
 
@@ -76,82 +77,59 @@ def equilibria(
     what each player gets in its own best equilibrium.
   """
   numpy = jnp if isinstance(payoffs, jax.core.Tracer) else np
-  n = payoffs.shape[1]
-  if selection in ("republican", "libertarian"):
-    return _dictated(numpy, payoffs, concept, selection == "republican")
-  if selection == "egalitarian":
-    return _egalitarian(numpy, payoffs, concept, weights)
-  if isinstance(selection, Selection):
-    chosen = selection
-  elif callable(selection):
-    chosen = selection(payoffs)
-  elif selection == "max_entropy":
-    chosen = Selection()
+  solver = _solver(numpy, concept)
+  if selection == "libertarian":
+    return _libertarian(numpy, payoffs, solver)
+  weights = numpy.asarray(weights, payoffs.dtype)
+  if selection == "republican":
+    solution = social.republican(payoffs, None, solver, WELFARE_WEIGHT)
+  elif selection == "egalitarian":
+    # A factor of a player's payoffs changes no equilibrium.
+    scaled = payoffs * weights.reshape(-1, *(1,) * len(weights))
+    solution = social.egalitarian(scaled, None, solver, WELFARE_WEIGHT)
   else:
-    welfare = numpy.einsum("n,gn...->g...", numpy.asarray(weights, payoffs.dtype), payoffs)
-    chosen = _largest(-welfare if selection == "min_welfare" else welfare)
-  solution = _solve(numpy, payoffs, concept, chosen)
-  own = tuple(range(2, n + 2))
-  values = (payoffs * solution.joint[:, None]).sum(own)
+    solution = solver(payoffs, None, _chosen(numpy, payoffs, selection, weights))
+  values = (payoffs * solution.joint[:, None]).sum(tuple(range(2, payoffs.ndim)))
   return Stage(solution.joint, values, solution.gap, solution.converged)
 
 
-def _largest(welfare: Any) -> Selection:
-  """The selection of largest welfare [G, A1, ..., AN]."""
-  return Selection(welfare=welfare, welfare_weight=WELFARE_WEIGHT)
+def _chosen(numpy: Any, payoffs: Any, selection: str | Selection | Maker, weights: Any) -> Selection:
+  """The selection of stage games that one selection problem states."""
+  if isinstance(selection, Selection):
+    return selection
+  if callable(selection):
+    return selection(payoffs)
+  if selection == "max_entropy":
+    return Selection()
+  welfare = numpy.einsum("n,gn...->g...", weights, payoffs)
+  return social.largest(-welfare if selection == "min_welfare" else welfare, WELFARE_WEIGHT)
 
 
-def _solve(numpy: Any, payoffs: Any, concept: Concept, selection: Selection) -> Solution:
-  """Solves games [G, N, A1, ..., AN] in float64."""
-  solution = solve(
-      payoffs,
-      concept=concept,
-      selection=selection,
-      precision="float64" if numpy is np else None,
-      batched=True,
-  )
-  assert isinstance(solution, Solution)  # payoffs are one array
-  return jax.tree.map(np.asarray, solution) if numpy is np else solution
+def _solver(numpy: Any, concept: Concept) -> social.Solver:
+  """A solver of games [G, N, A1, ..., AN] in float64."""
+
+  def solver(payoffs, strategies, selection):
+    solution = solve(
+        payoffs,
+        concept=concept,
+        selection=selection,
+        precision="float64" if numpy is np else None,
+        batched=True,
+        strategies=strategies,
+    )
+    assert isinstance(solution, Solution)  # payoffs are one array
+    return jax.tree.map(np.asarray, solution) if numpy is np else solution
+
+  return solver
 
 
-def _dictated(numpy: Any, payoffs: Any, concept: Concept, republican: bool) -> Stage:
-  """The selections that look at the equilibria that are best for each player."""
+def _libertarian(numpy: Any, payoffs: Any, solver: social.Solver) -> Stage:
+  """Each player expects the equilibrium that is best for it, and plays its part of it."""
   games, n = payoffs.shape[:2]
-  shape = payoffs.shape[2:]
-  # The welfare of game (g, k) is the payoff of player k.
-  repeated = numpy.repeat(payoffs, n, 0)
-  solution = _solve(numpy, repeated, concept, _largest(payoffs.reshape(games * n, *shape)))
-  joint = solution.joint.reshape(games, n, *shape)
-  gap, converged = solution.gap.reshape(games, n), solution.converged.reshape(games, n)
-  own = tuple(range(2, n + 2))
-  best = (payoffs * joint).sum(own)  # [G, N], player k in its own best equilibrium
-  if republican:
-    winner = best.argmax(1)
-    index = winner.reshape(games, *(1,) * (n + 1))
-    joint = numpy.take_along_axis(joint, index, 1)[:, 0]
-    values = (payoffs * joint[:, None]).sum(own)
-  else:
-    product = numpy.ones((games,) + (1,) * n, payoffs.dtype)
-    for p in range(n):
-      others = tuple(1 + q for q in range(n) if q != p)
-      product = product * joint[:, p].sum(others, keepdims=True)
-    joint, values = product, best
-  return Stage(joint, values, gap.max(1), converged.all(1))
-
-
-def _egalitarian(numpy: Any, payoffs: Any, concept: Concept, weights: Any) -> Stage:
-  """The equilibria whose smallest weighted payoff is largest.
-
-  One more player chooses a player k, and loses what k gets. In an equilibrium it has chosen a
-  player that gets least, so the largest payoff of the player chosen is the largest smallest payoff.
-  """
-  games, n = payoffs.shape[:2]
-  shape = payoffs.shape[2:]
-  factor = numpy.asarray(weights, payoffs.dtype).reshape(n, *(1,) * n)
-  chosen = numpy.moveaxis(payoffs * factor, 1, -1)  # [G, A1, ..., AN, k]
-  extended = numpy.broadcast_to(payoffs[..., None], (games, n, *shape, n))
-  extended = numpy.concatenate([extended, -chosen[:, None]], 1)
-  solution = _solve(numpy, extended, concept, _largest(chosen))
-  joint = solution.joint.sum(-1)
-  values = (payoffs * joint[:, None]).sum(tuple(range(2, n + 2)))
-  return Stage(joint, values, solution.gap, solution.converged)
+  each = social.best_for_each(payoffs, None, solver, WELFARE_WEIGHT)
+  values = (payoffs * each.joint).sum(tuple(range(2, n + 2)))
+  product = numpy.ones((games,) + (1,) * n, payoffs.dtype)
+  for p in range(n):
+    others = tuple(1 + q for q in range(n) if q != p)
+    product = product * each.joint[:, p].sum(others, keepdims=True)
+  return Stage(product, values, each.gap.max(1), each.converged.all(1))

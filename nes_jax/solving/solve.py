@@ -6,6 +6,7 @@ that fit in memory, and repeats games that have failed; `engines` chooses the en
 """
 
 from collections.abc import Sequence
+import dataclasses
 import functools
 from typing import Any, Literal, NamedTuple
 
@@ -16,7 +17,7 @@ import numpy as np
 from nes_jax import exact, metrics, native, pretrained
 from nes_jax import selection as selections
 from nes_jax.selection import Selection
-from nes_jax.solving import batches, checks, chunks, engines, ragged
+from nes_jax.solving import batches, checks, chunks, engines, ragged, social
 from nes_jax.types import Concept, Duals, Solution
 
 _NETWORK_METHODS = ("neural", "refined")
@@ -61,8 +62,10 @@ def solve(
       games [N, A1, ..., AN] of different shapes. A strategy whose own payoffs are all -infinity
       does not exist (with concrete arrays; under `jit` pass `strategies`).
     concept: "cce" (coarse correlated equilibrium) or "ce" (correlated equilibrium).
-    selection: a name of the paper's Table 3 (`nes_jax.selection.NAMES`, or its abbreviation) or a
-      `nes_jax.Selection`; for a list of games also a list of these, one a game.
+    selection: a name of the paper's Table 3 (`nes_jax.selection.NAMES`, or its abbreviation),
+      "min_welfare", "egalitarian" (largest smallest payoff of a player), "republican" (largest
+      payoff of any player), or a `nes_jax.Selection`; for a list of games also a list of these, one
+      a game.
     method: "exact", the interior-point engine; "neural", one pass of a trained network, which
       comes near an equilibrium; "refined", exact steps from the network's answer; "auto", always
       "exact" so far.
@@ -136,6 +139,8 @@ def _solve(
 
   In messages games go by `names`, their numbers in the caller's list.
   """
+  if isinstance(selection, str) and selection in social.NAMES:
+    return _solve_social(payoffs, selection, duals, batched, strategies, options, names)
   checks.check_options(options.concept, options.method, options.invalid)
   traced = isinstance(payoffs, jax.core.Tracer)
   payoffs = checks.as_real(payoffs)
@@ -179,6 +184,41 @@ def _solve(
     inputs = inputs._replace(payoffs=games, strategies=strategies)
     solution, _ = chunks.solve_concrete(inputs, task, dtype)
   return solution if batched else jax.tree.map(lambda x: np.asarray(x)[0], solution)
+
+
+def _solve_social(
+    payoffs: Any,
+    name: str,
+    duals: Any,
+    batched: bool | None,
+    strategies: Any,
+    options: _Options,
+    names: Sequence[int] | None,
+) -> Solution:
+  """`_solve` for a selection of `social`."""
+  checks.check_options(options.concept, options.method, options.invalid)
+  if duals is not None or options.method in _NETWORK_METHODS:
+    raise ValueError(f"selection {name!r} takes no duals to start from, and no network")
+  traced = isinstance(payoffs, jax.core.Tracer)
+  payoffs = checks.as_real(payoffs)
+  shape = checks.strategy_counts(payoffs.shape, batched)
+  batched = payoffs.ndim == len(shape) + 2
+  games = payoffs if batched else payoffs[None]
+  strategies = checks.check_strategies(strategies, len(games), shape)
+  if not traced:
+    given = np.asarray(games)
+    games, strategies = checks.find_strategies(given, strategies, batched, options.invalid, names)
+
+  def solver(games, strategies, selection):
+    numpy = jnp if traced else np
+    # A game that is to be marked has payoffs of NaN, and takes any welfare.
+    finite = numpy.nan_to_num(selection.welfare)
+    chosen = dataclasses.replace(selection, welfare=finite)
+    solution = _solve(games, chosen, None, True, strategies, options, names)
+    return solution if traced else jax.tree.map(np.asarray, solution)
+
+  solution = getattr(social, name)(games, strategies, solver)
+  return solution if batched else jax.tree.map(lambda x: x[0], solution)
 
 
 def _named(selection: Any, games: Any, traced: bool) -> Any:
