@@ -27,6 +27,7 @@ class Example(NamedTuple):
   best: tuple[int, int]  # joint strategy of the largest welfare, counted from 0
   nearest: dict  # probabilities of the equilibrium nearest to the limit of the target
   nearest_payoff: float  # of each player
+  floor_payoff: float  # of each player, if the target has 1e-12 for the other joint strategies
   largest: dict  # probabilities of the equilibrium of the largest welfare
   largest_payoff: float  # of each player
 
@@ -52,6 +53,7 @@ CHICKENS = Example(
     best=(3, 3),
     nearest={(3, 3): 1 / 2.8, (2, 3): 0.9 / 2.8, (3, 2): 0.9 / 2.8},
     nearest_payoff=1.1 / 2.8,
+    floor_payoff=0.259,
     largest={(1, 1): 0.5, (0, 1): 0.25, (1, 0): 0.25},
     largest_payoff=0.5,
 )
@@ -67,6 +69,7 @@ COARSE = Example(
     best=(1, 1),
     nearest={(1, 1): 1 / 3, (0, 2): 1 / 3, (2, 0): 1 / 3},
     nearest_payoff=1.0,
+    floor_payoff=1.007,
     largest={(0, 0): 1.0},
     largest_payoff=2.0,
 )
@@ -113,6 +116,7 @@ def limit_of_target(example, delta):
 
 
 def softmax(x):
+  """Probabilities in proportion to exp(x); the largest exponent is subtracted first."""
   weights = np.exp(x - x.max())
   return weights / weights.sum()
 
@@ -144,8 +148,10 @@ def test_limit_of_the_target_gives_the_most_likely_joint_and_not_the_largest_wel
   nearest = solve(example, target=limit_of_target(example, 1e-12))
   shares.append(nearest.joint[example.best])
   assert (np.diff(shares) > 0).all()
-  # At delta = 1e-12 the other joint strategies keep 0.0067 (CCE) and 0.00015 (CE).
+  # At delta = 1e-12 every joint strategy is within 0.0034 of its limit.
   np.testing.assert_allclose(nearest.joint, joint_of(example.nearest), atol=4e-3)
+  payoffs = (nearest.joint * example.payoffs).sum((1, 2))
+  np.testing.assert_allclose(payoffs, example.floor_payoff, atol=1e-3)
   # The same problem, min KL(sigma || target), beyond the floor of 1e-12: a welfare that is one at
   # a joint strategy, and zero elsewhere, with weight log(1 / delta) = 1e4.
   one = joint_of({example.best: 1.0})
@@ -169,10 +175,12 @@ def test_welfare_selection_gives_the_largest_welfare(example):
 def test_default_weight_is_in_units_of_the_welfares_deviation():
   """The penalties of -999 set the unit, so that "max_welfare" is at T = 1000 / 998 in game (a)."""
   assert CHICKENS.welfare.std() == pytest.approx(998.4, abs=0.1)
-  solution = nes_jax.solve(
-      CHICKENS.payoffs, concept="ce", selection="max_welfare", precision="float64"
-  )
-  assert (solution.joint * CHICKENS.welfare).sum() == pytest.approx(0.8997, abs=1e-3)
+  for weight, payoff in ((1e3, 0.450), (1e5, 0.500)):
+    selection = nes_jax.selection.named("max_welfare", CHICKENS.payoffs, welfare_weight=weight)
+    solution = nes_jax.solve(
+        CHICKENS.payoffs, concept="ce", selection=selection, precision="float64"
+    )
+    assert (solution.joint * CHICKENS.welfare).sum() / 2 == pytest.approx(payoff, abs=5e-4)
   solution = nes_jax.solve(COARSE.payoffs, selection="max_welfare", precision="float64")
   assert (solution.joint * COARSE.welfare).sum() == pytest.approx(4, abs=1e-6)
 
@@ -220,7 +228,7 @@ def test_at_a_finite_temperature_relative_entropy_is_the_welfare_objective(examp
 
 
 @EXAMPLES
-def test_limit_after_the_minimum_gives_the_largest_welfare(example):
+def test_limit_taken_after_the_minimum_gives_the_largest_welfare(example):
   """The order of limits decides; floating point takes that of the target first."""
   most, std = 2 * example.largest_payoff, example.welfare.std()
   welfares = [
