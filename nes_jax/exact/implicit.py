@@ -14,7 +14,7 @@ from nes_jax.layout import over_batch, sum_over
 from nes_jax.types import Concept, Problem
 
 # Rounds of iterative refinement of the linear system.
-_REFINEMENTS = 2
+_REFINEMENTS = 10
 
 
 # (payoffs, temperature, rho, variables, right sides, concept) -> solution of a Newton system, where
@@ -106,10 +106,11 @@ def _differential(
       return system_solver(given.payoffs, given.temperature, given.rho, v, right, concept)
     # The factors lose digits where rows bind, since s / alpha is next to nothing there.
     solver = newton.factor(given, v, jnp.zeros_like(v.mass_dual), concept)
-    x = solver(*right)
-    for _ in range(_REFINEMENTS):
-      x = jax.tree.map(jnp.add, x, solver(*jax.tree.map(jnp.subtract, right, matvec(x))))
-    return x
+
+    def refine(_, x):
+      return jax.tree.map(jnp.add, x, solver(*jax.tree.map(jnp.subtract, right, matvec(x))))
+
+    return jax.lax.fori_loop(0, _REFINEMENTS, refine, solver(*right))
 
   joint, alpha, mass_dual, epsilon_slack = jax.lax.custom_linear_solve(
       jacobian, jax.tree.map(jnp.negative, moved), solve, symmetric=True

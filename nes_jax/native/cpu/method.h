@@ -37,6 +37,8 @@ struct Method {
   // Least value of a positive variable, and factor from the violation of constraints at a warm start
   // to its distance from the boundary.
   static constexpr T kTiny = T(1e-30), kWarmth = T(0.1);
+  // Change of a solution by refinement, relative to it, that is no change.
+  static constexpr double kRefined = 1e-11;
   // Growth of the merit at which a step is refused, predictor step below which the second-order
   // term is reduced, and largest damping.
   static constexpr T kMaxGrowth = T(1e4), kShortStep = T(0.1), kStrongest = T(1e-2);
@@ -228,7 +230,8 @@ struct Method {
   //   rho / room x.room + sum(x.duals)                     = sides.room      with soft constraints
   //
   // The solution is in `best` on return, and `sides` is `next_residuals`. The lanes in `active` have
-  // games. Refinement makes up for the digits that the factors lose where rows bind.
+  // games. Refinement makes up for the digits that the factors lose where rows bind. It ends when it
+  // changes no joint any more, and after so many rounds.
   void solve_given(M active, int refinements) {
     lone.clear();
     for (int l = 0; by_rows && l < W; ++l)
@@ -246,11 +249,18 @@ struct Method {
       auto row_side = [&](int d) { return left.feasible[d]; };
       if constexpr (kCorrelated) direction_joint(right_side, row_side);
       else direction_dual(right_side, row_side);
-      for (int e = 0; e < size; ++e) best.joint[e] += next.joint[e];
+      V moved{}, length{};
+      for (int e = 0; e < size; ++e) {
+        best.joint[e] += next.joint[e];
+        moved += O::abs(next.joint[e]), length += O::abs(best.joint[e]);
+      }
       for (int d = 0; d < num_duals; ++d) best.duals[d] += next.duals[d];
       best.shift += next.shift;
       for (int p = 0; p < players; ++p) best.room[p] += next.room[p];
-      if (round == refinements) return;
+      const M left_over = active & (moved > length * T(kRefined));
+      bool any = false;
+      for (int l = 0; l < W; ++l) any |= left_over[l] != 0;
+      if (!any || round == refinements) return;
       subtract_product();
     }
   }

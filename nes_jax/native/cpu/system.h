@@ -29,8 +29,9 @@ struct NesSystem {
 
 namespace nes {
 
-// Rounds of iterative refinement.
-constexpr int kRefinements = 2;
+// Largest number of rounds of iterative refinement. CEs need more than a step of the method does: the
+// slacks of rows that bind are next to nothing.
+constexpr int kRefinements = 10;
 
 // Solver of the systems of a request in the lanes of a `Method`. Each thread has one.
 template <bool kCorrelated>
