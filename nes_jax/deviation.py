@@ -115,8 +115,8 @@ def centre_at_best(payoffs: Array, strategies: tuple[Array, ...] | None = None) 
   """Subtracts the payoff of the best reply from a player's payoffs, per play of the others.
 
   No deviation gain changes. The result is minus the regret, 0 or less. It keeps its digits in a
-  narrower type, however large the payoffs' mean or a penalty is. Derivatives take the payoff that is
-  subtracted as constant, which changes no derivative of a gain.
+  narrower type, however large the payoffs' mean or a penalty is. Derivatives take the payoff that
+  is subtracted as constant, which changes no derivative of a gain.
 
   Args:
     payoffs: [N, A1, ..., AN], finite; unbatched.

@@ -305,10 +305,10 @@ def gradient_row(
         "one_us": median_seconds(lambda: gradient(payoffs[0]), calls) * 1e6,
     }
     values = np.asarray(gradient(payoffs))[:compared]
-    payoffs, weights = np.asarray(payoffs[:compared]), np.asarray(weights)
+    games = np.asarray(payoffs[:compared])
   differences = []
   for name in layers.LAYERS:
-    theirs = layers.differentiate(name, payoffs, weights, layer_calls, concept)
+    theirs = layers.differentiate(name, games, np.asarray(weights), layer_calls, concept)
     row[f"{name}_one_us"] = theirs and theirs.one_us
     row[f"{name}_us"] = theirs and theirs.us
     row[f"{name}_ratio"] = theirs and theirs.us / us

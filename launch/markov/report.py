@@ -1,6 +1,6 @@
 """Solutions of one Markov game, by value iteration and by learning: tables, files, a picture."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 import dataclasses
 import pathlib
 import time
@@ -12,7 +12,7 @@ import numpy as np
 from envs import discrete
 from envs.grid import TABLES, Table
 from launch.markov import games
-from launch.runtime import flags, tables
+from launch.runtime import flags, program, tables
 from launch.runtime.flags import UsageError
 from nes_jax import markov
 from nes_jax.types import CONCEPTS, Concept
@@ -233,13 +233,4 @@ def summary(config: Config, report: Report) -> str:
   return "\n".join(lines)
 
 
-def run(
-    config: Config, *, check_stop: Callable[[], None], say: Callable[[str], None]
-) -> Mapping[str, float]:
-  """Does the work of the program."""
-  report = compute(config, say)
-  check_stop()
-  write(config, report)
-  print(summary(config, report))
-  say(f"tables and picture are in {config.out}")
-  return {}
+run = program.reporting(compute, write, summary)

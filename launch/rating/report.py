@@ -1,6 +1,6 @@
 """Ratings of a table of scores: computation, tables and files."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 import dataclasses
 import functools
 import pathlib
@@ -12,7 +12,7 @@ import numpy as np
 
 from launch.rating import scores as scores_lib
 from launch.rating.scores import Scores
-from launch.runtime import flags, tables
+from launch.runtime import flags, program, tables
 from launch.runtime.flags import UsageError
 from nes_jax import ratings, resampling
 from nes_jax.ratings.games import NORMALISERS, Normaliser
@@ -183,13 +183,4 @@ def summary(config: Config, report: Report) -> str:
   return "\n".join(lines)
 
 
-def run(
-    config: Config, *, check_stop: Callable[[], None], say: Callable[[str], None]
-) -> Mapping[str, float]:
-  """Does the work of the program."""
-  report = compute(config, say)
-  check_stop()
-  write(config, report)
-  print(summary(config, report))
-  say(f"tables and picture are in {config.out}")
-  return {}
+run = program.reporting(compute, write, summary)

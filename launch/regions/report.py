@@ -1,6 +1,6 @@
 """Sets of equilibria of one game: computation, tables and files."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 import dataclasses
 import math
 import pathlib
@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from launch.regions import games
-from launch.runtime import flags, tables
+from launch.runtime import flags, program, tables
 from launch.runtime.flags import UsageError
 import nes_jax
 from nes_jax import region
@@ -163,7 +163,7 @@ def write(config: Config, report: Report) -> None:
   figure.savefig(config.out / "region.png", dpi=DPI, facecolor="white")
 
 
-def summary(report: Report) -> str:
+def summary(config: Config, report: Report) -> str:
   """The text that the program prints."""
   rows = []
   for concept, found in report.regions.items():
@@ -195,13 +195,4 @@ def summary(report: Report) -> str:
   return "\n".join(lines)
 
 
-def run(
-    config: Config, *, check_stop: Callable[[], None], say: Callable[[str], None]
-) -> Mapping[str, float]:
-  """Does the work of the program."""
-  report = compute(config, say)
-  check_stop()
-  write(config, report)
-  print(summary(report))
-  say(f"tables and picture are in {config.out}")
-  return {}
+run = program.reporting(compute, write, summary)

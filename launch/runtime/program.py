@@ -142,3 +142,32 @@ def main(
   for key, value in report.items():
     print(f"{key} {value:.4f}")
   return 0
+
+
+def reporting(
+    compute: Callable[[Any, Callable[[str], None]], Any],
+    write: Callable[[Any, Any], None],
+    summary: Callable[[Any, Any], str],
+) -> Callable[..., Mapping[str, float]]:
+  """The work of a program that computes a report, writes it, and prints a summary of it.
+
+  Args:
+    compute: makes the report of the options, and says how far it is.
+    write: writes the report into the directory `out` of the options.
+    summary: text of the options and the report.
+
+  Returns:
+    An argument `work` of `main`.
+  """
+
+  def work(
+      config: Any, *, check_stop: Callable[[], None], say: Callable[[str], None]
+  ) -> Mapping[str, float]:
+    report = compute(config, say)
+    check_stop()
+    write(config, report)
+    print(summary(config, report))
+    say(f"tables and picture are in {config.out}")
+    return {}
+
+  return work

@@ -1,6 +1,6 @@
 """Tolls of a road network: descent, report, tables and files."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 import dataclasses
 import math
 import pathlib
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from launch.runtime import flags, tables
+from launch.runtime import flags, program, tables
 from launch.runtime.flags import UsageError
 from launch.tolls import networks
 from nes_jax import design
@@ -168,7 +168,7 @@ def write(config: Config, report: Report) -> None:
   )
 
 
-def summary(report: Report) -> str:
+def summary(config: Config, report: Report) -> str:
   """The text that the program prints."""
   found = report.found
   mine = [x for x in found.active_set_changed if x.start == found.start]
@@ -191,13 +191,4 @@ def summary(report: Report) -> str:
   return "\n".join(lines)
 
 
-def run(
-    config: Config, *, check_stop: Callable[[], None], say: Callable[[str], None]
-) -> Mapping[str, float]:
-  """Does the work of the program."""
-  report = compute(config, say)
-  check_stop()
-  write(config, report)
-  print(summary(report))
-  say(f"tables and picture are in {config.out}")
-  return {}
+run = program.reporting(compute, write, summary)

@@ -93,7 +93,9 @@ def equilibria(
   return Stage(solution.joint, values, solution.gap, solution.converged)
 
 
-def _chosen(numpy: Any, payoffs: Any, selection: str | Selection | Maker, weights: Any) -> Selection:
+def _chosen(
+    numpy: Any, payoffs: Any, selection: str | Selection | Maker, weights: Any
+) -> Selection:
   """The selection of stage games that one selection problem states."""
   if isinstance(selection, Selection):
     return selection

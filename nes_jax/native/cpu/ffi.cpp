@@ -25,6 +25,16 @@ void* data_of(const ffi::RemainingArgs& arguments, int index) {
   return buffer.has_value() && buffer->element_count() ? buffer->untyped_data() : nullptr;
 }
 
+// Sets `out` to the addresses of all results. Returns whether all are there.
+bool addresses_of(ffi::RemainingRets& results, void** out) {
+  for (size_t i = 0; i < results.size(); ++i) {
+    auto buffer = results.get<ffi::AnyBuffer>(i);
+    if (!buffer.has_value()) return false;
+    out[i] = (*buffer)->untyped_data();
+  }
+  return true;
+}
+
 // Solves a batch of games. The arguments have leading axes of games. They are payoffs, epsilon,
 // welfare weight, target, welfare, strategies and start; the last four may have no elements. The
 // results are those of NesRequest, in its order, followed by its variables if these are wanted.
@@ -67,11 +77,8 @@ ffi::Error solve(ffi::RemainingArgs arguments, ffi::RemainingRets results,
                                 x[6], x[7], x[8], x[9]};
   }
   void* out[kNumAnswers + kNumVariables] = {};
-  for (size_t i = 0; i < results.size(); ++i) {
-    auto buffer = results.get<ffi::AnyBuffer>(i);
-    if (!buffer.has_value()) return ffi::Error::InvalidArgument("nes_jax: a result is missing");
-    out[i] = (*buffer)->untyped_data();
-  }
+  if (!addresses_of(results, out))
+    return ffi::Error::InvalidArgument("nes_jax: a result is missing");
   request.joint = out[0], request.out_epsilon = out[1], request.gap = out[2];
   request.residual = out[3], request.converged = static_cast<uint8_t*>(out[4]);
   request.duals = out[5], request.marginals = out[6];
@@ -97,11 +104,8 @@ ffi::Error solve_systems(ffi::RemainingArgs arguments, ffi::RemainingRets result
   const void* in[kNumSystemArguments];
   for (int i = 0; i < kNumSystemArguments; ++i) in[i] = data_of(arguments, i);
   void* out[kNumSystemAnswers];
-  for (size_t i = 0; i < results.size(); ++i) {
-    auto buffer = results.get<ffi::AnyBuffer>(i);
-    if (!buffer.has_value()) return ffi::Error::InvalidArgument("nes_jax: a result is missing");
-    out[i] = (*buffer)->untyped_data();
-  }
+  if (!addresses_of(results, out))
+    return ffi::Error::InvalidArgument("nes_jax: a result is missing");
   const auto temperature = arguments.get<ffi::AnyBuffer>(1);
   if (!temperature.has_value())
     return ffi::Error::InvalidArgument("nes_jax: operands are missing");
