@@ -161,3 +161,12 @@ def test_sanitizers_find_nothing(tmp_path):
   )
   assert done.returncode == 0, done.stderr[-5000:]
   assert f"100 calls of the level {cpu.level()}" in done.stdout
+
+
+def test_a_library_of_other_sources_is_refused(monkeypatch):
+  cpu.library.load.cache_clear()
+  monkeypatch.setattr(cpu.library, "_INTERFACE", 0)
+  try:
+    assert "was built from other sources" in cpu.library.load()[1]
+  finally:
+    cpu.library.load.cache_clear()
