@@ -229,7 +229,7 @@ def test_answers_do_not_depend_on_neighbours(concept, precision, monkeypatch):
   for b in range(0, len(games), 5):
     same(solved(games[b], **options), jax.tree.map(lambda x: x[b], together))
   for threads in (1, 2, 7):
-    monkeypatch.setattr(cpu, "_threads", lambda threads=threads: threads)
+    monkeypatch.setattr(cpu, "threads", lambda threads=threads: threads)
     same(solved(games, **options), together)
 
 
