@@ -177,7 +177,8 @@ def test_gradients(x64, concept, rho):
     return value, pull(weights), [push(direction) for direction in alone]
 
   value, gradients, tangents = derivatives(inputs)
-  same_bits(value, found)
+  # The answer that is differentiated has been solved to a smaller residual.
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-7, atol=1e-8), value, found)
   step = 1e-4
   for i, (gradient, tangent, direction) in enumerate(zip(gradients, tangents, directions)):
     def at(h):
