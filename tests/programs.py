@@ -19,6 +19,11 @@ def deviation_rows(payoffs, concept="cce"):
   return np.array(rows)
 
 
+def largest(payoffs, welfare, concept="cce"):
+  """The largest expected welfare of an equilibrium, welfare [A1, ..., AN]."""
+  return cost_range(payoffs, welfare, concept)[1]
+
+
 def cost_range(payoffs, cost, concept="cce", epsilon=0.0):
   """Smallest and largest expected cost of an equilibrium, cost [A1, ..., AN]."""
   rows = deviation_rows(payoffs, concept)

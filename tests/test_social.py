@@ -2,27 +2,17 @@
 
 import jax
 import numpy as np
+import programs
 import pytest
 from scipy import optimize
 
-from launch.baselines import convex
 import nes_jax
 from nes_jax.selection import named
 
 
-def extreme(game, concept, welfare):
-  """The largest welfare of an equilibrium, by HiGHS."""
-  rows = convex.deviation_matrix(game, concept)
-  found = optimize.linprog(
-      -welfare.ravel(), A_ub=rows, b_ub=np.zeros(len(rows)), A_eq=np.ones((1, welfare.size)),
-      b_eq=[1],
-  )
-  return -found.fun
-
-
 def largest_smallest(game, concept):
   """The largest smallest payoff of an equilibrium, by HiGHS."""
-  rows = convex.deviation_matrix(game, concept)
+  rows = programs.deviation_rows(game, concept)
   flat = game.reshape(len(game), -1)
   found = optimize.linprog(
       np.r_[np.zeros(flat.shape[1]), -1],
@@ -64,7 +54,7 @@ def test_egalitarian(shape, concept):
 def test_republican_and_payoffs_of_players(concept):
   games = np.random.default_rng(1).normal(size=(4, 2, 3, 4))
   solution, values = solved(games, concept, "republican")
-  best = np.array([[extreme(game, concept, own) for own in game] for game in games])
+  best = np.array([[programs.largest(game, own, concept) for own in game] for game in games])
   assert solution.converged.all()
   np.testing.assert_allclose(values.max(1), best.max(1), atol=5e-3)
   for player in (0, 1):
@@ -76,7 +66,7 @@ def test_republican_and_payoffs_of_players(concept):
 def test_smallest_welfare():
   games = np.random.default_rng(2).normal(size=(4, 2, 3, 3))
   _, values = solved(games, "cce", "min_welfare")
-  wanted = [-extreme(game, "cce", -game.sum(0)) for game in games]
+  wanted = [programs.cost_range(game, game.sum(0))[0] for game in games]
   np.testing.assert_allclose(values.sum(1), wanted, atol=5e-3)
 
 

@@ -8,8 +8,8 @@ others.
 from typing import NamedTuple
 
 import numpy as np
+import programs
 import pytest
-from scipy import optimize
 
 from launch.baselines import convex
 import nes_jax
@@ -85,17 +85,7 @@ def joint_of(probabilities):
 
 def linear_program(example, objective):
   """The largest value of `objective`, [4, 4], among the equilibria, by HiGHS."""
-  matrix = convex.deviation_matrix(example.payoffs, example.concept)
-  result = optimize.linprog(
-      -objective.ravel(),
-      A_ub=matrix,
-      b_ub=np.zeros(len(matrix)),
-      A_eq=np.ones((1, 16)),
-      b_eq=[1.0],
-      method="highs",
-  )
-  assert result.status == 0
-  return -result.fun
+  return programs.largest(example.payoffs, objective, example.concept)
 
 
 def solve(example, **fields):

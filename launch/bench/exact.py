@@ -37,7 +37,7 @@ Smaller tables follow, which are entries of --only as well:
               takes many minutes, so that by default it runs only with the native engine
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
 import itertools
@@ -319,8 +319,8 @@ def gradient_row(
 
 
 # Name for --only -> the table of gradients of 8x8 games.
-_GRADIENTS = {
-    "gradient": functools.partial(gradient_row),
+_GRADIENTS: Mapping[str, Callable[[bool], Row]] = {
+    "gradient": gradient_row,
     "gradient:ce": functools.partial(gradient_row, concept="ce"),
     "gradient:float64": functools.partial(gradient_row, dtype=np.float64),
     "gradient:ce:float64": functools.partial(gradient_row, concept="ce", dtype=np.float64),

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from nes_jax import deviation
 from nes_jax import selection as selections
 from nes_jax.selection import Selection
+from nes_jax.solving import batches
 from nes_jax.types import Array, Concept, Solution
 
 # Joint strategies with a larger probability than this are in the support.
@@ -47,7 +48,7 @@ def active_sets(
   """
   problem, scale = selections.problem(payoffs, selection)
   tau = problem.temperature
-  stretch = jnp.where(tau > 0, 1 / jnp.where(tau > 0, tau, 1), 1)
+  stretch = batches.stretch_of(problem)
   duals = tuple(x * s / stretch for x, s in zip(solution.duals, scale))
   epsilon = solution.epsilon / jnp.where(scale > 0, scale, 1)
   gains = deviation.gains(problem.payoffs, solution.joint, concept)
@@ -74,7 +75,9 @@ class Change(NamedTuple):
   step: int  # the set at this step differs from the one at the step before
   start: int
   selection: str
-  what: str  # "constraint": its binding changed; "support": a joint strategy's being played did
+  # "constraint": a constraint began or ceased to bind; "support": a joint strategy began or ceased
+  # to be played.
+  what: str
   # Indices of what changed: (player, strategy) or, for CEs, (player, recommended, deviation); for
   # the support, a strategy of each player.
   places: tuple[tuple[int, ...], ...]

@@ -12,8 +12,8 @@ import optax
 from nes_jax.design import active, cases
 from nes_jax.design.active import Active, Change
 from nes_jax.design.cases import Answers, Choice, Loss, Model
-from nes_jax.solving import engines
-from nes_jax.types import CONCEPTS, Array, Concept
+from nes_jax.solving import checks, engines
+from nes_jax.types import Array, Concept
 
 # Largest number of iterates of each start that are certified from the last quarter of the steps,
 # and again from the steps before; the start itself is one more.
@@ -69,7 +69,7 @@ def evaluate(
   """The losses of one design under several selections, certified in float64.
 
   Args:
-    loss, payoffs, params, selections, concept, epsilon: as of `minimise`.
+    loss, payoffs, params, selections, concept, epsilon: those of `minimise`.
 
   Returns:
     One row a selection.
@@ -185,8 +185,7 @@ class _Descent(NamedTuple):
 
 
 def _model(loss, payoffs, selections, concept, epsilon) -> Model:
-  if concept not in CONCEPTS:
-    raise ValueError(f"unknown concept {concept!r}; use one of {', '.join(CONCEPTS)}")
+  checks.check_concept(concept)
   if not 0 <= epsilon < np.inf:
     raise ValueError(f"epsilon={epsilon}: a number that is finite and not negative is expected")
   return Model(loss, payoffs, cases.named_choices(selections), concept, float(epsilon))
@@ -211,7 +210,7 @@ def _check_starts(params: Any) -> None:
 
 
 def _step(model, optimiser, projection, aggregate, differentiate, params, state, weight):
-  """One step of all starts: -> parameters, state of the optimiser, `_Step`."""
+  """Takes one step of all starts. Returns parameters, state of the optimiser, and `_Step`."""
 
   def total(params):
     answers = cases.solve_traced(model, params, weight, differentiate)

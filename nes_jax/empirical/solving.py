@@ -35,8 +35,9 @@ import numpy as np
 from nes_jax import resampling
 from nes_jax.empirical.games import EmpiricalGame
 from nes_jax.selection import Selection, named
+from nes_jax.solving import checks
 from nes_jax.solving.solve import solve as solve_games
-from nes_jax.types import CONCEPTS, Array, Concept, Solution
+from nes_jax.types import Array, Concept, Solution
 
 # Probability above which a strategy counts as part of the support.
 THRESHOLD = 1e-3
@@ -101,8 +102,7 @@ def solve(
     raise ValueError(f"resamples={resamples} must be at least 1")
   if not 0 < level < 1:
     raise ValueError(f"level={level}: a number between 0 and 1, such as 0.95, is expected")
-  if concept not in CONCEPTS:
-    raise ValueError(f"unknown concept {concept!r}; use one of {', '.join(CONCEPTS)}")
+  checks.check_concept(concept)
   if isinstance(selection, str):
     named(selection, game.payoffs(), player_axis=0)  # An unknown name raises.
   key = jax.random.key(0) if key is None else key

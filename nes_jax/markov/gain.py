@@ -6,11 +6,12 @@ import numpy as np
 
 from nes_jax.markov import games
 from nes_jax.markov.games import Game
-from nes_jax.types import CONCEPTS, Concept
+from nes_jax.solving import checks
+from nes_jax.types import Concept
 
 # A choice is replaced only by one that gains more than this share of the largest reward.
 _IMPROVEMENT = 1e-12
-# Policy iteration ends sooner than this: each of its steps improves on the last.
+# Largest number of steps of policy iteration. Every step improves the policy, so that fewer do.
 _MAX_STEPS = 1000
 # Joints whose entries sum to 1 up to this count as distributions.
 _JOINT_TOLERANCE = 1e-6
@@ -65,8 +66,7 @@ def deviation_gain(
   Raises:
     ValueError: an argument is wrong.
   """
-  if concept not in CONCEPTS:
-    raise ValueError(f"unknown concept {concept!r}; use 'cce' or 'ce'")
+  checks.check_concept(concept)
   game, many = games.check(reward, transition, discount, batched)
   joint = np.asarray(joint, np.float64)
   joint = joint if many else joint[None]

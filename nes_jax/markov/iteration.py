@@ -11,6 +11,7 @@ import numpy as np
 from nes_jax.markov import gain, games, stage
 from nes_jax.markov.games import Game
 from nes_jax.selection import Selection
+from nes_jax.solving import checks
 from nes_jax.types import Concept
 
 # A cycle must be wider than its error of repetition times this factor, over 1 - discount. The
@@ -93,8 +94,7 @@ def value_iteration(
   game, many = games.check(reward, transition, discount, batched)
   weights = games.weights_of(weights, game.num_players)
   for name, number in (("max_sweeps", max_sweeps), ("max_period", max_period)):
-    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-      raise ValueError(f"{name} must be an integer, 1 or more, not {number!r}")
+    checks.check_integer(name, number, 1)
   for name, size in (("tolerance", tolerance), ("cycle_tolerance", cycle_tolerance)):
     if not 0 < size < 1:
       raise ValueError(f"{name} must be a number between 0 and 1, not {size!r}")

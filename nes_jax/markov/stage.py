@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from nes_jax.selection import Selection
-from nes_jax.solving import social
+from nes_jax.solving import checks, social
 from nes_jax.solving.solve import solve
-from nes_jax.types import CONCEPTS, Array, Concept, Solution
+from nes_jax.types import Array, Concept, Solution
 
 # Weight of welfare against entropy. It is larger than that of `nes_jax.solve`, since a small loss
 # of welfare in each stage game adds up to 1 / (1 - discount) such losses.
@@ -39,8 +39,7 @@ class Stage(NamedTuple):
 
 def check(concept: Any, selection: Any) -> None:
   """Raises ValueError for a concept or a selection that there is not."""
-  if concept not in CONCEPTS:
-    raise ValueError(f"unknown concept {concept!r}; use 'cce' or 'ce'")
+  checks.check_concept(concept)
   if isinstance(selection, str):
     if selection not in NAMES:
       raise ValueError(f"unknown selection {selection!r}; the names are {', '.join(NAMES)}")

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nes_jax.markov.learners import Learner, State
-from nes_jax.solving import engines
+from nes_jax.solving import checks, engines
 from nes_jax.types import Array
 
 
@@ -82,8 +82,7 @@ def train(
   if not isinstance(learner, Learner):
     raise ValueError(f"learner must be a CorrelatedQ or a MinimaxQ, not {type(learner).__name__}")
   for name, number in (("steps", steps), ("points", points)):
-    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-      raise ValueError(f"{name} must be an integer, 1 or more, not {number!r}")
+    checks.check_integer(name, number, 1)
   if steps % points:
     raise ValueError(f"steps={steps} must be a multiple of points={points}")
   numbers = np.atleast_1d(np.asarray(seeds))

@@ -124,8 +124,7 @@ def jpsro(
     UncertifiedError: with uncertified="raise", if a meta-game is not solved to the tolerance.
   """
   welfare = meta.check_arguments(concept, selection, uncertified, inputs)
-  if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 0:
-    raise ValueError(f"iterations must be an integer, 0 or more, not {iterations!r}")
+  checks.check_integer("iterations", iterations, 0)
   named = {"random": _random_best, "first": _first_best}
   if not callable(oracle) and oracle not in named:
     raise ValueError(f"oracle must be 'random', 'first' or a function, not {oracle!r}")

@@ -76,7 +76,7 @@ def deviation(payoffs: Any, *, batched: bool | None = None) -> Ratings:
     result = jax.vmap(lexicographic.deviation_ratings)(games)
   else:
     games = np.asarray(payoffs[None] if single else payoffs, np.float64)
-    _check_finite(games)
+    checks.check_finite_games(games, "deviation ratings need finite payoffs")
     result = _in_chunks(games)
   converged = result.residual <= minmax.TOLERANCE
   rated = _measured(games, result.joint, "cce", converged)
@@ -133,16 +133,6 @@ def equilibrium(
   rated = _measured(payoffs, solution.joint, concept, solution.converged)
   rated = rated._replace(gap=solution.gap)
   return jax.tree.map(lambda x: x[0], rated) if single else rated
-
-
-def _check_finite(games: np.ndarray) -> None:
-  """Raises ValueError for games [B, N, A1, ..., AN] that hold NaN or infinity."""
-  bad = ~np.isfinite(games).all(tuple(range(1, games.ndim)))
-  if bad.any():
-    raise ValueError(
-        f"{bad.sum()} of {len(bad)} games hold NaN or infinity; the first is game"
-        f" {int(bad.argmax())}: deviation ratings need finite payoffs"
-    )
 
 
 _rate_chunk = jax.jit(jax.vmap(lexicographic.deviation_ratings))

@@ -19,6 +19,7 @@ import numpy as np
 
 from nes_jax.region import inputs
 from nes_jax.selection import Selection
+from nes_jax.solving import checks
 from nes_jax.solving.solve import solve
 from nes_jax.types import Concept, Duals, Solution
 
@@ -67,7 +68,7 @@ def support(
   Raises:
     ValueError: payoffs, directions or the concept are wrong.
   """
-  inputs.concept(concept)
+  checks.check_concept(concept)
   games, many = inputs.games(payoffs, batched)
   given = inputs.directions(directions, len(games), games.shape[1])
   found = solve_directions(games, given, concept)

@@ -15,6 +15,7 @@ import numpy as np
 from nes_jax.region import inputs, polytope
 from nes_jax.region.bounds import maximise
 from nes_jax.selection import Selection
+from nes_jax.solving import checks
 from nes_jax.solving.solve import solve
 from nes_jax.types import Concept, Solution
 
@@ -77,7 +78,7 @@ def vertices(
   Raises:
     ValueError: payoffs, the concept or the number of rounds are wrong.
   """
-  inputs.concept(concept)
+  checks.check_concept(concept)
   inputs.at_least("rounds", rounds, 1)
   games, many = inputs.games(payoffs, batched)
   finders = [_Finder(game, concept, np.random.default_rng([seed, b]))
@@ -106,7 +107,7 @@ def enumerate_vertices(payoffs: Any, concept: Concept = "cce") -> np.ndarray:
   Raises:
     ValueError: payoffs are not one game, or the concept is unknown.
   """
-  inputs.concept(concept)
+  checks.check_concept(concept)
   games, _ = inputs.games(payoffs, False)
   found = polytope.enumerate_all(polytope.constraints(games[0], concept))
   return found.reshape(-1, *games.shape[2:])

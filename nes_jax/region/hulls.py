@@ -13,6 +13,7 @@ import numpy as np
 
 from nes_jax.region import inputs, polygons
 from nes_jax.region.bounds import Support, solve_directions
+from nes_jax.solving import checks
 from nes_jax.types import Concept
 
 # Areas below this fraction of the rectangle of all payoffs count as flat: their difference is
@@ -78,7 +79,7 @@ def payoffs(
   Raises:
     ValueError: an argument is wrong.
   """
-  inputs.concept(concept)
+  checks.check_concept(concept)
   inputs.at_least("num_directions", num_directions, 8)
   inputs.at_least("batches", batches, 1)
   games, many = inputs.games(payoffs, batched)

@@ -6,7 +6,6 @@ import jax
 import numpy as np
 
 from nes_jax.solving import checks
-from nes_jax.types import CONCEPTS
 
 
 def games(payoffs: Any, batched: bool | None) -> tuple[np.ndarray, bool]:
@@ -31,20 +30,10 @@ def games(payoffs: Any, batched: bool | None) -> tuple[np.ndarray, bool]:
   shape = checks.strategy_counts(payoffs.shape, batched)
   many = payoffs.ndim == len(shape) + 2
   payoffs = payoffs if many else payoffs[None]
-  bad = ~np.isfinite(payoffs).all(tuple(range(1, payoffs.ndim)))
-  if bad.any():
-    raise ValueError(
-        f"{bad.sum()} of {len(bad)} games hold NaN or infinity; the first is game"
-        f" {int(bad.argmax())}: leave out strategies that do not exist, and games that are not"
-        " finite"
-    )
+  checks.check_finite_games(
+      payoffs, "leave out strategies that do not exist, and games that are not finite"
+  )
   return payoffs, many
-
-
-def concept(name: str) -> None:
-  """Raises ValueError for an unknown solution concept."""
-  if name not in CONCEPTS:
-    raise ValueError(f"unknown concept {name!r}; use 'cce' or 'ce'")
 
 
 def directions(values: Any, num_games: int, num_players: int) -> np.ndarray:

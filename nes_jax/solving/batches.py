@@ -90,7 +90,7 @@ def normalise(inputs: Inputs, task: Task, dtype: Any) -> Normalised:
 
 def to_normalised(duals: Duals, batch: Normalised) -> Duals:
   """Duals in the units of `Solution.duals` -> duals of the normalised problems."""
-  dtype, stretch = batch.problem.payoffs.dtype, _stretch(batch.problem)
+  dtype, stretch = batch.problem.payoffs.dtype, stretch_of(batch.problem)
   return tuple(
       (x * per_game(batch.scale[:, p], x) / per_game(stretch, x)).astype(dtype)
       for p, x in enumerate(duals)
@@ -117,7 +117,7 @@ def to_solution(
   epsilon = answer.epsilon * scale
   if inputs.selection.epsilon is not None and math.isinf(task.rho):
     epsilon = jnp.broadcast_to(jnp.asarray(inputs.selection.epsilon), scale.shape)
-  duals, stretch = [], _stretch(problem)
+  duals, stretch = [], stretch_of(problem)
   for p, x in enumerate(answer.duals):
     factor = jnp.where(scale[:, p] > 0, stretch / jnp.where(scale[:, p] > 0, scale[:, p], 1), 0)
     duals.append(mark(x * per_game(factor, x)).astype(dtype))
@@ -136,8 +136,8 @@ def to_solution(
   )
 
 
-def _stretch(problem: Problem) -> Array:
-  """Factor [B] from duals of `Problem` to the paper's, max(1, mu); 1 where mu is infinite."""
+def stretch_of(problem: Problem) -> Array:
+  """Factor [] or [B] from duals of `Problem` to the paper's, max(1, mu); 1 where mu is infinite."""
   temperature = problem.temperature
   return jnp.where(temperature > 0, 1 / jnp.where(temperature > 0, temperature, 1), 1)
 

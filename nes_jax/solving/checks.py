@@ -17,10 +17,31 @@ from nes_jax.solving.batches import Axes
 from nes_jax.types import CONCEPTS, METHODS, Concept, Duals
 
 
-def check_options(concept: str, method: str, invalid: str) -> None:
-  """Raises ValueError for a name that is none of those expected."""
+def check_concept(concept: Any) -> None:
+  """Raises ValueError for an unknown solution concept."""
   if concept not in CONCEPTS:
     raise ValueError(f"unknown concept {concept!r}; use 'cce' or 'ce'")
+
+
+def check_integer(name: str, number: Any, smallest: int) -> None:
+  """Raises ValueError unless the number is a Python integer that is not below the smallest one."""
+  if isinstance(number, bool) or not isinstance(number, int) or number < smallest:
+    raise ValueError(f"{name} must be an integer, {smallest} or more, not {number!r}")
+
+
+def check_finite_games(games: np.ndarray, advice: str) -> None:
+  """Raises ValueError, which ends with the advice, if games [B, ...] hold NaN or infinity."""
+  bad = ~np.isfinite(games).all(tuple(range(1, games.ndim)))
+  if bad.any():
+    raise ValueError(
+        f"{bad.sum()} of {len(bad)} games hold NaN or infinity; the first is game"
+        f" {int(bad.argmax())}: {advice}"
+    )
+
+
+def check_options(concept: str, method: str, invalid: str) -> None:
+  """Raises ValueError for a name that is none of those expected."""
+  check_concept(concept)
   if method not in METHODS:
     raise ValueError(f"unknown method {method!r}; use one of {', '.join(METHODS)}")
   if invalid not in ("raise", "mark"):

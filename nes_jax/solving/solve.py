@@ -141,13 +141,9 @@ def _solve(
   """
   if isinstance(selection, str) and selection in social.NAMES:
     return _solve_social(payoffs, selection, duals, batched, strategies, options, names)
-  checks.check_options(options.concept, options.method, options.invalid)
   traced = isinstance(payoffs, jax.core.Tracer)
-  payoffs = checks.as_real(payoffs)
-  shape = checks.strategy_counts(payoffs.shape, batched)
-  batched = payoffs.ndim == len(shape) + 2
-  games = payoffs if batched else payoffs[None]
-  strategies = checks.check_strategies(strategies, len(games), shape)
+  games, strategies, batched = _read(payoffs, strategies, batched, options)
+  shape = tuple(games.shape[2:])
   # An exact engine marks games that are not finite itself. Where it is fast, or the payoffs are on
   # a device, their strategies are looked for only if it has marked any.
   lazily = (
@@ -168,7 +164,7 @@ def _solve(
     )
   chosen = _named(selection, games, traced)
   chosen, axes = checks.check_selection(chosen, len(games), shape)
-  dtype = checks.compute_dtype(payoffs.dtype, options.precision, traced)
+  dtype = checks.compute_dtype(games.dtype, options.precision, traced)
   inputs = batches.Inputs(games, chosen, None, None, strategies)
   task = _task(options, chosen, axes, dtype)
   inputs, task = _with_start(inputs, task, options, duals, batched)
@@ -186,6 +182,22 @@ def _solve(
   return solution if batched else jax.tree.map(lambda x: np.asarray(x)[0], solution)
 
 
+def _read(
+    payoffs: Any, strategies: Any, batched: bool | None, options: _Options
+) -> tuple[Any, tuple[Any, ...] | None, bool]:
+  """Checks the arguments that are arrays, but for those of a selection.
+
+  Returns:
+    Games [B, N, A1, ..., AN], masks of strategies [B, Ap], and whether payoffs had a batch axis.
+  """
+  checks.check_options(options.concept, options.method, options.invalid)
+  payoffs = checks.as_real(payoffs)
+  shape = checks.strategy_counts(payoffs.shape, batched)
+  batched = payoffs.ndim == len(shape) + 2
+  games = payoffs if batched else payoffs[None]
+  return games, checks.check_strategies(strategies, len(games), shape), batched
+
+
 def _solve_social(
     payoffs: Any,
     name: str,
@@ -196,15 +208,10 @@ def _solve_social(
     names: Sequence[int] | None,
 ) -> Solution:
   """`_solve` for a selection of `social`."""
-  checks.check_options(options.concept, options.method, options.invalid)
+  traced = isinstance(payoffs, jax.core.Tracer)
+  games, strategies, batched = _read(payoffs, strategies, batched, options)
   if duals is not None or options.method in _NETWORK_METHODS:
     raise ValueError(f"selection {name!r} takes no duals to start from, and no network")
-  traced = isinstance(payoffs, jax.core.Tracer)
-  payoffs = checks.as_real(payoffs)
-  shape = checks.strategy_counts(payoffs.shape, batched)
-  batched = payoffs.ndim == len(shape) + 2
-  games = payoffs if batched else payoffs[None]
-  strategies = checks.check_strategies(strategies, len(games), shape)
   if not traced:
     given = np.asarray(games)
     games, strategies = checks.find_strategies(given, strategies, batched, options.invalid, names)

@@ -37,7 +37,7 @@ struct Method {
   // Least value of a positive variable, and factor from the violation of constraints at a warm start
   // to its distance from the boundary.
   static constexpr T kTiny = T(1e-30), kWarmth = T(0.1);
-  // Change of a solution by refinement, relative to it, that is no change.
+  // Relative change of a solution by one round of refinement below which refinement ends.
   static constexpr double kRefined = 1e-11;
   // Growth of the merit at which a step is refused, predictor step below which the second-order
   // term is reduced, and largest damping.
