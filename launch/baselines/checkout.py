@@ -32,7 +32,7 @@ class Process:
     self._root = pathlib.Path(root).resolve()
     self._folder = tempfile.TemporaryDirectory(prefix="timed-solve-")
     environment = {name: value for name, value in os.environ.items() if name != _CLEARED}
-    # Packages may be on the path that is set.
+    # The caller may have put packages on PYTHONPATH.
     path = os.pathsep.join(filter(None, [str(self._root), environment.get("PYTHONPATH")]))
     environment |= _ENVIRONMENT | {"PYTHONPATH": path}
     # The option -P keeps the directory of the program out of the module search path.

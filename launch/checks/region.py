@@ -185,7 +185,7 @@ def measure(
     check_stop: Callable[[], None] = lambda: None,
     say: Callable[[str], Any] = print,
 ) -> dict[str, float]:
-  """Does all of it.
+  """Runs all checks, and writes the tables.
 
   Returns:
     "seconds", the time of the hulls in four batches, both concepts together.

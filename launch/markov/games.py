@@ -121,7 +121,7 @@ def from_openspiel(text: str, discount: float) -> Table:
 
 
 def _resolved(state):
-  """(probability, state) of what chance makes of a state."""
+  """Pairs (probability, state) after all moves of chance that follow a state."""
   if not state.is_chance_node():
     return [(1.0, state)]
   found = []

@@ -1,4 +1,4 @@
-"""Selections that are solved side by side, and the objective of a case whose derivative descends.
+"""Selections that are solved side by side, and the objective by which a case is differentiated.
 
 Glossary: S designs, such as starts of a descent; K selections.
 """
@@ -27,7 +27,7 @@ WORST_CASE = "worst_case"
 CASES: dict[str, float] = {BEST_CASE: -1.0, WORST_CASE: 1.0}
 DEFAULTS: tuple[str, ...] = (BEST_CASE, "max_entropy", WORST_CASE)
 
-# Relative difference between derivatives of the loss at two joints from which on it is not affine.
+# A loss is not affine if its derivatives at two joints differ by more than this, relatively.
 _AFFINE = 1e-6
 
 
@@ -46,7 +46,7 @@ class Answers(NamedTuple):
 
   solution: Solution  # with a leading axis S
   loss: Array  # [S] the loss at the joint
-  # [S] What a descent differentiates: equal to the loss, with the derivative of `case_objective`
+  # [S] Objective of a descent. It equals the loss, and has the derivative of `case_objective`
   # for the best and the worst case, and that of the implicit function theorem otherwise.
   objective: Array
   bound: Array  # [S] bound on the loss of any equilibrium, from the duals; NaN for other selections
@@ -224,7 +224,7 @@ def batches(
 def solve_traced(
     model: Model, params: Any, weight: Any, differentiate: Sequence[str]
 ) -> dict[str, Answers]:
-  """Equilibria of S designs under all K selections, by name. Arguments as of `batches`."""
+  """Equilibria of S designs under all K selections, by name. Arguments are those of `batches`."""
   given, payoffs = batches(model, params, weight, differentiate)
   found = [_solve(model, batch) for batch in given]
   return _all_answers(model, params, payoffs, given, found)
@@ -323,7 +323,7 @@ def _answers(
 
 
 def aggregate(losses: Mapping[str, Array], how: str) -> Array:
-  """The number that is made small: the largest loss, their mean, or that of one selection."""
+  """The number that a descent makes small: the largest loss, their mean, or that of one selection."""
   if how in losses:
     return losses[how]
   values = jnp.stack(list(losses.values()))

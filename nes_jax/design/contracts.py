@@ -66,9 +66,10 @@ def payoffs(project: Team, bonuses: Any) -> Array:
   ])
 
 
-def profit(
-    project: Team, bonuses: Any, revenue: float = 1.0
-) -> Array:
-  """The principal's expected profit at each joint effort: [A1, ..., AN]; arrays as of `payoffs`."""
+def profit(project: Team, bonuses: Any, revenue: float = 1.0) -> Array:
+  """The principal's expected profit at each joint effort: [A1, ..., AN].
+
+  It is a JAX array if the bonuses are one.
+  """
   numpy: Any = jnp if isinstance(bonuses, jax.Array) else np
   return project.success * (revenue - numpy.sum(numpy.asarray(bonuses)))
