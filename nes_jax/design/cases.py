@@ -1,4 +1,4 @@
-"""Selections that are solved side by side, and the objective by which a case is differentiated.
+"""Selections that are solved side by side, and the objective for derivatives of a case.
 
 Glossary: S designs, such as starts of a descent; K selections.
 """
@@ -323,7 +323,7 @@ def _answers(
 
 
 def aggregate(losses: Mapping[str, Array], how: str) -> Array:
-  """The number that a descent makes small: the largest loss, their mean, or that of one selection."""
+  """The number that a descent makes small: the largest loss, the mean, or that of a selection."""
   if how in losses:
     return losses[how]
   values = jnp.stack(list(losses.values()))
