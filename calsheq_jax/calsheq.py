@@ -6,8 +6,8 @@ each profile, and updates the shared policy and the calibrator, each at its own 
   state = calsheq.init(key, problem, config)
   state, metrics = calsheq.stage(state, key, goals, problem, config)
 
-`trial_stage` does the same without a calibrator, for one profile that a searcher has chosen
-(`searchers`). Both take the same number of environment steps, B T.
+`trial_stage` does the same without a calibrator, at one profile. Both take the same number of
+environment steps, B T. `pairs` makes a run's result of the last states.
 
 A vmap around a stage runs several seeds, and a scan runs several stages. With `axis_name` every
 device holds the whole state, moves all B particles alike, and plays its own B / D episodes.
@@ -30,8 +30,9 @@ from calsheq_jax.schedules import Schedule, two_timescales
 from calsheq_jax.types import Agent, Array
 from envs.base import Environment
 
-# Power of the weights of an average over stages: at stage m, an earlier stage m' has a weight of
-# about (m' / m)^_LATE, so that early stages fade.
+# Powers of the weights of averages over stages: at stage m, an earlier stage m' has a weight of about
+# (m' / m)^power, so that early stages fade and about the last m / power stages count.
+_RECENT = 40.0
 _LATE = 4.0
 
 
@@ -66,8 +67,28 @@ class Config:
           "help": "Number of first stages in which the calibrator acts and does not learn yet."
       },
   )
+  starts: int = dataclasses.field(
+      default=3,
+      metadata={
+          "help": "Number of independent starts, of which the best goes on after the trial."
+      },
+  )
+  trial: int = dataclasses.field(
+      default=160,
+      metadata={"help": "Number of stages that each of several starts has before the choice."},
+  )
+  rest: int = dataclasses.field(
+      default=40,
+      metadata={
+          "help": "Number of updates of the shared policy at the end of a run, at a profile that"
+          " rests and with a learning rate that falls to 0."
+      },
+  )
 
   def __post_init__(self):
+    for field, least in (("starts", 1), ("trial", 1), ("rest", 0)):
+      if getattr(self, field) < least:
+        raise ValueError(f"{field}={getattr(self, field)} must be at least {least}")
     if self.wait < 0:
       raise ValueError(f"wait={self.wait} must be at least 0")
     if self.episodes < 2:
@@ -77,6 +98,10 @@ class Config:
   def two_timescales(self) -> bool:
     """Whether the learning rates meet Assumption 2."""
     return two_timescales(self.shared_rate, self.calibrator_rate)
+
+  def played(self, stages: int) -> int:
+    """Number of batches of `episodes` that the first stages of a run play, over all starts."""
+    return stages + (self.starts - 1) * min(stages, self.trial)
 
   def rate_ratio(self, stage: int) -> float:
     """The calibrator's learning rate divided by the shared policy's, at a stage m."""
@@ -111,7 +136,8 @@ class State(NamedTuple):
   shared: ppo.State
   calibrator: ppo.State
   particles: Array  # [B, d] coordinates
-  settled: Array  # [d] coordinates to which mean actions lead, averaged over late stages
+  recent: Array  # [d] coordinates to which mean actions lead, averaged over the last few stages
+  settled: Array  # [d] the same over the last fifth of the stages
 
 
 def init(key: Array, problem: Problem, config: Config) -> State:
@@ -124,6 +150,7 @@ def init(key: Array, problem: Problem, config: Config) -> State:
       ppo.init(calibrator_key, moves, config.calibrator.learning),
       jnp.broadcast_to(origin, (config.episodes, problem.space.size)),
       jnp.asarray(origin),
+      jnp.array(origin),
   )
 
 
@@ -171,7 +198,8 @@ def stage(
   particles = jnp.clip(state.particles + decision.action, -1, 1)
   mean_action = moves.distribution(decision.parameters).mean()
   led_to = jnp.clip(state.particles + mean_action, -1, 1).mean(0)
-  settled = state.settled + _averaging(m) * (led_to - state.settled)
+  recent = state.recent + _averaging(m, _RECENT) * (led_to - state.recent)
+  settled = state.settled + _averaging(m, _LATE) * (led_to - state.settled)
 
   def mine(x):
     return _local_rows(x, axis_name)
@@ -201,12 +229,12 @@ def stage(
       "increment": jnp.abs(particles - state.particles).mean() / 2,
       **{f"calibrator/{name}": value for name, value in report.items()},
   }
-  return State(shared, learnt, particles, settled), metrics
+  return State(shared, learnt, particles, recent, settled), metrics
 
 
-def _averaging(stage: Array) -> Array:
-  """Weight of stage m = 0, 1, ... in an average to which about the last m / _LATE stages count."""
-  return (1 + _LATE) / (1 + _LATE + stage)
+def _averaging(stage: Array, power: float) -> Array:
+  """Weight of stage m = 0, 1, ... in an average to which about the last m / power stages count."""
+  return (1 + power) / (1 + power + stage)
 
 
 def trial_stage(
@@ -217,14 +245,16 @@ def trial_stage(
     problem: Problem,
     config: Config,
     axis_name: str | None = None,
+    rate: Array | float = 1.0,
 ) -> tuple[ppo.State, dict[str, Array]]:
-  """Runs one stage in which all episodes have one profile that a searcher has chosen.
+  """Runs one stage in which all episodes have one profile.
 
   Args:
     shared: the shared policy, which goes on learning from trial to trial.
     key: random key of the whole run.
     coordinates: [d] coordinates of the profile.
     goals, problem, config, axis_name: as in `stage`.
+    rate: factor on the learning rate of the schedule.
 
   Returns:
     The new shared policy, and these metrics of `stage`: reward, values, supertype_rewards and
@@ -234,7 +264,7 @@ def trial_stage(
   everywhere = jnp.broadcast_to(coordinates, (config.episodes, problem.space.size))
   shared, metrics, _ = _play(
       shared, play_key, shared_key, _local_rows(everywhere, axis_name), goals, problem, config,
-      axis_name,
+      axis_name, rate,
   )
   return shared, metrics
 
@@ -256,6 +286,7 @@ def _play(
     problem: Problem,
     config: Config,
     axis_name: str | None,
+    factor: Array | float = 1.0,
 ) -> tuple[ppo.State, dict[str, Array], Array]:
   """Plays episodes at coordinates [b, d], and updates the shared policy.
 
@@ -265,7 +296,7 @@ def _play(
   env = problem.env
   net = policy.for_environment(env, config.network)
   profiles = jax.vmap(problem.space.profile)(coordinates)
-  rate = config.shared_rate(shared.step)
+  rate = factor * config.shared_rate(shared.step)
   played = rollout.collect(env, net, shared.agent, play_key, profiles, axis_name=axis_name)
   values = problem.values(played.states)  # [b, K]
   reward = targets.reward(problem.targets, values, goals)

@@ -55,7 +55,7 @@ _OPTIONS = flags.Section(
     },
 )
 _PLAN = flags.Section("Experiment and evaluation", Plan)
-_STAGES = flags.Section("Stages", _DEFAULT, only=("episodes", "wait"))
+_STAGES = flags.Section("Stages", _DEFAULT, only=("episodes", "wait", "starts", "trial", "rest"))
 _NETWORK = flags.Section("Shared policy", _DEFAULT.network, only=("hidden",))
 _CALIBRATOR = flags.Section(
     "Calibrator",

@@ -1,111 +1,43 @@
 """The work of `launch.calsheq_train`: CALSHEQ, and the searchers that it is compared with.
 
 Glossary: S seeds, which run side by side; d numbers that are calibrated, K targets, t profiles that
-a searcher was told of.
+a searcher was told of; L lines (`calibration_steps`).
 """
 
 import abc
 from collections.abc import Callable, Mapping, Sequence
-import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from calsheq_jax import calsheq, experiments, minibatches, policy, ppo, shared_game
+from calsheq_jax import calsheq, experiments, minibatches, pairs, ppo, shared_game
 from calsheq_jax.search import History, Search
 from calsheq_jax.targets import goals_of
 from launch.runtime import loop, parallel, stopping, writers
 from launch.runtime.flags import UsageError
-from launch.training import calibration_summary
+from launch.training import calibration_steps, calibration_summary
 from launch.training.calibration_run import Run
 
 # Uses of random keys; the place of a use in this list is folded into the seed's key.
 _KEYS = (
-    "init", "stages", "judge", "certificate", "hidden", "hidden_init", "hidden_stages", "targets"
+    "init", "stages", "judge", "certificate", "hidden", "hidden_init", "hidden_stages", "targets",
+    "check", "choose", "rest",
 )
 
 
 class Saved(NamedTuple):
   """The contents of a checkpoint."""
 
-  learners: Any  # [S] a calsheq.State, or a searcher's shared policy as ppo.State
+  learners: Any  # [L] a calsheq.State, or a searcher's shared policy as ppo.State
   goals: jax.Array  # [S, K]
   answer: jax.Array  # [S, d] coordinates of the right profile; NaN if it is not known
   answer_reward: jax.Array  # [S] reward of the hidden profile; NaN if there is none
   held: jax.Array  # [S, d] coordinates of the profile that a searcher has held last
   points: jax.Array  # [S, t, d]
   scores: jax.Array  # [S, t]
-
-
-# Compiled functions, cached by their arguments: a run that continues compiles nothing twice.
-
-
-@functools.cache
-def _stages(problem, config, count, mesh):
-  """(states [S], keys [S], goals [S, K]) -> states, metrics of `count` stages [S]."""
-
-  def chunk(states, keys, goals):
-    def stage(state, key, goals):
-      return calsheq.stage(state, key, goals, problem, config, parallel.AXIS)
-
-    return _scanned(lambda states: jax.vmap(stage)(states, keys, goals), states, count)
-
-  return parallel.spmd(chunk, mesh, (parallel.REPLICATED,) * 3, parallel.REPLICATED, donate=(0,))
-
-
-@functools.cache
-def _trial(problem, config, count, mesh):
-  """(policies [S], keys [S], points [S, d], goals [S, K]) -> policies, metrics of a trial [S]."""
-
-  def chunk(shared, keys, points, goals):
-    def stage(state, key, point, goals):
-      return calsheq.trial_stage(state, key, point, goals, problem, config, parallel.AXIS)
-
-    return _scanned(lambda shared: jax.vmap(stage)(shared, keys, points, goals), shared, count)
-
-  return parallel.spmd(chunk, mesh, (parallel.REPLICATED,) * 4, parallel.REPLICATED, donate=(0,))
-
-
-def _scanned(step, states, count):
-  """Scans `count` stages.
-
-  Returns:
-    States, and metrics [S]: means over stages, lowest rewards over stages, and some metrics of the
-    last stage.
-  """
-  states, metrics = jax.lax.scan(lambda s, _: step(s), states, length=count)
-  means = jax.tree.map(lambda x: x.mean(0), metrics)
-  means["lowest"] = metrics["supertype_rewards"].min(0)
-  means |= {f"last/{name}": metrics[name][-1] for name in ("reward", "profile") if name in metrics}
-  return states, means
-
-
-@functools.cache
-def _judge(problem, config, count):
-  """(agents [S], keys [S], points [S, d], goals [S, K]) -> `calsheq.judge` [S]."""
-  judge = functools.partial(calsheq.judge, problem=problem, config=config, count=count)
-  return jax.jit(jax.vmap(judge))
-
-
-@functools.cache
-def _certifier(problem, config, updates, episodes, judge_episodes, mesh):
-  """(agents [S], keys [S], points [S, d]) -> `shared_game.Certificate` [S]."""
-  env = problem.env
-  net = policy.for_environment(env, config.network)
-  each = parallel.per_device_batch(episodes, mesh)
-
-  def certify(agent, key, point):
-    return shared_game.certify(
-        env, net, agent, key, problem.space.profile(point), config.shared,
-        updates=updates, episodes=each, judge_episodes=judge_episodes, axis_name=parallel.AXIS,
-    )
-
-  def all_seeds(agents, keys, points):
-    return jax.lax.map(lambda one: certify(*one), (agents, keys, points))
-
-  return parallel.spmd(all_seeds, mesh, (parallel.REPLICATED,) * 3, parallel.REPLICATED)
+  kept: Any = None  # [S] pairs.Kept, the best pair that was checked; None in a search
 
 
 # Training.
@@ -159,8 +91,12 @@ class _Training(loop.Training):
   # Methods in which the two kinds differ, besides `advance`.
 
   @abc.abstractmethod
-  def _make(self, key):
-    """Makes the learners of one seed."""
+  def _first(self) -> tuple[Any, Any]:
+    """Makes the first learners [L] and the kept pairs [S], or None in their place."""
+
+  @abc.abstractmethod
+  def _learners(self, done: int) -> tuple[Any, Any]:
+    """The shapes of the learners and of the kept pairs when `done` stages are over."""
 
   @abc.abstractmethod
   def _told(self, done: int) -> int:
@@ -171,12 +107,8 @@ class _Training(loop.Training):
     """The number of stages that a state has had."""
 
   @abc.abstractmethod
-  def agents(self, saved: Saved) -> Any:
-    """The shared policies, [S]."""
-
-  @abc.abstractmethod
-  def settled(self, saved: Saved) -> jax.Array:
-    """Coordinates of the calibrated profiles, without exploration: [S, d]."""
+  def candidates(self, saved: Saved) -> pairs.Pair:
+    """The candidates for the result of each seed, [S, c]."""
 
   # The protocol of the loop.
 
@@ -193,11 +125,13 @@ class _Training(loop.Training):
       answer = jnp.broadcast_to(known, (seeds, size))
     if run.experiment.hidden:
       answer, goals, answer_reward = self._train_at_hidden_profiles(goals)
+    learners, kept = self._first()
     return Saved(
-        jax.jit(jax.vmap(self._make))(self._keys["init"]), goals, answer, answer_reward,
+        learners, goals, answer, answer_reward,
         held=jnp.zeros((seeds, size)),
         points=jnp.zeros((seeds, 0, size)),
         scores=jnp.zeros((seeds, 0)),
+        kept=kept,
     )
 
   def _train_at_hidden_profiles(self, goals):
@@ -219,8 +153,8 @@ class _Training(loop.Training):
     for done in range(0, plan.hidden_updates, plan.hold):
       stopping.check_together(self._check_stop)
       count = min(plan.hold, plan.hidden_updates - done)
-      shared, _ = _trial(problem, config, count, mesh)(shared, *there)
-    judge = _judge(problem, config, 4 * plan.judge_episodes)
+      shared, _ = calibration_steps.trial(problem, config, count, mesh)(shared, *there)
+    judge = calibration_steps.judge(problem, config, 4 * plan.judge_episodes)
     agent = parallel.gather(shared.agent)
     goals = judge(agent, keys["targets"], answer, goals)["values"]
     # The end of the run is judged on the same episodes as this reward.
@@ -233,10 +167,10 @@ class _Training(loop.Training):
     def array(*shape):
       return jax.ShapeDtypeStruct((seeds, *shape), jnp.float32)
 
+    learners, kept = self._learners(done)
     return Saved(
-        jax.eval_shape(jax.vmap(self._make), self._keys["init"]),
-        array(len(problem.targets)), array(size), array(), array(size), array(told, size),
-        array(told),
+        learners, array(len(problem.targets)), array(size), array(), array(size),
+        array(told, size), array(told), kept,
     )
 
   def describe(self, state: Saved, done: int) -> Sequence[str]:
@@ -254,52 +188,127 @@ class _Training(loop.Training):
   def place(self, state: Saved) -> Saved:
     return parallel.replicate(jax.tree.map(jnp.asarray, state), self._mesh)
 
-  def _row(self, state: Saved, done: int, metrics: Mapping[str, np.ndarray]) -> loop.Row:
-    """The row of metrics of a chunk that ends after `done` stages."""
-    row = calibration_summary.row(self._run, metrics, self._judged(state))
+  def _row(
+      self, state: Saved, pair: pairs.Pair, done: int, metrics: Mapping[str, np.ndarray]
+  ) -> loop.Row:
+    """The row of metrics of a chunk that ends after `done` stages with a pair of each seed, [S]."""
+    judged = self._judged(pair, state.goals, "judge")
+    row = calibration_summary.row(self._run, metrics, judged)
     return row | {"env_steps": float(self._run.env_steps(done))}
 
-  def _judged(self, saved: Saved, times: int = 1) -> dict[str, np.ndarray]:
-    """Judges the calibrated profiles on `times` times --judge_episodes, [S]."""
+  def _judged(
+      self, pair: pairs.Pair, goals: jax.Array, use: str, times: int = 1
+  ) -> dict[str, np.ndarray]:
+    """Judges pairs of each seed on `times` times --judge_episodes.
+
+    Args:
+      pair: [L]; L is a multiple of S, and the rows of a seed are neighbours.
+      goals: [S, K].
+      use: the use of the random key, one of _KEYS.
+      times: factor on the number of episodes.
+
+    Returns:
+      The result of `calsheq.judge`, [L].
+    """
     run = self._run
-    judge = _judge(run.problem, run.config, times * run.plan.judge_episodes)
-    given = parallel.gather((self.agents(saved), self.settled(saved), saved.goals))
+    judge = calibration_steps.judge(run.problem, run.config, times * run.plan.judge_episodes)
+    given = parallel.gather((pair.shared.agent, pair.point, goals))
     agents, points, goals = jax.tree.map(jnp.asarray, given)
-    return jax.tree.map(np.asarray, judge(agents, self._keys["judge"], points, goals))
+    each = len(points) // run.plan.seeds
+    keys, goals = _repeated((self._keys[use], goals), each)
+    return jax.tree.map(np.asarray, judge(agents, keys, points, goals))
+
+  def _result(self, saved: Saved) -> tuple[pairs.Pair, np.ndarray]:
+    """Lets the candidates of a finished run rest, and chooses (`pairs`): pairs [S], indices [S]."""
+    run, goals = self._run, parallel.gather(saved.goals)
+    candidates = parallel.gather(self.candidates(saved))
+    each = candidates.point.shape[1]
+    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), candidates)
+    given = parallel.replicate((flat, *_repeated((self._keys["rest"], goals), each)), self._mesh)
+    rested = parallel.gather(
+        calibration_steps.rest(run.problem, run.config, self._mesh)(*given)
+    )
+    rewards = self._judged(rested, goals, "choose", times=4)["reward"].reshape(-1, each)
+    chosen = rewards.argmax(1)
+    return _chosen(rested, chosen), chosen
 
   def evaluate(self, state: Saved) -> loop.Row:
-    """Judges the end of the run on more episodes, with certificates; {} before the end."""
+    """Judges the result of the run, with certificates; {} before the end."""
     if self.stage(state) < self.total:
       return {}
-    judged = self._judged(state, times=4)
+    pair, chosen = self._result(state)
+    judged = self._judged(pair, state.goals, "judge", times=4)
     numbers = calibration_summary.final_numbers(self._run, judged, np.asarray(state.goals))
+    numbers["candidate"] = chosen.astype(float)
     answer = np.asarray(state.answer)
     if np.isfinite(answer).all():
-      numbers["distance"] = np.abs(np.asarray(self.settled(state)) - answer).mean(-1) / 2
+      numbers["distance"] = np.abs(pair.point - answer).mean(-1) / 2
     if self._run.experiment.hidden:
       numbers["answer_reward"] = np.asarray(state.answer_reward)
     if self._run.plan.certify:
-      numbers |= calibration_summary.certificate_numbers(self._certify(state))
+      numbers |= calibration_summary.certificate_numbers(self._certify(pair))
     return calibration_summary.final_row(numbers)
 
-  def _certify(self, saved: Saved) -> shared_game.Certificate:
-    """Certificates of the shared policies at the calibrated profiles, [S]."""
+  def _certify(self, pair: pairs.Pair) -> shared_game.Certificate:
+    """Certificates of the shared policies at their profiles, [S]."""
     run, plan = self._run, self._run.plan
-    certify = _certifier(
+    certify = calibration_steps.certifier(
         run.problem, run.config, plan.response_updates, plan.response_episodes,
         4 * plan.judge_episodes, self._mesh,
     )
-    points = parallel.replicate(parallel.gather(self.settled(saved)), self._mesh)
-    return parallel.gather(certify(self.agents(saved), self._keys["certificate"], points))
+    given = parallel.replicate(
+        (pair.shared.agent, self._keys["certificate"], pair.point), self._mesh
+    )
+    return parallel.gather(certify(*given))
+
+
+def _repeated(tree: Any, times: int) -> Any:
+  """Repeats each row `times` times: [S, ...] -> [S times, ...]."""
+  return jax.tree.map(lambda x: jnp.repeat(x, times, axis=0), tree)
+
+
+def _chosen(tree: Any, which: np.ndarray) -> Any:
+  """Takes the row `which` [S] of the rows of each seed: [L, ...] -> [S, ...]."""
+  seeds = np.arange(len(which))
+
+  def take(x):
+    return x.reshape(len(which), -1, *x.shape[1:])[seeds, which]
+
+  return jax.tree.map(take, tree)
 
 
 class Calibrating(_Training):
-  """CALSHEQ: stages of Algorithm 1 in chunks."""
+  """CALSHEQ: stages of Algorithm 1 in chunks, first of all starts and then of the best one."""
 
   longer = "to go on give more --stages"
 
+  def _lines(self, done: int) -> int:
+    """The number of starts of a seed that are alive when `done` stages are over."""
+    config = self._run.config
+    return config.starts if done < config.trial else 1
+
+  def _starts(self, keys: jax.Array, count: int) -> jax.Array:
+    """Keys of each start of each seed, [S] -> [S count]; the first one has the seed's key."""
+
+    def all_starts(key):
+      others = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(1, count))
+      return jnp.concatenate([key[None], others])
+
+    return jax.vmap(all_starts)(keys).reshape(-1)
+
   def _make(self, key):
     return calsheq.init(key, self._run.problem, self._run.config)
+
+  def _first(self):
+    keys = self._starts(self._keys["init"], self._lines(0))
+    learners = jax.jit(jax.vmap(self._make))(keys)
+    ones = jax.tree.map(lambda x: x[:: self._lines(0)], learners)
+    return learners, jax.vmap(pairs.unchecked)(ones)
+
+  def _learners(self, done: int):
+    learners, kept = jax.eval_shape(self._first)
+    rows = self._run.plan.seeds * self._lines(done)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype), learners), kept
 
   def _told(self, done: int) -> int:
     del done
@@ -308,14 +317,24 @@ class Calibrating(_Training):
   def stage(self, saved: Saved) -> int:
     return int(np.asarray(saved.learners.shared.step)[0])
 
-  def agents(self, saved: Saved) -> Any:
-    return saved.learners.shared.agent
+  def candidates(self, saved: Saved) -> pairs.Pair:
+    learners, kept = jax.tree.map(jnp.asarray, parallel.gather((saved.learners, saved.kept)))
+    if len(learners.recent) > self._run.plan.seeds:
+      learners, _, _ = self._best(learners, saved.goals)
+    return jax.vmap(pairs.candidates)(learners, kept)
 
-  def settled(self, saved: Saved) -> jax.Array:
-    return saved.learners.settled
+  def _best(self, learners: calsheq.State, goals, times: int = 1):
+    """Chooses the best start of each seed.
+
+    Returns:
+      The learners [S], the rewards [S] on the episodes of checks, and the indices [S].
+    """
+    judged = self._judged(pairs.of_state(learners), goals, "check", times)
+    rewards = judged["reward"].reshape(self._run.plan.seeds, -1)
+    return _chosen(learners, rewards.argmax(1)), rewards.max(1), rewards.argmax(1)
 
   def describe(self, state: Saved, done: int) -> Sequence[str]:
-    first, *rest = super().describe(state, done)
+    first, *more = super().describe(state, done)
     config = self._run.config
     assumption = "holds" if config.two_timescales else "is not met"
     first_rate, last_rate = (config.rate_ratio(m) for m in (0, self.total - 1))
@@ -323,15 +342,30 @@ class Calibrating(_Training):
         f"Assumption 2 {assumption}; learning rate of the calibrator over that of the shared"
         f" policy: {first_rate:.2g} at first, {last_rate:.2g} at the end"
     )
-    return [first, ratio, *rest]
+    return [first, ratio, *more]
 
   def advance(self, state: Saved, done: int) -> tuple[Saved, int, loop.Row]:
-    run = self._run
+    run, lines, trial = self._run, self._lines(done), self._run.config.trial
     count = min(run.options.report_every, self.total - done)
-    chunk = _stages(run.problem, run.config, count, self._mesh)
-    learners, metrics = chunk(state.learners, self._stage_keys, state.goals)
-    state, done = state._replace(learners=learners), done + count
-    return state, done, self._row(state, done, parallel.gather(metrics))
+    if lines > 1:
+      count = min(count, trial - done)
+    chunk = calibration_steps.stages(run.problem, run.config, count, self._mesh)
+    keys = self._starts(self._keys["stages"], lines)
+    given = parallel.replicate((keys, _repeated(state.goals, lines)), self._mesh)
+    learners, metrics = chunk(state.learners, *given)
+    done += count
+    over = lines > 1 and done == trial
+    host = jax.tree.map(jnp.asarray, parallel.gather(learners))
+    best, rewards, chosen = self._best(host, state.goals, times=4 if over else 1)
+    kept = jax.jit(jax.vmap(pairs.keep))(
+        jax.tree.map(jnp.asarray, parallel.gather(state.kept)), best, rewards
+    )
+    state = state._replace(
+        learners=parallel.replicate(best, self._mesh) if over else learners,
+        kept=parallel.replicate(kept, self._mesh),
+    )
+    metrics = _chosen(parallel.gather(metrics), chosen)
+    return state, done, self._row(state, pairs.of_state(best), done, metrics)
 
 
 class Searching(_Training):
@@ -345,9 +379,16 @@ class Searching(_Training):
     self._search = Search(run.plan.method, run.trials, run.problem.space.origin(), seeds)
 
   def _make(self, key):
-    # The first half of the key gives the same policy as in CALSHEQ's run with this seed.
+    # The first half of the key gives the same policy as in CALSHEQ's first start with this seed.
     shared_key = jax.random.split(key)[0]
     return calsheq.init_shared(shared_key, self._run.problem.env, self._run.config)
+
+  def _first(self):
+    return jax.jit(jax.vmap(self._make))(self._keys["init"]), None
+
+  def _learners(self, done: int):
+    del done
+    return jax.eval_shape(self._first)
 
   def _told(self, done: int) -> int:
     return self._run.trials.told_after(done)
@@ -355,11 +396,9 @@ class Searching(_Training):
   def stage(self, saved: Saved) -> int:
     return int(np.asarray(saved.learners.step)[0])
 
-  def agents(self, saved: Saved) -> Any:
-    return saved.learners.agent
-
-  def settled(self, saved: Saved) -> jax.Array:
-    return saved.held
+  def candidates(self, saved: Saved) -> pairs.Pair:
+    pair = pairs.Pair(saved.learners, saved.held)
+    return jax.tree.map(lambda x: jnp.asarray(x)[:, None], parallel.gather(pair))
 
   def place(self, state: Saved) -> Saved:
     self._search.replay(History(np.asarray(state.points), np.asarray(state.scores)))
@@ -369,7 +408,7 @@ class Searching(_Training):
     run, space, hold = self._run, self._run.problem.space, self._run.plan.hold
     points = self._search.ask(done)
     before = np.asarray(state.held) if done else np.tile(space.origin(), (len(points), 1))
-    trial = _trial(run.problem, run.config, hold, self._mesh)
+    trial = calibration_steps.trial(run.problem, run.config, hold, self._mesh)
     held = parallel.replicate(points, self._mesh)
     shared, metrics = trial(state.learners, self._stage_keys, held, state.goals)
     metrics = parallel.gather(metrics)
@@ -382,7 +421,7 @@ class Searching(_Training):
     metrics["increment"] = metrics["variation"]
     metrics["last/profile"] = np.asarray(space.numbers(jnp.asarray(points)))
     done += hold
-    return state, done, self._row(state, done, metrics)
+    return state, done, self._row(state, pairs.Pair(shared, held), done, metrics)
 
 
 def train(

@@ -153,7 +153,8 @@ class Run:
 
   def env_steps(self, stages: int) -> int:
     """Number of environment steps of one seed, at most; all agents act in each step."""
-    return stages * self.config.episodes * self.experiment.env.horizon
+    batches = stages if self.searches else self.config.played(stages)
+    return batches * self.config.episodes * self.experiment.env.horizon
 
   def settings(self) -> dict[str, Any]:
     """The settings that identify the run, flat, for JSON."""

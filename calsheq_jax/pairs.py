@@ -1,0 +1,100 @@
+"""The result of a calibration: a profile and a shared policy of one age.
+
+Algorithm 1 moves the profile and the shared policy together. A pair of an average profile and the
+last policy fits badly where the average is older than the policy, and a pair of the last profile
+and the last policy is not at an equilibrium yet, since the policy follows a profile that moves. The
+result of a run is therefore found in four steps:
+
+  1. Candidates are the last policy at the `recent` place, the last policy at the `settled` place,
+     and the best pair of all that were checked in the run (`keep`). A recent place fits the policy
+     that there is. A settled place is nearer to the equilibrium in games where the recent one
+     fluctuates about it.
+  2. Each candidate rests: its profile stays, and its policy goes on learning with a rate that falls
+     to 0 (`rest`), so that it comes to an equilibrium of this very profile.
+  3. Candidates are judged on held-out episodes, which are not those of later reports.
+  4. The best one is the result (`best`).
+
+The same choice among several starts of a run is made by the last policy at the `recent` place.
+
+Glossary: d numbers that are calibrated, c candidates.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from calsheq_jax import calsheq, ppo
+from calsheq_jax.problem import Problem
+from calsheq_jax.types import Array
+
+# Names of the candidates, in the order of `candidates`.
+CANDIDATES = ("recent", "settled", "kept")
+
+
+class Pair(NamedTuple):
+  """A shared policy, with its learner's state, and the profile that it belongs to."""
+
+  shared: ppo.State
+  point: Array  # [d] coordinates
+
+
+class Kept(NamedTuple):
+  """The best pair of a run so far."""
+
+  pair: Pair
+  reward: Array  # [] reward on the episodes that all pairs are checked on
+
+
+def of_state(state: calsheq.State) -> Pair:
+  """The pair of this stage: the policy at the recent place."""
+  return Pair(state.shared, state.recent)
+
+
+def unchecked(state: calsheq.State) -> Kept:
+  """The kept pair before the first check."""
+  pair = jax.tree.map(jnp.array, of_state(state))  # arrays of its own, for donation
+  return Kept(pair, jnp.array(-jnp.inf))
+
+
+def keep(kept: Kept, state: calsheq.State, reward: Array) -> Kept:
+  """The better one of the kept pair and the pair of this stage, whose reward [] is given."""
+  now = Kept(of_state(state), reward)
+  return jax.tree.map(lambda x, y: jnp.where(reward > kept.reward, x, y), now, kept)
+
+
+def candidates(state: calsheq.State, kept: Kept) -> Pair:
+  """All candidates for the result, [c, ...] in the order of CANDIDATES."""
+  pairs = (of_state(state), Pair(state.shared, state.settled), kept.pair)
+  return jax.tree.map(lambda *x: jnp.stack(x), *pairs)
+
+
+def rest(
+    pair: Pair,
+    key: Array,
+    goals: Array,
+    problem: Problem,
+    config: calsheq.Config,
+    axis_name: str | None = None,
+) -> Pair:
+  """Lets the policy learn for `config.rest` updates at its profile, at a rate that falls to 0.
+
+  Args:
+    pair: a candidate.
+    key: random key.
+    goals, problem, config, axis_name: as in `calsheq.stage`.
+  """
+
+  def step(shared, left):
+    shared, _ = calsheq.trial_stage(
+        shared, key, pair.point, goals, problem, config, axis_name, rate=left
+    )
+    return shared, None
+
+  falling = jnp.linspace(1, 0, config.rest, endpoint=False)
+  return pair._replace(shared=jax.lax.scan(step, pair.shared, falling)[0])
+
+
+def best(pairs: Pair, rewards: Array) -> Pair:
+  """The pair with the largest reward: pairs [c, ...], rewards [c] -> a pair."""
+  return jax.tree.map(lambda x: x[jnp.argmax(rewards)], pairs)
