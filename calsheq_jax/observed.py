@@ -15,23 +15,40 @@ their mean and s_k their standard deviation (with n_k - 1),
 where r_kl are the correlations over the rows in which nothing is missing. So the matrix is always
 positive semidefinite, and it is the usual covariance of the mean if nothing is missing at all.
 
+`targets_of` makes the targets of a calibration. A covariance gives the distance (whitened) of
+`targets`. Without one, the scale of a target, at which half of its reward is lost, is
+
+  the standard deviation of one observation, e_k sqrt(count), where both are known: the reward is
+    one of single episodes, and an episode varies like an observation and not like their mean;
+  the standard error e_k where the count is unknown;
+  a tenth of |value_k| where no error is known: the fit is one of relative errors.
+
 Glossary: K statistics, T rows of a wide file.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import csv
 import dataclasses
 import math
 import os
-from typing import Self, TypeAlias
+import re
+from typing import Any, Self, TypeAlias
 
 import numpy as np
+
+from calsheq_jax.targets import Target
 
 # Numbers of all statistics: by name, or in the order of the values.
 Numbers: TypeAlias = Mapping[str, float] | Sequence[float] | np.ndarray
 
 # Largest difference of a covariance from its transpose, in units of its largest entry.
 _ASYMMETRY = 1e-6
+
+# Scale of a target without an error, in units of its value.
+_RELATIVE_SCALE = 0.1
+
+# Name of one number of an output, such as supertype_percentiles[0,3].
+_INDEXED = re.compile(r"(.+)\[\s*(\d+(?:\s*,\s*\d+)*)\s*\]")
 
 # Smallest eigenvalue of a matrix of correlations that counts as positive.
 _LEAST_EIGENVALUE = 1e-10
@@ -57,7 +74,7 @@ class Observed:
   covariance: np.ndarray | None = None  # [K, K] of the values; diagonal if only errors are known
   count: int | None = None  # number of observations behind the values, or None: unknown
   names: tuple[str, ...] = dataclasses.field(init=False)  # [K]
-  missing: tuple[str, ...] = dataclasses.field(init=False)  # names of the statistics left out
+  order: tuple[str, ...] = dataclasses.field(init=False)  # names with the missing ones, as given
   correlated: bool = dataclasses.field(init=False)  # whether a covariance was given
 
   def __init__(
@@ -95,11 +112,16 @@ class Observed:
         "covariance": np.diag(spread**2) if matrix is None and spread is not None else matrix,
         "count": count,
         "names": names,
-        "missing": tuple(name for name, keep in zip(everything, kept) if not keep),
+        "order": everything,
         "correlated": matrix is not None,
     }
     for name, value in fields.items():
       object.__setattr__(self, name, value)
+
+  @property
+  def missing(self) -> tuple[str, ...]:
+    """The names of the statistics that were left out."""
+    return tuple(name for name in self.order if name not in self.names)
 
   @property
   def spread(self) -> np.ndarray | None:
@@ -210,6 +232,66 @@ class Observed:
     outer = np.outer(errors[shown], errors[shown])
     matrix[np.ix_(shown, shown)] = np.corrcoef(complete.T) * outer
     return cls(values, covariance=matrix, count=count)
+
+
+def observed_of(given: Observed | Mapping[str, float]) -> Observed:
+  """The observations themselves, or those that a mapping from name to value describes."""
+  return given if isinstance(given, Observed) else Observed(given)
+
+
+def targets_of(
+    observed: Observed,
+    statistics: Mapping[str, Callable[[Mapping[str, Any]], Any]] | None = None,
+) -> tuple[Target, ...]:
+  """Makes the targets [K] of a calibration to observed values.
+
+  Args:
+    observed: the observed values. A name is that of an output of the simulator, with an index if
+      the output is no single number, such as supertype_percentiles[0,3].
+    statistics: functions from the simulator's outputs to a number, by name, for names that are not
+      those of an output.
+
+  Raises:
+    ValueError: a value is 0 and nothing says which error of it is large, or a function has the name
+      of no observed value.
+  """
+  functions = {} if statistics is None else dict(statistics)
+  for name in functions:
+    if name not in observed.order:
+      raise ValueError(
+          f"the statistic {name!r} is none of the observed ones: {', '.join(observed.order)}"
+      )
+  whitener = None
+  if observed.correlated:
+    assert observed.covariance is not None, "such observations have a covariance"
+    whitener = np.linalg.inv(np.linalg.cholesky(observed.covariance))
+  targets = []
+  for k, name in enumerate(observed.names):
+    indexed = None if name in functions else _INDEXED.fullmatch(name)
+    targets.append(
+        Target(
+            output=indexed[1] if indexed else name,
+            index=tuple(map(int, indexed[2].split(","))) if indexed else (),
+            function=functions.get(name),
+            value=float(observed.values[k]),
+            scale=_scale(observed, k),
+            weight=1.0 if observed.weights is None else float(observed.weights[k]),
+            whitening=() if whitener is None else tuple(whitener[k].tolist()),
+        )
+    )
+  return tuple(targets)
+
+
+def _scale(observed: Observed, k: int) -> float:
+  """The error of statistic k at which half of its reward is lost."""
+  for known in (observed.spread, observed.errors):
+    if known is not None:
+      return float(known[k])
+  if not observed.values[k]:
+    raise ValueError(
+        f"{observed.names[k]!r} is 0, so that a tenth of it is no scale: give standard errors"
+    )
+  return float(_RELATIVE_SCALE * abs(observed.values[k]))
 
 
 # Checks.
