@@ -23,12 +23,15 @@ positive semidefinite, and it is the usual covariance of the mean if nothing is 
   the standard error e_k where the count is unknown;
   a tenth of |value_k| where no error is known: the fit is one of relative errors.
 
+For the same reason, the S of (whitened) is the covariance times the count, where that is known.
+
 Glossary: K statistics, T rows of a wide file.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 import csv
 import dataclasses
+import fnmatch
 import math
 import os
 import re
@@ -148,8 +151,8 @@ class Observed:
 
     Args:
       path: the file.
-      columns: names of the statistics that are used; None means all, so that every cell must be a
-        number or empty.
+      columns: names of the statistics that are used, or patterns of names (`fnmatch`); None means
+        all, so that every cell must be a number or empty.
       correlated: whether the correlations of a wide file's columns are estimated; otherwise only
         the standard errors are.
       count: number of observations behind the values of a long file, if it is known.
@@ -264,7 +267,8 @@ def targets_of(
   whitener = None
   if observed.correlated:
     assert observed.covariance is not None, "such observations have a covariance"
-    whitener = np.linalg.inv(np.linalg.cholesky(observed.covariance))
+    single = observed.covariance * (observed.count or 1)
+    whitener = np.linalg.inv(np.linalg.cholesky(single))
   targets = []
   for k, name in enumerate(observed.names):
     indexed = None if name in functions else _INDEXED.fullmatch(name)
@@ -391,10 +395,14 @@ def _chosen(path, names: Sequence[str], columns: Sequence[str] | None) -> tuple[
   """The names of the statistics used. Raises ValueError for a name that is not there."""
   if columns is None:
     return tuple(names)
+  chosen: list[str] = []
   for name in columns:
-    if name not in names:
+    # A name such as share[0] is also a pattern, of other names.
+    found = [name] if name in names else fnmatch.filter(names, name)
+    if not found:
       raise ValueError(f"{path}: there is no {name!r}; there are {', '.join(names)}")
-  return tuple(dict.fromkeys(columns))
+    chosen += found
+  return tuple(dict.fromkeys(chosen))
 
 
 def _cell(path, line: int, name: str, text: str) -> float:

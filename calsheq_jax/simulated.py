@@ -22,8 +22,9 @@ The weight of a simulation at u with a squared distance of l is
 
 with the median under the first factor alone. Simulations that are not finite have a weight of 0.
 
-Why not the calibrator of `calibrator`: policy gradients take thousands of simulations to come where
-the regression is after 150, since they use a simulation once, and only its reward.
+The calibrator of `calibrator` is not used: on the market of `launch.baselines.brock_hommes`, policy
+gradients took 40,000 simulations to come where the regression is after 150, since they use each
+simulation once, and of it only the reward.
 
 Glossary: d parameters, K targets, B simulations of a stage, M stages.
 """
