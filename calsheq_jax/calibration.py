@@ -1,72 +1,140 @@
-"""Calibration of a problem in one call, without files: CALSHEQ, judging and a certificate.
+"""Calibration in one call, without files: of an environment with learning agents, or a simulator.
 
   problem = experiments.named("linear_quadratic").problem()
   result = calsheq_jax.calibrate(problem, stages=600, seed=0)
   print(result.numbers, result.reward, result.epsilon)
 
-`launch.calsheq_train` does the same with several seeds, checkpoints, metrics, pictures and the
-baselines.
+  box, observed = {"rate": (0, 1)}, {"mean": 0.4, "variance": 0.1}
+  result = calsheq_jax.calibrate(simulator, box, observed, stages=20)
+  print(result.report())
 
-Glossary: d numbers that are calibrated, K targets, s supertypes, M stages.
+With agents this is CALSHEQ, judging and a certificate; `launch.calsheq_train` does the same with
+several seeds, checkpoints, metrics, pictures and the baselines. Without agents it is `simulated`.
+
+Glossary: d numbers that are calibrated, K targets, s supertypes, M stages, N judged episodes or
+simulations.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import functools
-from typing import Any, NamedTuple
+import math
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
 
-from calsheq_jax import calsheq, minibatches, policy, shared_game
-from calsheq_jax.problem import Problem
+from calsheq_jax import calsheq, minibatches, policy, shared_game, simulated
+from calsheq_jax import observed as observed_lib
+from calsheq_jax import targets as targets_lib
+from calsheq_jax.observed import Observed
+from calsheq_jax.problem import Problem, parameters, space_of
 from calsheq_jax.shared_game import Certificate
 from calsheq_jax.targets import goals_of
 from calsheq_jax.types import Array
-from envs.base import Profile
+from envs.base import Environment, Profile
 
 # (stages done, metrics of the last stage) -> nothing
 Progress = Callable[[int, Mapping[str, Array]], Any]
+# Functions from the outputs of an episode or a simulation to a number, by name
+Statistics: TypeAlias = Mapping[str, Callable[[Mapping[str, Array]], Any]]
 
 
 class Calibration(NamedTuple):
-  """The result of a calibration. Means are over held-out episodes at the calibrated profile."""
+  """The result of a calibration. Means are over held-out episodes at the calibrated profile.
+
+  Where a simulator without agents is calibrated, an episode is a simulation, the profile is the
+  array of its parameters, and what is about agents is empty or None.
+  """
 
   profile: Profile  # the calibrated profile, a pytree of arrays
   numbers: dict[str, float]  # the d calibrated numbers by name, in the profile's units
   reward: float  # mean of the episodes' rewards of the calibrator, 1 for a perfect fit
   reward_of_means: float  # reward of the mean values
   values: dict[str, float]  # mean values that the episodes show, by the name of the target
+  value_errors: dict[str, float]  # standard errors of these means
+  observed: dict[str, float]  # the values wanted, by the name of the target
+  observed_errors: dict[str, float] | None  # their standard errors; None if unknown
+  missing: tuple[str, ...]  # names of statistics that were not observed
   supertype_rewards: dict[str, float]  # an agent's mean undiscounted return, by supertype
   epsilon: float | None  # gain of the best deviation tried; None without a certificate
   certificate: Certificate | None  # the certificate of the shared policy at the profile
-  history: dict[str, np.ndarray]  # metrics of `calsheq.stage` for each stage, [M, ...]
-  state: calsheq.State  # the learners after the last stage
+  history: dict[str, np.ndarray]  # metrics of the stages, [M, ...]
+  state: Any  # `calsheq.State` or `simulated.State` after the last stage
+
+  def report(self) -> str:
+    """A table of what was observed and what is simulated, and the calibrated numbers.
+
+    The last column is (simulated - observed) / sqrt(e^2 + f^2), with the standard errors e of the
+    observed value, 0 if it is unknown, and f of the simulated mean.
+    """
+    rows = [("statistic", "observed", "error", "simulated", "error", "difference / error")]
+    for name, wanted in self.observed.items():
+      shown, noise = self.values[name], self.value_errors[name]
+      error = None if self.observed_errors is None else self.observed_errors[name]
+      total = math.hypot(error or 0.0, noise)
+      rows.append((
+          name, f"{wanted:.4g}", "unknown" if error is None else f"{error:.2g}",
+          f"{shown:.4g}", f"{noise:.2g}", f"{(shown - wanted) / total:+.1f}" if total else "-",
+      ))
+    rows += [(name, "missing", "", "", "", "") for name in self.missing]
+    lines = [*_columns(rows), ""]
+    lines += _columns([(name, f"{number:.4g}") for name, number in self.numbers.items()])
+    return "\n".join(lines)
+
+
+def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
+  """Lines of text whose cells are one under another."""
+  widths = [max(map(len, column)) for column in zip(*rows)]
+  return [
+      "  ".join(
+          cell.rjust(width) if i else cell.ljust(width)
+          for i, (cell, width) in enumerate(zip(row, widths))
+      ).rstrip()
+      for row in rows
+  ]
 
 
 def calibrate(
-    problem: Problem,
-    config: calsheq.Config | None = None,
+    simulator: Problem | Environment | simulated.Simulator,
+    box: Mapping[str, tuple[float, float]] | None = None,
+    observed: Observed | Mapping[str, float] | None = None,
     *,
+    config: calsheq.Config | simulated.Config | None = None,
     stages: int,
     seed: int = 0,
+    statistics: Statistics | None = None,
+    start: Profile | None = None,
     judge_episodes: int = 256,
     response_updates: int = 120,
     response_episodes: int = 64,
     report_every: int = 10,
     progress: Progress | None = None,
 ) -> Calibration:
-  """Moves the supertype profile until the shared equilibrium meets the targets.
+  """Moves parameters until what is simulated meets what was observed.
 
   The same arguments give the same result on the same machine.
 
   Args:
-    problem: the profile's numbers that may move, and the targets.
-    config: settings of Algorithm 1; None takes the defaults.
+    simulator: an environment of `envs.base`, in which agents learn a shared equilibrium; or a
+      function (key, theta [d]) -> statistics that JAX can trace, where the statistics are a mapping
+      from name to number, or an array in the order of `observed`; or a `Problem`, which says what
+      `box` and `observed` say otherwise.
+    box: bounds (low, high) by the name of a parameter. For a function, their order is that of
+      theta. For an environment, names may be patterns (`fnmatch`) of numbers of the profile, and
+      None means all numbers, with the environment's bounds.
+    observed: the observed statistics, under the names of what the simulator gives, such as
+      "share[0]" for the first number of a vector.
+    config: settings, a `calsheq.Config` or for a function a `simulated.Config`; None takes the
+      defaults.
     stages: number of stages, M.
     seed: seed of all random numbers.
-    judge_episodes: number of held-out episodes on which the result and each deviation are judged.
+    statistics: functions from the simulator's outputs (`env.outputs`) to a number, by name, for
+      observed statistics that are not among them.
+    start: first profile of an environment; numbers that are not in the box keep its values.
+    judge_episodes: number N of held-out episodes or simulations on which the result is judged, and
+      of those on which each deviation is.
     response_updates: number of updates of the deviator that looks for a profitable deviation; 0
-      leaves the certificate out.
+      leaves the certificate out. A function has no agents, and so no certificate.
     response_episodes: number of episodes of each of these updates.
     report_every: number of stages between two calls of `progress`.
     progress: is called with the number of stages done and the metrics of the last stage.
@@ -75,66 +143,82 @@ def calibrate(
     The result.
 
   Raises:
-    ValueError: a number is too small, or episodes do not divide into minibatches.
-    FloatingPointError: the reward of a stage is not finite.
+    ValueError: an argument cannot be, or does not go with the simulator.
+    FloatingPointError: the reward of a stage is not finite, or no simulation of a stage is.
   """
-  config = calsheq.Config() if config is None else config
-  _check(problem, config, stages, judge_episodes, response_updates, response_episodes, report_every)
-  init_key, stage_key, judge_key, certify_key = jax.random.split(jax.random.key(seed), 4)
-  goals = goals_of(problem.targets)
-  state = _init(init_key, problem, config)
-  chunks = []
-  for done in range(0, stages, report_every):
-    count = min(report_every, stages - done)
-    state, metrics = _stages(state, stage_key, goals, problem, config, count)
-    chunks.append(jax.tree.map(np.asarray, metrics))
-    if not np.isfinite(chunks[-1]["reward"]).all():
-      raise FloatingPointError(
-          f"the reward is not finite within stages {done + 1} to {done + count}: take lower"
-          " learning rates in the config"
+  _at_least(stages=(stages, 1), judge_episodes=(judge_episodes, 4),
+            response_updates=(response_updates, 0), report_every=(report_every, 1))
+  known: Observed | None = None
+  if isinstance(simulator, Problem):
+    if not (box is None and observed is None and statistics is None and start is None):
+      raise ValueError(
+          "a Problem has its box, targets and start already: give `simulator=problem.env` to say"
+          " them here, and settings as config=..."
       )
-    if progress is not None:
-      progress(done + count, {name: x[-1] for name, x in chunks[-1].items()})
-  agent, point = state.shared.agent, state.settled
-  judged = _judge(agent, judge_key, point, goals, problem, config, judge_episodes)
-  certificate = None
-  if response_updates:
-    certificate = _certify(
-        agent, certify_key, point, problem, config, response_updates, response_episodes,
-        judge_episodes,
-    )
-  return Calibration(
-      profile=problem.space.profile(point),
-      numbers=_named(problem.space.names, judged["profile"]),
-      reward=float(judged["reward"]),
-      reward_of_means=float(judged["reward_of_means"]),
-      values=_named([target.name for target in problem.targets], judged["values"]),
-      supertype_rewards=_named(problem.env.supertype_names, judged["supertype_rewards"]),
-      epsilon=None if certificate is None else float(certificate.epsilon.mean),
-      certificate=certificate,
-      history={name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]},
-      state=state,
+    problem: Problem | simulated.Simulation = simulator
+  else:
+    if observed is None:
+      raise ValueError("observed=None: give the observed statistics, a mapping or an Observed")
+    known = observed_lib.observed_of(observed)
+    problem = _problem(simulator, box, known, statistics, start)
+  loop = functools.partial(_loop, stages=stages, report_every=report_every, progress=progress)
+  key = jax.random.key(seed)
+  if not isinstance(problem, Problem):
+    plain = _config_of(config, simulated.Config)
+    return _without_agents(problem, plain, known, loop, key, stages, judge_episodes)
+  learning = _config_of(config, calsheq.Config)
+  _check_agents(problem, learning, response_updates, response_episodes)
+  return _with_agents(
+      problem, learning, known, loop, key, judge_episodes, response_updates, response_episodes
   )
 
 
-def _check(
-    problem: Problem,
-    config: calsheq.Config,
-    stages: int,
-    judge_episodes: int,
-    response_updates: int,
-    response_episodes: int,
-    report_every: int,
-) -> None:
-  """Raises ValueError for arguments of `calibrate` that cannot be."""
-  for name, value, least in (
-      ("stages", stages, 1),
-      ("judge_episodes", judge_episodes, 4),
-      ("response_updates", response_updates, 0),
-      ("report_every", report_every, 1),
-  ):
+def _problem(
+    simulator: Any,
+    box: Mapping[str, tuple[float, float]] | None,
+    observed: Observed,
+    statistics: Statistics | None,
+    start: Profile | None,
+) -> Problem | simulated.Simulation:
+  """Makes the problem that the arguments of `calibrate` describe."""
+  targets = observed_lib.targets_of(observed, statistics)
+  if hasattr(simulator, "profile_space"):
+    return Problem(space_of(simulator, box, start), targets)
+  if not callable(simulator):
+    raise ValueError(
+        f"the simulator is a {type(simulator).__name__}: give a Problem, an environment of"
+        " envs.base, or a function (key, theta) -> statistics"
+    )
+  if box is None:
+    raise ValueError("box=None: a function needs bounds (low, high) of each parameter, by name")
+  if start is not None:
+    raise ValueError("start is for environments: a function begins with its whole box")
+  return simulated.Simulation(simulator, parameters(box), targets, observed.order)
+
+
+def _config_of(config: Any, kind: type) -> Any:
+  """The settings, or the defaults of their kind."""
+  if config is None:
+    return kind()
+  if not isinstance(config, kind):
+    raise ValueError(
+        f"config is a {type(config).__module__}.{type(config).__name__}: this simulator takes a"
+        f" {kind.__module__}.{kind.__name__}"
+    )
+  return config
+
+
+def _at_least(**numbers: tuple[int, int]) -> None:
+  """Raises ValueError for a number below its least value."""
+  for name, (value, least) in numbers.items():
     if value < least:
       raise ValueError(f"{name}={value} must be at least {least}")
+
+
+def _check_agents(
+    problem: Problem, config: calsheq.Config, response_updates: int, response_episodes: int
+) -> None:
+  """Raises ValueError for settings of the learning that cannot be."""
   config.check(problem.env)
   if response_updates:
     try:
@@ -143,8 +227,114 @@ def _check(
       raise ValueError(f"response_episodes: {error}") from error
 
 
-def _named(names, values: Array) -> dict[str, float]:
+def _loop(
+    advance: Callable[[Any, int], tuple[Any, dict[str, Array]]],
+    state: Any,
+    advice: str,
+    *,
+    needed: str,
+    stages: int,
+    report_every: int,
+    progress: Progress | None,
+) -> tuple[Any, dict[str, np.ndarray]]:
+  """Runs all stages in parts.
+
+  Args:
+    advance: (state, number of stages) -> new state, metrics of each of these stages.
+    state: the first state.
+    advice: what to do if the metric called `needed` is not finite.
+    needed: name of the metric that must be finite.
+    stages, report_every, progress: as in `calibrate`.
+
+  Returns:
+    The last state, and the metrics [M, ...].
+
+  Raises:
+    FloatingPointError: the metric is not finite.
+  """
+  parts = []
+  for done in range(0, stages, report_every):
+    count = min(report_every, stages - done)
+    state, metrics = advance(state, count)
+    parts.append(jax.tree.map(np.asarray, metrics))
+    if not np.isfinite(parts[-1][needed]).all():
+      raise FloatingPointError(
+          f"the {needed} is not finite within stages {done + 1} to {done + count}: {advice}"
+      )
+    if progress is not None:
+      progress(done + count, {name: x[-1] for name, x in parts[-1].items()})
+  return state, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _result(
+    problem: Problem | simulated.Simulation,
+    observed: Observed | None,
+    judged: Mapping[str, Array],
+    **more: Any,
+) -> Calibration:
+  """Puts the result together from what N episodes or simulations have shown."""
+  targets = problem.targets
+  names = [target.name for target in targets]
+  values = judged["values"]  # [N, K]
+  goals = goals_of(targets)
+  means = values.mean(0)
+  errors = None if observed is None or observed.errors is None else observed.errors
+  return Calibration(
+      reward=float(judged["reward"]),
+      reward_of_means=float(targets_lib.reward(targets, means, goals)),
+      values=_named(names, means),
+      value_errors=_named(names, values.std(0, ddof=1) / math.sqrt(len(values))),
+      observed=_named(names, [target.value for target in targets]),
+      observed_errors=None if errors is None else _named(names, errors),
+      missing=() if observed is None else observed.missing,
+      **more,
+  )
+
+
+def _named(names, values) -> dict[str, float]:
   return {name: float(value) for name, value in zip(names, values)}
+
+
+# Environments, whose agents learn.
+
+
+def _with_agents(
+    problem: Problem,
+    config: calsheq.Config,
+    observed: Observed | None,
+    loop: Callable[..., Any],
+    key: Array,
+    judge_episodes: int,
+    response_updates: int,
+    response_episodes: int,
+) -> Calibration:
+  """Calibrates an environment by Algorithm 1."""
+  init_key, stage_key, judge_key, certify_key = jax.random.split(key, 4)
+  goals = goals_of(problem.targets)
+  state, history = loop(
+      lambda state, count: _stages(state, stage_key, goals, problem, config, count),
+      _init(init_key, problem, config),
+      "take lower learning rates in the config",
+      needed="reward",
+  )
+  agent, point = state.shared.agent, state.settled
+  judged = _judge(agent, judge_key, point, goals, problem, config, judge_episodes)
+  certificate = None
+  if response_updates:
+    certificate = _certify(
+        agent, certify_key, point, problem, config, response_updates, response_episodes,
+        judge_episodes,
+    )
+  return _result(
+      problem, observed, judged,
+      profile=problem.space.profile(point),
+      numbers=_named(problem.space.names, judged["profile"]),
+      supertype_rewards=_named(problem.env.supertype_names, judged["supertype_rewards"]),
+      epsilon=None if certificate is None else float(certificate.epsilon.mean),
+      certificate=certificate,
+      history=history,
+      state=state,
+  )
 
 
 # Jitted once for each problem and config, however often `calibrate` is called.
@@ -167,7 +357,14 @@ def _stages(state, key, goals, problem, config, count):
 
 @functools.partial(jax.jit, static_argnames=("problem", "config", "count"))
 def _judge(agent, key, point, goals, problem, config, count):
-  return calsheq.judge(agent, key, point, goals, problem, config, count)
+  """Judges by `calsheq.judge`, one episode a key, so that the values [N, K] of each are known."""
+
+  def episode(key):
+    return calsheq.judge(agent, key, point, goals, problem, config, 1)
+
+  each = jax.vmap(episode)(jax.random.split(key, count))
+  means = jax.tree.map(lambda x: x.mean(0), each)
+  return means | {"values": each["values"]}
 
 
 @functools.partial(
@@ -180,3 +377,52 @@ def _certify(agent, key, point, problem, config, updates, episodes, judge_episod
       env, net, agent, key, problem.space.profile(point), config.shared,
       updates=updates, episodes=episodes, judge_episodes=judge_episodes,
   )
+
+
+# Plain simulators.
+
+
+def _without_agents(
+    problem: simulated.Simulation,
+    config: simulated.Config,
+    observed: Observed | None,
+    loop: Callable[..., Any],
+    key: Array,
+    stages: int,
+    judge_episodes: int,
+) -> Calibration:
+  """Calibrates a function by `simulated`."""
+  stage_key, judge_key = jax.random.split(key)
+  goals = goals_of(problem.targets)
+  state, history = loop(
+      lambda state, count: _simulated_stages(state, stage_key, goals, problem, config, count),
+      simulated.init(problem, config, stages),
+      "no simulation was finite so far, so give a narrower box, or more simulations in the config",
+      needed="distance",
+  )
+  judged = _judge_simulated(judge_key, state.centre, goals, problem, judge_episodes)
+  return _result(
+      problem, observed, judged,
+      profile=judged["profile"],
+      numbers=_named(problem.parameters.names, judged["profile"]),
+      supertype_rewards={},
+      epsilon=None,
+      certificate=None,
+      history=history,
+      state=state,
+  )
+
+
+@functools.partial(jax.jit, static_argnames=("problem", "config", "count"), donate_argnums=0)
+def _simulated_stages(state, key, goals, problem, config, count):
+  """Runs `count` stages: -> state, metrics [count, ...]."""
+
+  def step(state, _):
+    return simulated.stage(state, key, goals, problem, config)
+
+  return jax.lax.scan(step, state, length=count)
+
+
+@functools.partial(jax.jit, static_argnames=("problem", "count"))
+def _judge_simulated(key, coordinates, goals, problem, count):
+  return simulated.judge(key, coordinates, goals, problem, count)

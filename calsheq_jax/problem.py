@@ -1,7 +1,8 @@
 """A calibration problem: the numbers of a supertype profile that may move, and the targets.
 
-A `Space` names the numbers of a profile that may move; the others keep their values. The moving
-numbers are expressed in coordinates in which their box is [-1, 1]^d, and they never leave the box.
+`Parameters` are the numbers that move. They are expressed in coordinates in which their box is
+[-1, 1]^d, and they never leave the box. A `Space` are the numbers of a profile that may move; the
+others keep their values.
 
 Glossary: d numbers that are calibrated, P numbers of a profile, K targets, B episodes; * any
 leading axes.
@@ -10,6 +11,7 @@ leading axes.
 from collections.abc import Mapping, Sequence
 import dataclasses
 import fnmatch
+import math
 from typing import Any, TypeVar
 
 import jax
@@ -17,7 +19,7 @@ from jax.flatten_util import ravel_pytree
 import jax.numpy as jnp
 import numpy as np
 
-from calsheq_jax.targets import Target, values_of
+from calsheq_jax.targets import Target, values_of, whitener_of
 from calsheq_jax.types import Array
 from envs.base import Environment, Profile
 
@@ -26,35 +28,73 @@ _Numbers = TypeVar("_Numbers", Array, np.ndarray)
 
 
 @dataclasses.dataclass(frozen=True)
-class Space:
-  """The numbers of a profile that move, and their bounds. The function `space` makes it."""
+class Parameters:
+  """The numbers that are calibrated: names, bounds, and first values. `parameters` makes them."""
 
-  env: Environment
-  start: tuple[float, ...]  # [P] first values of all numbers, in the order of `ravel_pytree`
-  positions: tuple[int, ...]  # [d] positions of the numbers that move
-  names: tuple[str, ...]  # [d] their names
-  low: tuple[float, ...]  # [d] their lower bounds
-  high: tuple[float, ...]  # [d] their upper bounds
+  names: tuple[str, ...]  # [d]
+  low: tuple[float, ...]  # [d] lower bounds
+  high: tuple[float, ...]  # [d] upper bounds
+  first: tuple[float, ...]  # [d] first values
 
   @property
   def size(self) -> int:
     """The number of numbers that move, d."""
-    return len(self.positions)
+    return len(self.names)
 
   def from_numbers(self, numbers: _Numbers) -> _Numbers:
-    """Converts numbers [*, d] in the profile's units to coordinates [*, d] of the same type."""
+    """Converts numbers [*, d] in their units to coordinates [*, d] of the same type."""
     low, high = np.array(self.low, np.float32), np.array(self.high, np.float32)
     return 2 * (numbers - low) / (high - low) - 1
 
   def numbers(self, coordinates: Array) -> Array:
-    """Converts coordinates [*, d] to the profile's units; rounding never leaves the bounds."""
+    """Converts coordinates [*, d] to the numbers' units; rounding never leaves the bounds."""
     low, high = np.array(self.low, np.float32), np.array(self.high, np.float32)
     return jnp.clip(low + (high - low) * (coordinates + 1) / 2, low, high)
 
   def origin(self) -> np.ndarray:
-    """Coordinates [d] of the start."""
-    start = np.array([self.start[i] for i in self.positions], np.float32)
-    return np.clip(self.from_numbers(start), -1, 1)
+    """Coordinates [d] of the first values."""
+    return np.clip(self.from_numbers(np.array(self.first, np.float32)), -1, 1)
+
+
+def parameters(box: Mapping[str, tuple[float, float]]) -> Parameters:
+  """Makes parameters from bounds (low, high) by name; they begin in the middle.
+
+  Raises:
+    ValueError: there is no parameter, or a pair of bounds is not finite or is empty.
+  """
+  pairs = bounds_of(box)
+  if not pairs:
+    raise ValueError("the box is empty: give bounds (low, high) of one parameter or more")
+  low, high = (tuple(pair[i] for pair in pairs.values()) for i in (0, 1))
+  return Parameters(tuple(pairs), low, high, tuple((a + b) / 2 for a, b in zip(low, high)))
+
+
+def bounds_of(box: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+  """Checks the bounds of a box. Raises ValueError for those that cannot be."""
+  if not isinstance(box, Mapping):
+    raise ValueError(
+        f"the box is a {type(box).__name__}: it must be a mapping from a name to (low, high);"
+        " settings are given as config=..."
+    )
+  pairs = {}
+  for name, bounds in box.items():
+    try:
+      low, high = map(float, bounds)
+    except (TypeError, ValueError):
+      raise ValueError(f"the bounds of {name} are {bounds!r}: give (low, high)") from None
+    if not -math.inf < low < high < math.inf:
+      raise ValueError(f"bounds {low:g} to {high:g} of {name}: they must be finite and not empty")
+    pairs[name] = (low, high)
+  return pairs
+
+
+@dataclasses.dataclass(frozen=True)
+class Space(Parameters):
+  """The numbers of a profile that move; the others stay. The function `space` makes it."""
+
+  env: Environment
+  start: tuple[float, ...]  # [P] first values of all numbers, in the order of `ravel_pytree`
+  positions: tuple[int, ...]  # [d] positions of the numbers that move
 
   def profile(self, coordinates: Array) -> Profile:
     """Makes the profile at coordinates [d]; vmap it for several profiles."""
@@ -110,13 +150,51 @@ def space(
     if not bottom <= begin[i] <= top:
       raise ValueError(f"{names[i]} starts at {begin[i]:g}, out of its bounds {bottom} to {top}")
   return Space(
-      env,
-      tuple(begin.tolist()),
-      positions,
-      tuple(names[i] for i in positions),
-      tuple(float(x) for x in lows),
-      tuple(float(x) for x in highs),
+      names=tuple(moving),
+      low=tuple(float(x) for x in lows),
+      high=tuple(float(x) for x in highs),
+      first=tuple(float(begin[i]) for i in positions),
+      env=env,
+      start=tuple(begin.tolist()),
+      positions=positions,
   )
+
+
+def space_of(
+    env: Environment,
+    box: Mapping[str, tuple[float, float]] | None = None,
+    start: Profile | None = None,
+) -> Space:
+  """Makes the space of the numbers of a profile that a box names.
+
+  Args:
+    env: the environment.
+    box: bounds (low, high) by the name of a number, or by a pattern of names (`fnmatch`), of which
+      the first that matches counts. None means all numbers, with the environment's bounds.
+    start: the first profile, whose numbers out of the box do not move. None means `env.profile()`,
+      where numbers that move begin at the nearest bound if they are out of their bounds.
+
+  Raises:
+    ValueError: as in `space`, or a pair of bounds is not finite or is empty.
+  """
+  given = start is not None
+  if start is None:
+    start = env.profile()
+  if box is None:
+    return space(env, start)
+  pairs = bounds_of(box)
+  moving = {}
+  for name in env.profile_names:
+    matching = [pair for pattern, pair in pairs.items() if fnmatch.fnmatchcase(name, pattern)]
+    if matching:
+      moving[name] = matching[0]
+  if not given and moving:
+    flat, unravel = ravel_pytree(start)
+    ends = [moving.get(name, (-math.inf, math.inf)) for name in env.profile_names]
+    low, high = np.array(ends, flat.dtype).T
+    start = unravel(jnp.clip(flat, low, high))
+  low, high = ({name: pair[i] for name, pair in moving.items()} for i in (0, 1))
+  return space(env, start, tuple(pairs), low, high)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,41 +211,11 @@ class Problem:
 
   def __post_init__(self):
     object.__setattr__(self, "targets", tuple(self.targets))
-    if not self.targets:
-      raise ValueError("there are no targets: give one or more")
-    names = [target.name for target in self.targets]
-    for name in names:
-      if names.count(name) > 1:
-        raise ValueError(f"{names.count(name)} targets are called {name}: a name tells them apart")
     middle = jnp.zeros(self.space.size)
     state = jax.eval_shape(
         lambda: self.env.reset(jax.random.key(0), self.space.profile(middle))[1]
     )
-    outputs = jax.eval_shape(self.env.outputs, state)
-    for target in self.targets:
-      self._check(target, outputs)
-
-  def _check(self, target: Target, outputs: Mapping[str, jax.ShapeDtypeStruct]) -> None:
-    """Raises ValueError if a target is not about one number of the outputs."""
-    if target.function is None:
-      if target.output not in outputs:
-        raise ValueError(
-            f"the target {target.name} is on no output of {type(self.env).__name__}: it has"
-            f" {', '.join(outputs)}"
-        )
-      # JAX would silently take the nearest number for an index beyond the shape.
-      whole = outputs[target.output].shape
-      if len(target.index) > len(whole) or any(
-          not 0 <= i < size for i, size in zip(target.index, whole)
-      ):
-        raise ValueError(
-            f"the target {target.name} is beyond the output's shape {list(whole)}"
-        )
-    shape = jax.eval_shape(target.read, outputs).shape
-    if shape:
-      raise ValueError(
-          f"the target {target.name} has the shape {list(shape)}: give the index of one number"
-      )
+    check_targets(self.targets, jax.eval_shape(self.env.outputs, state), type(self.env).__name__)
 
   @property
   def env(self) -> Environment:
@@ -177,3 +225,50 @@ class Problem:
   def values(self, states: Any) -> Array:
     """Reads the targets' numbers from final states of episodes: [B, ...] -> [B, K]."""
     return jax.vmap(lambda state: values_of(self.targets, self.env.outputs(state)))(states)
+
+
+def check_targets(
+    targets: Sequence[Target], outputs: Mapping[str, jax.ShapeDtypeStruct], owner: str
+) -> None:
+  """Checks that targets can be read from outputs.
+
+  Args:
+    targets: K targets.
+    outputs: shapes of the outputs by name.
+    owner: name of the environment or simulator whose outputs these are.
+
+  Raises:
+    ValueError: there is no target, two have one name, or one is not about one number of the
+      outputs.
+  """
+  if not targets:
+    raise ValueError("there are no targets: give one or more")
+  names = [target.name for target in targets]
+  for name in names:
+    if names.count(name) > 1:
+      raise ValueError(f"{names.count(name)} targets are called {name}: a name tells them apart")
+  whitener_of(targets)
+  for target in targets:
+    _check_target(target, outputs, owner)
+
+
+def _check_target(
+    target: Target, outputs: Mapping[str, jax.ShapeDtypeStruct], owner: str
+) -> None:
+  """Raises ValueError if a target is not about one number of the outputs."""
+  if target.function is None:
+    if target.output not in outputs:
+      raise ValueError(
+          f"the target {target.name} is on no output of {owner}: it has {', '.join(outputs)}"
+      )
+    # JAX would silently take the nearest number for an index beyond the shape.
+    whole = outputs[target.output].shape
+    if len(target.index) > len(whole) or any(
+        not 0 <= i < size for i, size in zip(target.index, whole)
+    ):
+      raise ValueError(f"the target {target.name} is beyond the output's shape {list(whole)}")
+  shape = jax.eval_shape(target.read, outputs).shape
+  if shape:
+    raise ValueError(
+        f"the target {target.name} has the shape {list(shape)}: give the index of one number"
+    )

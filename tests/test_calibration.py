@@ -24,7 +24,7 @@ FEW = {"stages": 5, "judge_episodes": 8, "response_updates": 2, "response_episod
 
 
 def calibrate(**changes):
-  return calsheq_jax.calibrate(PROBLEM, CONFIG, **{**FEW, **changes})
+  return calsheq_jax.calibrate(PROBLEM, config=CONFIG, **{**FEW, **changes})
 
 
 @pytest.fixture(scope="module")
