@@ -23,14 +23,14 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import numpy as np
 
-from calsheq_jax import calsheq, minibatches, policy, shared_game, simulated
+from calsheq_jax import calsheq, course, minibatches, policy, shared_game, simulated
 from calsheq_jax import observed as observed_lib
 from calsheq_jax import targets as targets_lib
 from calsheq_jax.observed import Observed
 from calsheq_jax.problem import Problem, parameters, space_of
 from calsheq_jax.shared_game import Certificate
 from calsheq_jax.targets import goals_of
-from calsheq_jax.types import Array
+from calsheq_jax.types import Agent, Array
 from envs.base import Environment, Profile
 
 # (stages done, metrics of the last stage) -> nothing
@@ -60,6 +60,8 @@ class Calibration(NamedTuple):
   certificate: Certificate | None  # the certificate of the shared policy at the profile
   history: dict[str, np.ndarray]  # metrics of the stages, [M, ...]
   state: Any  # `calsheq.State` or `simulated.State` after the last stage
+  coordinates: np.ndarray  # [d] the calibrated numbers in coordinates of the box
+  agent: Agent | None  # the shared policy of the calibrated profile
 
   def report(self) -> str:
     """A table of what was observed and what is simulated, and the calibrated numbers.
@@ -161,7 +163,7 @@ def calibrate(
       raise ValueError("observed=None: give the observed statistics, a mapping or an Observed")
     known = observed_lib.observed_of(observed)
     problem = _problem(simulator, box, known, statistics, start)
-  loop = functools.partial(_loop, stages=stages, report_every=report_every, progress=progress)
+  loop = functools.partial(_loop, report_every=report_every, progress=progress)
   key = jax.random.key(seed)
   if not isinstance(problem, Problem):
     plain = _config_of(config, simulated.Config)
@@ -169,7 +171,8 @@ def calibrate(
   learning = _config_of(config, calsheq.Config)
   _check_agents(problem, learning, response_updates, response_episodes)
   return _with_agents(
-      problem, learning, known, loop, key, judge_episodes, response_updates, response_episodes
+      problem, learning, known, loop, key, stages, judge_episodes, response_updates,
+      response_episodes,
   )
 
 
@@ -236,18 +239,21 @@ def _loop(
     stages: int,
     report_every: int,
     progress: Progress | None,
+    first: int = 0,
 ) -> tuple[Any, dict[str, np.ndarray]]:
-  """Runs all stages in parts.
+  """Runs stages in parts.
 
   Args:
     advance: (state, number of stages) -> new state, metrics of each of these stages.
     state: the first state.
     advice: what to do if the metric called `needed` is not finite.
     needed: name of the metric that must be finite.
-    stages, report_every, progress: as in `calibrate`.
+    stages: number of stages.
+    report_every, progress: as in `calibrate`.
+    first: number of stages of the run before these.
 
   Returns:
-    The last state, and the metrics [M, ...].
+    The last state, and the metrics [stages, ...].
 
   Raises:
     FloatingPointError: the metric is not finite.
@@ -259,10 +265,11 @@ def _loop(
     parts.append(jax.tree.map(np.asarray, metrics))
     if not np.isfinite(parts[-1][needed]).all():
       raise FloatingPointError(
-          f"the {needed} is not finite within stages {done + 1} to {done + count}: {advice}"
+          f"the {needed} is not finite within stages {first + done + 1} to"
+          f" {first + done + count}: {advice}"
       )
     if progress is not None:
-      progress(done + count, {name: x[-1] for name, x in parts[-1].items()})
+      progress(first + done + count, {name: x[-1] for name, x in parts[-1].items()})
   return state, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -302,8 +309,9 @@ def _with_agents(
     problem: Problem,
     config: calsheq.Config,
     observed: Observed | None,
-    loop: Callable[..., Any],
+    loop: course.Loop,
     key: Array,
+    stages: int,
     judge_episodes: int,
     response_updates: int,
     response_episodes: int,
@@ -311,13 +319,10 @@ def _with_agents(
   """Calibrates an environment by Algorithm 1."""
   init_key, stage_key, judge_key, certify_key = jax.random.split(key, 4)
   goals = goals_of(problem.targets)
-  state, history = loop(
-      lambda state, count: _stages(state, stage_key, goals, problem, config, count),
-      _init(init_key, problem, config),
-      "take lower learning rates in the config",
-      needed="reward",
+  state, history, pair = course.run(
+      problem, config, goals, init_key, stage_key, loop, stages, judge_episodes
   )
-  agent, point = state.shared.agent, state.settled
+  agent, point = pair.shared.agent, pair.point
   judged = _judge(agent, judge_key, point, goals, problem, config, judge_episodes)
   certificate = None
   if response_updates:
@@ -334,25 +339,12 @@ def _with_agents(
       certificate=certificate,
       history=history,
       state=state,
+      coordinates=np.asarray(point),
+      agent=agent,
   )
 
 
 # Jitted once for each problem and config, however often `calibrate` is called.
-
-
-@functools.partial(jax.jit, static_argnames=("problem", "config"))
-def _init(key, problem, config):
-  return calsheq.init(key, problem, config)
-
-
-@functools.partial(jax.jit, static_argnames=("problem", "config", "count"), donate_argnums=0)
-def _stages(state, key, goals, problem, config, count):
-  """Runs `count` stages: -> state, metrics [count, ...]."""
-
-  def step(state, _):
-    return calsheq.stage(state, key, goals, problem, config)
-
-  return jax.lax.scan(step, state, length=count)
 
 
 @functools.partial(jax.jit, static_argnames=("problem", "config", "count"))
@@ -399,6 +391,7 @@ def _without_agents(
       simulated.init(problem, config, stages),
       "no simulation was finite so far, so give a narrower box, or more simulations in the config",
       needed="distance",
+      stages=stages,
   )
   judged = _judge_simulated(judge_key, state.centre, goals, problem, judge_episodes)
   return _result(
@@ -410,6 +403,8 @@ def _without_agents(
       certificate=None,
       history=history,
       state=state,
+      coordinates=np.asarray(state.centre),
+      agent=None,
   )
 
 

@@ -46,6 +46,12 @@ class Kept(NamedTuple):
   reward: Array  # [] reward on the episodes that all pairs are checked on
 
 
+def start_keys(key: Array, count: int) -> Array:
+  """Makes the keys [count] of all starts of a run; the first start has the run's key."""
+  others = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(1, count))
+  return jnp.concatenate([key[None], others])
+
+
 def of_state(state: calsheq.State) -> Pair:
   """The pair of this stage: the policy at the recent place."""
   return Pair(state.shared, state.recent)

@@ -8,19 +8,21 @@ import signal
 import numpy as np
 import pytest
 
-from calsheq_jax import searchers
+from calsheq_jax import pairs, searchers
 from launch import calsheq_report, calsheq_train
 from launch.figures import calibration as figures
 from launch.runtime import checkpoint, stopping, writers
 from launch.training import calibration, calibration_run
 
-STAGES = 12
+# Stages of a run. Two starts have a trial of 6 stages each, so that CALSHEQ plays 18 batches, too.
+STAGES = {"calsheq": 12, "random": 18, "bo": 18, "cmaes": 18}
 
 
 def command(out, *more, method="calsheq"):
   return [
       "calsheq_train", f"--out={out}", "--experiment=linear_quadratic", f"--method={method}",
-      "--seeds=2", f"--stages={STAGES}", "--episodes=8", "--hold=3", "--report_every=3",
+      "--seeds=2", f"--stages={STAGES[method]}", "--starts=2", "--trial=6", "--rest=2",
+      "--episodes=8", "--hold=3", "--report_every=3",
       "--save_every=6", "--judge_episodes=4", "--response_updates=2", "--response_episodes=8",
       "--hidden=4", "--calibrator_hidden=4", "--shared_epochs=1", "--shared_minibatches=2",
       "--calibrator_epochs=1", "--calibrator_minibatches=2", *more,
@@ -41,7 +43,7 @@ def last_state(directory, method):
   run = calsheq_train.run_of(command(directory, method=method))
   kind = calibration.Searching if run.searches else calibration.Calibrating
   training = kind(run, check_stop=lambda: None, say=print)
-  return run, checkpoint.restore(checkpoint.latest(directory), training.like(STAGES))
+  return run, checkpoint.restore(checkpoint.latest(directory), training.like(STAGES[method]))
 
 
 def saved(directory):
@@ -60,8 +62,9 @@ def without_time(directory):
 @pytest.mark.parametrize("method", ["calsheq", "random"])
 def test_run_writes_metrics_checkpoints_and_pictures(runs, method):
   rows = writers.read(runs / method)
-  assert [row["step"] for row in rows] == [3, 6, 9, 12]
-  assert [row["env_steps"] for row in rows] == [24, 48, 72, 96]
+  steps = {"calsheq": [48, 96, 120, 144], "random": [24, 48, 72, 96, 120, 144]}[method]
+  assert [row["step"] for row in rows] == list(range(3, STAGES[method] + 1, 3))
+  assert [row["env_steps"] for row in rows] == steps
   for row in rows:
     for name in ("train/reward", "judged/reward"):
       assert 0 < row[name] <= 1
@@ -71,22 +74,42 @@ def test_run_writes_metrics_checkpoints_and_pictures(runs, method):
     assert row["lowest/supertype_1/reward"] <= row["train/supertype_1/reward"]
     assert -1 <= row["profile/supertype_1/mean"] <= 1
     assert f"target/supertype_action[{1}]" in row
-  assert checkpoint.load_metadata(checkpoint.latest(runs / method))["step"] == STAGES
+  assert checkpoint.load_metadata(checkpoint.latest(runs / method))["step"] == STAGES[method]
   for name in ("rewards", "targets_linear_quadratic", "profile_linear_quadratic"):
     assert (runs / method / f"{name}.png").stat().st_size > 10_000
 
 
 def test_methods_take_the_same_environment_steps(runs):
-  """The rows and the normalisers of the shared policy agree on their number."""
-  seen = {}
+  """The normalisers of the shared policies agree with the rows on their number."""
+  agents, seen = 6, {}
   for method in ("calsheq", "random"):
     run, state = last_state(runs / method, method)
     shared = state.learners if run.searches else state.learners.shared
-    seen[method] = shared.agent.observations.count
-    assert (shared.step == STAGES).all()
-  agents = 6
-  np.testing.assert_array_equal(seen["calsheq"], STAGES * 8 * agents)
-  np.testing.assert_array_equal(seen["random"], seen["calsheq"])
+    assert (shared.step == STAGES[method]).all()
+    counts = np.asarray(shared.agent.observations.count)
+    np.testing.assert_array_equal(counts, STAGES[method] * 8 * agents)
+    seen[method] = counts[0] + (0 if run.searches else 6 * 8 * agents)  # the other start's trial
+    assert writers.read(runs / method)[-1]["env_steps"] * agents == seen[method]
+  assert seen["calsheq"] == seen["random"]
+
+
+def test_the_result_is_a_candidate_at_rest(runs):
+  """The best candidate of each seed is chosen, and its profile stays while its policy learns."""
+  run, state = last_state(runs / "calsheq", "calsheq")
+  training = calibration.Calibrating(run, check_stop=lambda: None, say=print)
+  candidates = training.candidates(state)
+  assert candidates.point.shape == (2, len(pairs.CANDIDATES), 2)
+  np.testing.assert_array_equal(candidates.point[:, 0], state.learners.recent)
+  np.testing.assert_array_equal(candidates.point[:, 1], state.learners.settled)
+  np.testing.assert_array_equal(candidates.point[:, 2], state.kept.pair.point)
+  summary = json.loads((runs / "calsheq" / "summary.json").read_text())
+  rows = writers.read(runs / "calsheq")
+  for i, seed in enumerate(summary["seeds"]):
+    chosen = candidates.point[i, int(seed["candidate"])]
+    found = [seed[f"profile/{name}"] for name in run.problem.space.names]
+    np.testing.assert_allclose(run.problem.space.numbers(chosen), found, rtol=1e-6)
+    # Checks and rows are on different episodes, and the kept pair is the best of the checks.
+    assert np.isfinite(state.kept.reward[i]) and len(rows) == 4
 
 
 def test_summary(runs):
@@ -175,7 +198,7 @@ def test_fewer_stages_than_a_run_has_had(runs, capsys):
 
 def test_a_searcher_holds_its_profiles_and_the_best_at_the_end(runs):
   run, state = last_state(runs / "random", "random")
-  assert state.points.shape == (2, 3, 2) and state.scores.shape == (2, 3)
+  assert state.points.shape == (2, 5, 2) and state.scores.shape == (2, 5)
   rows = writers.read(runs / "random")
   low, high = np.array(run.problem.space.low), np.array(run.problem.space.high)
   for i in range(2):
@@ -188,7 +211,7 @@ def test_a_searcher_holds_its_profiles_and_the_best_at_the_end(runs):
       searcher.tell(point, float(score))
   asked = low + (high - low) * (state.points[0] + 1) / 2
   told = [[row[f"seed_0/profile/{name}"] for name in run.problem.space.names] for row in rows]
-  np.testing.assert_allclose(told[:3], asked, atol=1e-6)
+  np.testing.assert_allclose(told[:5], asked, atol=1e-6)
   # A jump counts once for all stages of a trial; the first trial holds the start.
   jump = np.abs(state.points[0][1] - state.points[0][0]).mean() / 2
   np.testing.assert_allclose(rows[1]["seed_0/variation"], jump / 3, rtol=1e-5)
@@ -263,6 +286,8 @@ def test_recover_on_a_small_market(tmp_path):
         (["--horizon=3"], "linear_quadratic is not of the market: horizon"),
         (["--calibrator_hidden=a"], "--calibrator_hidden=a: integers"),
         (["--hold=0"], "--hold=0 must be at least 1"),
+        (["--starts=0"], "starts=0 must be at least 1"),
+        (["--rest=-1"], "rest=-1 must be at least 0"),
     ],
 )
 def test_bad_flags(runs, capsys, flags, message):

@@ -288,13 +288,8 @@ class Calibrating(_Training):
     return config.starts if done < config.trial else 1
 
   def _starts(self, keys: jax.Array, count: int) -> jax.Array:
-    """Keys of each start of each seed, [S] -> [S count]; the first one has the seed's key."""
-
-    def all_starts(key):
-      others = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(1, count))
-      return jnp.concatenate([key[None], others])
-
-    return jax.vmap(all_starts)(keys).reshape(-1)
+    """Keys of all starts of all seeds, [S] -> [S count]."""
+    return jax.vmap(lambda key: pairs.start_keys(key, count))(keys).reshape(-1)
 
   def _make(self, key):
     return calsheq.init(key, self._run.problem, self._run.config)
@@ -410,7 +405,7 @@ class Searching(_Training):
     before = np.asarray(state.held) if done else np.tile(space.origin(), (len(points), 1))
     trial = calibration_steps.trial(run.problem, run.config, hold, self._mesh)
     held = parallel.replicate(points, self._mesh)
-    shared, metrics = trial(state.learners, self._stage_keys, held, state.goals)
+    shared, metrics = trial(state.learners, parallel.replicate(self._keys["stages"], self._mesh), held, state.goals)
     metrics = parallel.gather(metrics)
     history = History(np.asarray(state.points), np.asarray(state.scores))
     history = self._search.tell(done, points, metrics["last/reward"], history)
