@@ -176,7 +176,26 @@ class Bayesian(_Searcher):
 class Evolution(_Searcher):
   """CMA-ES: points drawn from a Gaussian whose mean and covariance follow the best points."""
 
-  def __init__(self, size: int, seed: int, start: np.ndarray):
+  def __init__(
+      self,
+      size: int,
+      seed: int,
+      start: np.ndarray,
+      spread: float = _FIRST_SPREAD,
+      population: int | None = None,
+  ):
+    """Makes the search.
+
+    Args:
+      size, seed, start: as in `make`.
+      spread: standard deviation of the first Gaussian, in half-widths of the box.
+      population: number of points of a generation; None lets the package choose it by the size.
+
+    Raises:
+      ValueError: there are fewer than two numbers, the spread is not positive, or a generation has
+        fewer than four points.
+      ImportError: the package is not installed.
+    """
     super().__init__(size, seed, start)
     try:
       import cma
@@ -184,6 +203,10 @@ class Evolution(_Searcher):
       raise ImportError(_missing("cmaes", "cma")) from error
     if size < 2:
       raise ValueError("cmaes needs two numbers to calibrate, or more: use bo or random for one")
+    if not 0 < spread < np.inf:
+      raise ValueError(f"spread={spread} must be positive and finite")
+    if population is not None and population < 4:
+      raise ValueError(f"population={population} must be at least 4")
     # The search has a generator of its own: by default cma seeds NumPy's global one and draws from
     # it.
     draw = np.random.RandomState(seed).randn
@@ -194,9 +217,24 @@ class Evolution(_Searcher):
         "verbose": -9,
         "maxiter": np.inf,
     }
-    self._strategy = cma.CMAEvolutionStrategy(start, _FIRST_SPREAD, options)
+    if population is not None:
+      options["popsize"] = population
+    self._strategy = cma.CMAEvolutionStrategy(start, spread, options)
     self._population: list[np.ndarray] = []
     self._of_population: list[float] = []
+
+  def generation(self) -> np.ndarray:
+    """All points of the present generation, whose scores are then told in this order: [N, d]."""
+    self._propose()
+    return np.clip(np.array(self._population), -1, 1)
+
+  def centre(self) -> np.ndarray:
+    """Mean of the present Gaussian, [d], clipped to the box."""
+    return np.clip(np.array(self._strategy.result.xfavorite), -1, 1)
+
+  def spread(self) -> float:
+    """Mean standard deviation of the present Gaussian, in half-widths of the box."""
+    return float(np.mean(self._strategy.result.stds))
 
   def _propose(self) -> np.ndarray:
     if not self._population:

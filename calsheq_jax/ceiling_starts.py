@@ -1,0 +1,142 @@
+"""Profiles of the market from which a search for the ceiling of an experiment may start.
+
+The starts meet the targets of `experiments` by design, for markets of 10 clusters:
+
+- Supertype 1 has links to clusters 8, 9 and 10 only, with about a third of its transactions in each,
+  which gives the percentiles 8, 8, 8, 9, 9, 9, 10, 10, 10.
+- Supertype 2's transactions follow a distribution over quantities whose percentiles are 2, 3, 3, 4,
+  5, 6, 6, 7, 8, with the same distance to the next percentile on both sides (`QUANTITIES_2`).
+- A share of 15% of supertype 1 needs 30.6% of the customers of clusters 8, 9 and 10. A customer
+  without competition is won or lost for a whole episode, by the draw of its links; a customer whom
+  many merchants are linked to is won or lost anew in each step, by the draw of the quotes. The share
+  is least noisy between the two: for quotes that are independent and alike, supertype 1's link
+  probability is then about 0.65 for 5 merchants, and 0.75 for 8 and 10.
+
+Glossary: n merchants, C clusters, d numbers that are calibrated.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from calsheq_jax.experiments import Experiment
+from calsheq_jax.problem import Space
+from envs import market
+
+# Number of clusters that the designs are made for.
+_CLUSTERS = 10
+
+# Parts of supertype 2's transactions in clusters 1 to 8.
+QUANTITIES_2 = (0.05, 0.10, 0.20, 0.10, 0.10, 0.20, 0.10, 0.15)
+
+# Part of the customers of clusters 8 to 10 who trade with supertype 1 at a share of 15%.
+_WON = 0.15 * 55 / 27
+
+# Factors of supertype 1's link probabilities in clusters 8, 9 and 10. With them the percentiles 30%
+# and 60% are at the same distance from those of the next cluster as the percentiles 40% and 70%.
+_TILT = np.array([1.05, 0.90, 1.05])
+
+
+def starts(experiment: Experiment) -> list[np.ndarray]:
+  """Designs profiles for an experiment with the market.
+
+  Returns:
+    Coordinates [d] of each start; no start for another environment or another number of clusters.
+  """
+  env = experiment.env
+  if not isinstance(env, market.Market) or env.config.clusters != _CLUSTERS:
+    return []
+  outputs = {(target.output, target.index[:1]) for target in experiment.targets}
+  second = any(name.endswith("percentiles") and index == (1,) for name, index in outputs)
+  share = any(name == "supertype_share" for name, _ in outputs)
+  others = env.num_agents - 1
+  designs = _with_second(others, share) if second else _with_share(others)
+  space = experiment.problem().space
+  return [_coordinates(space, first, rest) for first, rest in designs]
+
+
+def winning(first: float, rest: float, others: int) -> float:
+  """Part of a cluster's customers that one merchant wins, if all merchants quote alike.
+
+  Args:
+    first: link probability of the merchant.
+    rest: link probability of each other merchant.
+    others: number of other merchants.
+
+  Returns:
+    first E[1 / (1 + k)], where k is binomial with `others` and `rest`.
+  """
+  if rest == 0:
+    return first
+  return first * (1 - (1 - rest) ** (others + 1)) / ((others + 1) * rest)
+
+
+def competition(first: float, won: float, others: int) -> float:
+  """Link probability of the others at which the first merchant wins a part of the customers.
+
+  The inverse of `winning` in `rest`, by bisection; 0 if the first wins too little even alone, and 1
+  if it wins too much against all others.
+  """
+  low, high = 0.0, 1.0
+  for _ in range(50):
+    middle = (low + high) / 2
+    low, high = (low, middle) if winning(first, middle, others) < won else (middle, high)
+  return (low + high) / 2
+
+
+def linked(covered: float, others: int) -> float:
+  """Link probability at which a part `covered` of the customers has one of the others or more."""
+  return 1 - (1 - covered) ** (1 / others)
+
+
+def _with_share(others: int) -> list[tuple[np.ndarray, np.ndarray]]:
+  """Designs for the percentiles and the share of supertype 1.
+
+  They differ in how much supertype 2 competes for clusters 8 to 10, and has to itself in the others.
+  """
+  designs = []
+  for elsewhere in (0.3, 0.1, 0.7):
+    for first in (0.65, 0.5, 0.8, 0.31):
+      rest = competition(first, _WON, others)
+      designs.append((
+          np.concatenate([np.zeros(7), np.minimum(first * _TILT, 1)]),
+          np.concatenate([np.full(7, elsewhere), np.full(3, rest)]),
+      ))
+  return designs
+
+
+def _with_second(others: int, share: bool) -> list[tuple[np.ndarray, np.ndarray]]:
+  """Designs for the percentiles of both supertypes, and the share of supertype 1 if it is asked for.
+
+  They differ in how many customers supertype 2 is linked to, and in how much it competes for
+  cluster 8.
+  """
+  parts = np.array(QUANTITIES_2)
+  designs = []
+  for most in (0.7, 0.95):
+    for eighth in (0.4, 0.7, 1.0):
+      covered = most * parts / parts.max()
+      covered[7] *= eighth
+      rest = np.concatenate([[linked(x, others) for x in covered], [0.0, 0.0]])
+      for first in ((_WON, 0.45) if share else (0.7, 0.95)):
+        alone = np.full(3, _WON if share else first)
+        # Supertype 1 loses some customers of cluster 8, where it has competition.
+        alone[0] *= 1 / winning(1.0, rest[7], others)
+        if share and first > _WON:
+          rest = rest.copy()
+          rest[8:] = 0.1
+          alone[1:] *= 1 / winning(1.0, 0.1, others)
+        designs.append((np.concatenate([np.zeros(7), np.minimum(alone * _TILT, 1)]), rest))
+  return designs
+
+
+def _coordinates(space: Space, first: Sequence[float], rest: Sequence[float]) -> np.ndarray:
+  """Coordinates [d] of link probabilities of both supertypes; other numbers stay at their start."""
+  wanted: Mapping[str, float] = {
+      f"supertype_{supertype}/connection_{cluster}": value
+      for supertype, row in ((1, first), (2, rest))
+      for cluster, value in enumerate(row, start=1)
+  }
+  begin = dict(zip(space.env.profile_names, space.start))
+  numbers = np.array([wanted.get(name, begin[name]) for name in space.names], np.float32)
+  return np.clip(space.from_numbers(numbers), -1, 1)
