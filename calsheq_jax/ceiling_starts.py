@@ -2,15 +2,15 @@
 
 The starts meet the targets of `experiments` by design, for markets of 10 clusters:
 
-- Supertype 1 has links to clusters 8, 9 and 10 only, with about a third of its transactions in each,
-  which gives the percentiles 8, 8, 8, 9, 9, 9, 10, 10, 10.
+- Supertype 1 has links to clusters 8, 9 and 10 only, with about a third of its transactions in
+  each, which gives the percentiles 8, 8, 8, 9, 9, 9, 10, 10, 10.
 - Supertype 2's transactions follow a distribution over quantities whose percentiles are 2, 3, 3, 4,
   5, 6, 6, 7, 8, with the same distance to the next percentile on both sides (`QUANTITIES_2`).
 - A share of 15% of supertype 1 needs 30.6% of the customers of clusters 8, 9 and 10. A customer
   without competition is won or lost for a whole episode, by the draw of its links; a customer whom
-  many merchants are linked to is won or lost anew in each step, by the draw of the quotes. The share
-  is least noisy between the two: for quotes that are independent and alike, supertype 1's link
-  probability is then about 0.65 for 5 merchants, and 0.75 for 8 and 10.
+  many merchants are linked to is won or lost anew in each step, by the draw of the quotes. The
+  share is least noisy between the two: for quotes that are independent and alike, supertype 1's
+  link probability is then about 0.65 for 5 merchants, and 0.75 for 8 and 10.
 
 Glossary: n merchants, C clusters, d numbers that are calibrated.
 """
@@ -92,11 +92,11 @@ def linked(covered: float, others: int) -> float:
 def _with_share(others: int) -> list[tuple[np.ndarray, np.ndarray]]:
   """Designs for the percentiles and the share of supertype 1.
 
-  They differ in how much supertype 2 competes for clusters 8 to 10, and has to itself in the others.
+  They differ in how much supertype 2 competes for clusters 8 to 10, and in its links to the others.
   """
   designs = []
-  for elsewhere in (0.3, 0.1, 0.7):
-    for first in (0.65, 0.5, 0.8, 0.31):
+  for elsewhere in (0.1, 0.03, 0.3):
+    for first in (0.65, 0.8, 0.5, 0.31):
       rest = competition(first, _WON, others)
       designs.append((
           np.concatenate([np.zeros(7), np.minimum(first * _TILT, 1)]),
@@ -106,7 +106,7 @@ def _with_share(others: int) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def _with_second(others: int, share: bool) -> list[tuple[np.ndarray, np.ndarray]]:
-  """Designs for the percentiles of both supertypes, and the share of supertype 1 if it is asked for.
+  """Designs for the percentiles of both supertypes, and for supertype 1's share if it is a target.
 
   They differ in how many customers supertype 2 is linked to, and in how much it competes for
   cluster 8.

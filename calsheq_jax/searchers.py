@@ -19,7 +19,7 @@ Glossary: d numbers of a point. Searchers maximise the score.
 
 import abc
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 import warnings
 
 import numpy as np
@@ -181,14 +181,15 @@ class Evolution(_Searcher):
       size: int,
       seed: int,
       start: np.ndarray,
-      spread: float = _FIRST_SPREAD,
+      spread: float | np.ndarray = _FIRST_SPREAD,
       population: int | None = None,
   ):
     """Makes the search.
 
     Args:
       size, seed, start: as in `make`.
-      spread: standard deviation of the first Gaussian, in half-widths of the box.
+      spread: standard deviation of the first Gaussian in half-widths of the box, one for all numbers
+        or [d].
       population: number of points of a generation; None lets the package choose it by the size.
 
     Raises:
@@ -203,14 +204,17 @@ class Evolution(_Searcher):
       raise ImportError(_missing("cmaes", "cma")) from error
     if size < 2:
       raise ValueError("cmaes needs two numbers to calibrate, or more: use bo or random for one")
-    if not 0 < spread < np.inf:
+    deviations = np.array(spread, np.float64)
+    if deviations.shape not in ((), (size,)):
+      raise ValueError(f"spread has shape {list(deviations.shape)}: give one number, or {size}")
+    if not ((deviations > 0) & (deviations < np.inf)).all():
       raise ValueError(f"spread={spread} must be positive and finite")
     if population is not None and population < 4:
       raise ValueError(f"population={population} must be at least 4")
     # The search has a generator of its own: by default cma seeds NumPy's global one and draws from
     # it.
     draw = np.random.RandomState(seed).randn
-    options = {
+    options: dict[str, Any] = {
         "bounds": [-1.0, 1.0],
         "randn": lambda *shape: draw(*shape),
         "seed": np.nan,
@@ -219,7 +223,9 @@ class Evolution(_Searcher):
     }
     if population is not None:
       options["popsize"] = population
-    self._strategy = cma.CMAEvolutionStrategy(start, spread, options)
+    if deviations.shape:
+      options["CMA_stds"] = deviations / deviations.max()
+    self._strategy = cma.CMAEvolutionStrategy(start, float(deviations.max()), options)
     self._population: list[np.ndarray] = []
     self._of_population: list[float] = []
 

@@ -27,10 +27,21 @@ from launch.runtime.flags import UsageError
 from launch.training import ceiling_report
 
 # Uses of random keys; the place of a use in this list is folded into the seed's key.
-_KEYS = ("init", "search", "final", "report", "certificate", "fill")
+_KEYS = ("init", "search", "final", "choice", "report", "certificate", "fill")
 
-# Largest coordinate of the point at which CMA-ES begins: at a bound its first steps are too short.
-_INSIDE = 0.97
+# Largest coordinate of the point at which CMA-ES begins.
+_INSIDE = 0.998
+
+# Distance to a bound, in half-widths of the box, at which a coordinate of that point counts as being
+# there by design.
+_AT_BOUND = 0.05
+
+# Factor of the first standard deviation of such coordinates: if all of them left their bounds as far
+# as others move, the design would be lost.
+_BOUND_SPREAD = 0.1
+
+# Number of the best seeds of a run whose profiles are starts.
+_BEST_SEEDS = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,12 +66,17 @@ class Plan:
       100, "Number of generations of the whole search, with that of the starts."
   )
   spread: float = flags.field(
-      0.2, "Standard deviation of the first generation of CMA-ES, in half-widths of the box."
+      0.1, "Standard deviation of the first generation of CMA-ES, in half-widths of the box; numbers"
+      " that start at a bound have a tenth of it."
   )
   episodes: int = flags.field(32, "Number of episodes of an update of a shared policy.")
   start_updates: int = flags.field(80, "Number of updates at each start.")
   updates: int = flags.field(6, "Number of updates at each further profile.")
   judge_episodes: int = flags.field(192, "Number of held-out episodes that score a profile.")
+  together: int = flags.field(
+      1, "Number of profiles that learn in one call, a divisor of --population; all of them on an"
+      " accelerator, and one on a CPU, is fastest."
+  )
   final_updates: int = flags.field(300, "Number of updates at each finalist.")
   final_episodes: int = flags.field(
       1024, "Number of held-out episodes that choose among the finalists, and of those that judge"
@@ -68,7 +84,8 @@ class Plan:
   )
   response_updates: int = flags.field(120, "Number of updates of the deviator of the certificate.")
   customers: int | None = flags.field(
-      None, "Number of customers in each cluster of the market, if it differs from the experiment's."
+      None,
+      "Number of customers in each cluster of the market, if it differs from the experiment's.",
   )
   horizon: int | None = flags.field(
       None, "Number of steps in an episode of the market, if it differs from the experiment's."
@@ -81,6 +98,10 @@ class Plan:
     for field, least in (("population", 4), ("judge_episodes", 2), ("final_episodes", 4)):
       if getattr(self, field) < least:
         raise ValueError(f"{field}={getattr(self, field)} must be at least {least}")
+    if self.together < 1 or self.population % self.together:
+      raise ValueError(
+          f"together={self.together} must divide the population of {self.population} profiles"
+      )
     if self.seed < 0:
       raise ValueError(f"seed={self.seed} must be at least 0")
     if not 0 < self.spread <= 1:
@@ -128,6 +149,16 @@ def _generation(problem, config, judge_episodes):
     return ceiling.generation(
         shared, parents, points, key, goals, problem, config, updates, judge_episodes
     )
+
+  return jax.jit(run)
+
+
+@functools.cache
+def _describer(problem, config, count):
+  """(agent, key, point [d], goals) -> `ceiling.Detail` of `count` episodes."""
+
+  def run(agent, key, point, goals):
+    return ceiling.detail(agent, key, point, goals, problem, config, count)
 
   return jax.jit(run)
 
@@ -239,26 +270,40 @@ class Search(loop.Training):
     return state
 
   def _tell(self, points: np.ndarray, scores: np.ndarray) -> None:
-    """Tells the search the scores [N] of a generation at points [N, d]; the first are the starts."""
+    """Tells the search the scores [N] of a generation at points [N, d], at first of the starts."""
     if self._evolution is None:
-      best = np.clip(points[np.argmax(scores)], -_INSIDE, _INSIDE)
+      best = points[np.argmax(scores)]
+      at_bound = np.abs(best) > 1 - _AT_BOUND
+      spread = self._plan.spread * np.where(at_bound, _BOUND_SPREAD, 1.0)
+      start = np.clip(best, -_INSIDE, _INSIDE)
       self._evolution = Evolution(
-          len(best), self._plan.seed, best, self._plan.spread, self._plan.population
+          len(best), self._plan.seed, start, spread, self._plan.population
       )
       return
     for point, score in zip(points, scores):
       self._evolution.tell(point, float(score))
+
+  def _train(
+      self, state: Saved, points: np.ndarray, key: jax.Array, updates: int
+  ) -> tuple[ppo.State, dict[str, np.ndarray]]:
+    """Does `ceiling.generation` at points [N, d], as many at a time as --together says."""
+    step = _generation(self._problem, self._config, self._plan.judge_episodes)
+    width = self._plan.together
+    padded = np.concatenate([points, np.repeat(points[-1:], -len(points) % width, axis=0)])
+    parts = []
+    for first in range(0, len(padded), width):
+      rows = padded[first : first + width]
+      parts.append(step(state.shared, state.parents, rows, key, self._goals, updates))
+    both = jax.tree.map(lambda *x: jnp.concatenate(x)[: len(points)], *parts)
+    return both[0], jax.tree.map(np.asarray, both[1])
 
   def advance(self, state: Saved, done: int) -> tuple[Saved, int, loop.Row]:
     plan = self._plan
     points, updates = self._starts, plan.start_updates
     if self._evolution is not None:
       points, updates = self._evolution.generation().astype(np.float32), plan.updates
-    step = _generation(self._problem, self._config, plan.judge_episodes)
-    shared, judged = step(
-        state.shared, state.parents, points, jax.random.fold_in(self._keys["search"], done),
-        self._goals, updates,
-    )
+    key = jax.random.fold_in(self._keys["search"], done)
+    shared, judged = self._train(state, points, key, updates)
     scores = np.asarray(judged["reward"])
     if not np.isfinite(scores).all():
       raise FloatingPointError(f"a score of generation {done} is not finite")
@@ -288,7 +333,7 @@ class Search(loop.Training):
     plan = self._plan
     each = plan.updates * plan.episodes + plan.judge_episodes
     first = plan.start_updates * plan.episodes + plan.judge_episodes
-    final = plan.final_updates * plan.episodes + plan.final_episodes
+    final = plan.final_updates * plan.episodes + plan.judge_episodes + plan.final_episodes
     profiles = (generations - 1) * each + first
     total = plan.population * profiles + ceiling_report.FINALISTS * final + plan.final_episodes
     return total / ceiling_report.CALIBRATION_EPISODES
@@ -313,19 +358,17 @@ class Search(loop.Training):
     """The winner of the finalists, described and certified."""
     plan, problem = self._plan, self._problem
     points = self.finalists(state)
-    step = _generation(problem, self._config, plan.final_episodes)
     self._say(f"training {len(points)} finalists, {plan.final_updates} updates each")
-    shared, judged = step(
-        state.shared, state.parents, points, self._keys["final"], self._goals, plan.final_updates
-    )
-    scores = np.asarray(judged["reward"])
+    shared, _ = self._train(state, points, self._keys["final"], plan.final_updates)
+    describe = _describer(problem, self._config, plan.final_episodes)
+    agents = [jax.tree.map(lambda x, i=i: x[i], shared.agent) for i in range(len(points))]
+    scores = np.array([
+        describe(agent, self._keys["choice"], point, self._goals).reward
+        for agent, point in zip(agents, points)
+    ])
     winner = int(np.argmax(scores))
-    agent = jax.tree.map(lambda x: x[winner], shared.agent)
-    describe = functools.partial(
-        ceiling.detail, problem=problem, config=self._config, count=plan.final_episodes
-    )
-    point = jnp.asarray(points[winner])
-    detail = jax.jit(describe)(agent, self._keys["report"], point, self._goals)
+    agent, point = agents[winner], jnp.asarray(points[winner])
+    detail = describe(agent, self._keys["report"], point, self._goals)
     certify = _certifier(problem, self._config, plan.response_updates, plan.final_episodes // 4)
     certificate = certify(agent, self._keys["certificate"], point)
     return ceiling_report.Final(
@@ -351,9 +394,9 @@ class Search(loop.Training):
 
 
 def _profiles(directory: str, experiment: Experiment) -> list[np.ndarray]:
-  """Coordinates [d] of the profile of each seed of a run of calsheq_train of the experiment.
+  """Coordinates [d] of the profiles of the best seeds of a run of calsheq_train.
 
-  A run of another experiment has none.
+  A run of another experiment gives none.
 
   Raises:
     UsageError: the directory holds no finished run, or its profiles have other numbers.
@@ -368,7 +411,7 @@ def _profiles(directory: str, experiment: Experiment) -> list[np.ndarray]:
   space = experiment.problem().space
   if tuple(summary["profile"]) != space.names:
     raise UsageError(f"--runs: the profile of {path} has other numbers than the experiment")
-  seeds = sorted(summary["seeds"], key=lambda seed: -seed["reward"])
+  seeds = sorted(summary["seeds"], key=lambda seed: -seed["reward"])[:_BEST_SEEDS]
   return [
       np.clip(
           space.from_numbers(np.array([seed[f"profile/{n}"] for n in space.names], np.float32)),

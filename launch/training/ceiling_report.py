@@ -144,8 +144,8 @@ def add(out: pathlib.Path, name: str, found: Mapping[str, Any]) -> None:
 _EXPLANATION = (
     "The best reward that was found for a profile at its own equilibrium, judged on episodes from"
     " which nobody has chosen: a lower bound on the ceiling. Its distance to 1 is the misfit of the"
-    " mean values plus the noise of single episodes. Epsilon is what the best deviation found gains,"
-    " in percent of the mean reward. Steps are in units of one calibration, 400 stages of 64"
+    " mean values plus the noise of single episodes. Epsilon is what the best deviation found"
+    " gains, in percent of the mean reward. Steps are in units of one calibration, 400 stages of 64"
     " episodes."
 )
 
