@@ -194,7 +194,8 @@ def draw_rewards(
     for ax, supertype in zip(others, supertypes):
       _label(ax, "", y=f"{supertype.replace('_', ' ')}'s reward")
     column[-1].set_xlabel("environment steps, millions", fontsize=_SMALL)
-  _finish(fig, everything, "Rewards in training, and judged without exploration", path)
+  title = "Rewards in training, and judged without exploration (thin: single seeds)"
+  _finish(fig, everything, title, path)
 
 
 def _draw_seeds(ax: axes.Axes, result: Result, name: str) -> None:
