@@ -15,7 +15,7 @@ The starts meet the targets of `experiments` by design, for markets of 10 cluste
 Glossary: n merchants, C clusters, d numbers that are calibrated.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -109,29 +109,26 @@ def _with_second(others: int, share: bool) -> list[tuple[np.ndarray, np.ndarray]
   """Designs for the percentiles of both supertypes, and for supertype 1's share if it is a target.
 
   They differ in how many customers supertype 2 is linked to, and in how much it competes for
-  cluster 8.
+  clusters 8 to 10.
   """
   parts = np.array(QUANTITIES_2)
+  # Part of the customers whom supertype 1 wins, and supertype 2's links to clusters 9 and 10.
+  choices = ((_WON, 0.0), (_WON, 0.1)) if share else ((0.7, 0.0), (0.95, 0.0))
   designs = []
   for most in (0.7, 0.95):
     for eighth in (0.4, 0.7, 1.0):
       covered = most * parts / parts.max()
       covered[7] *= eighth
-      rest = np.concatenate([[linked(x, others) for x in covered], [0.0, 0.0]])
-      for first in ((_WON, 0.45) if share else (0.7, 0.95)):
-        alone = np.full(3, _WON if share else first)
-        # Supertype 1 loses some customers of cluster 8, where it has competition.
-        alone[0] *= 1 / winning(1.0, rest[7], others)
-        if share and first > _WON:
-          rest = rest.copy()
-          rest[8:] = 0.1
-          alone[1:] *= 1 / winning(1.0, 0.1, others)
-        designs.append((np.concatenate([np.zeros(7), np.minimum(alone * _TILT, 1)]), rest))
+      links = [linked(x, others) for x in covered]
+      for won, tail in choices:
+        rest = np.array([*links, tail, tail])
+        first = won / np.array([winning(1.0, x, others) for x in rest[7:]])
+        designs.append((np.concatenate([np.zeros(7), np.minimum(first * _TILT, 1)]), rest))
   return designs
 
 
-def _coordinates(space: Space, first: Sequence[float], rest: Sequence[float]) -> np.ndarray:
-  """Coordinates [d] of link probabilities of both supertypes; other numbers stay at their start."""
+def _coordinates(space: Space, first: np.ndarray, rest: np.ndarray) -> np.ndarray:
+  """Coordinates [d] of link probabilities [C] of both supertypes; other numbers stay as they are."""
   wanted: Mapping[str, float] = {
       f"supertype_{supertype}/connection_{cluster}": value
       for supertype, row in ((1, first), (2, rest))

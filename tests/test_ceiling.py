@@ -10,7 +10,7 @@ from calsheq_jax.problem import Problem
 from calsheq_jax.targets import Target, goals_of
 
 PROBLEM = experiments.named("linear_quadratic").problem()
-CONFIG = calsheq.Config(episodes=4)
+CONFIG = calsheq.Config(episodes=8)
 GOALS = goals_of(PROBLEM.targets)
 POINTS = jnp.array([[0.5, 0.0], [-0.5, 0.1], [0.4, 0.3]])
 PARENTS = jnp.array([[-1.0, 0.0], [0.5, 0.2]])
