@@ -17,7 +17,7 @@ NAME = "linear_quadratic"
 def command(out, *more):
   return ["ceiling", f"--out={out}", f"--experiments={NAME}", "--population=4", "--generations=3",
           "--episodes=8", "--start_updates=2", "--updates=1", "--judge_episodes=4",
-          "--final_updates=2", "--final_episodes=8", "--response_updates=2", *more]
+          "--final_updates=2", "--final_episodes=16", "--response_updates=2", *more]
 
 
 def plan_of(line):
@@ -42,10 +42,10 @@ def test_entry(found):
   fits = [target["fit"] for target in entry["targets"]]
   np.testing.assert_allclose(np.mean(fits), entry["reward"], rtol=1e-5)
   assert set(entry["profile"]) == {"supertype_1/mean", "supertype_2/mean"}
-  # 4 profiles with 2 x 8 + 4 episodes, twice 4 with 8 + 4, 3 finalists with 2 x 8 + 4 + 8, and 8
-  # episodes for the winner: 80 + 96 + 84 + 8.
-  np.testing.assert_allclose(entry["calibrations"], 268 / (400 * 64))
-  assert entry["env_steps"] == 268
+  # 4 profiles with 2 x 8 + 4 episodes, twice 4 with 8 + 4, 3 finalists with 2 x 8 + 4 + 16, and 16
+  # episodes for the winner: 80 + 96 + 108 + 16.
+  np.testing.assert_allclose(entry["calibrations"], 300 / (400 * 64))
+  assert entry["env_steps"] == 300
   assert np.isfinite(entry["epsilon"]) and entry["epsilon_error"] > 0
   assert f"| {NAME} |" in (found / ceiling_report.TABLE).read_text()
 

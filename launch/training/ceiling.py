@@ -95,7 +95,7 @@ class Plan:
     flags.at_least_one(
         self, "generations", "start_updates", "updates", "final_updates", "response_updates"
     )
-    for field, least in (("population", 4), ("judge_episodes", 2), ("final_episodes", 4)):
+    for field, least in (("population", 4), ("judge_episodes", 2), ("final_episodes", 16)):
       if getattr(self, field) < least:
         raise ValueError(f"{field}={getattr(self, field)} must be at least {least}")
     if self.together < 1 or self.population % self.together:
