@@ -5,11 +5,11 @@ for with many times the budget: a population of profiles is tried side by side, 
 policy of its own. A generation of the search does the following:
 
   1. Each new profile takes over the policy of the nearest profile of the generation before
-     (`nearest`), which is almost at the equilibrium of the new profile.
+     (`inherit`), which is almost at the equilibrium of the new profile.
   2. The policy learns at the profile, until it is there (`adapt`).
   3. Held-out episodes, from which nothing learns, score the profile (`calsheq.judge`).
 
-`generation` does all three, and a search by evolution (`searchers.Evolution`) chooses the profiles.
+`generation` does the last two, and a search by evolution (`searchers.Evolution`) chooses profiles.
 The best reward found is a lower bound on the ceiling, since no search proves that there is nothing
 better.
 
@@ -33,6 +33,21 @@ def nearest(points: Array, parents: Array) -> Array:
   """Index of the nearest parent of each point: [N, d], [M, d] -> [N] int32."""
   distance = jnp.square(points[:, None] - parents).sum(-1)  # [N, M]
   return jnp.argmin(distance, axis=-1)
+
+
+def inherit(shared: ppo.State, parents: Array, points: Array) -> ppo.State:
+  """The policy of the nearest parent for each point.
+
+  Args:
+    shared: policies of M parents, leading axis [M].
+    parents: [M, d] profiles of the parents.
+    points: [N, d] new profiles.
+
+  Returns:
+    Policies with leading axis [N].
+  """
+  chosen = nearest(points, parents)
+  return jax.tree.map(lambda x: x[chosen], shared)
 
 
 def adapt(
@@ -63,7 +78,6 @@ def adapt(
 
 def generation(
     shared: ppo.State,
-    parents: Array,
     points: Array,
     key: Array,
     goals: Array,
@@ -77,9 +91,8 @@ def generation(
   All profiles have the same random numbers, so that differences of their rewards have small errors.
 
   Args:
-    shared: policies of M parents, leading axis [M].
-    parents: [M, d] profiles of the parents.
-    points: [N, d] new profiles.
+    shared: a policy for each profile, leading axis [N].
+    points: [N, d] profiles.
     key: random key of the training and of the judging.
     goals: [K] wanted values.
     problem, config: static under jit.
@@ -87,11 +100,9 @@ def generation(
     judge_episodes: number of held-out episodes of each profile; static under jit.
 
   Returns:
-    The policies of the new profiles, leading axis [N], and the results of `calsheq.judge`, [N].
+    The policies, leading axis [N], and the results of `calsheq.judge`, [N].
   """
   train_key, judge_key = jax.random.split(key)
-  chosen = nearest(points, parents)
-  inherited = jax.tree.map(lambda x: x[chosen], shared)
 
   def one(state, point):
     state = adapt(state, train_key, point, goals, problem, config, updates)
@@ -100,7 +111,7 @@ def generation(
     )
     return state, judged
 
-  return jax.vmap(one)(inherited, points)
+  return jax.vmap(one)(shared, points)
 
 
 class Detail(NamedTuple):

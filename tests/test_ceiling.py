@@ -27,8 +27,9 @@ def parents():
 def run(parents):
   @jax.jit
   def generation(points, updates):
+    shared = ceiling.inherit(parents, PARENTS, points)
     return ceiling.generation(
-        parents, PARENTS, points, jax.random.key(2), GOALS, PROBLEM, CONFIG, updates, 16
+        shared, points, jax.random.key(2), GOALS, PROBLEM, CONFIG, updates, 16
     )
 
   return generation

@@ -2,11 +2,13 @@
 
 import json
 import signal
+import types
 
 import jax
 import numpy as np
 import pytest
 
+from calsheq_jax import experiments
 from launch.checks import ceiling as program_
 from launch.runtime import checkpoint, program, stopping, writers
 from launch.training import ceiling, ceiling_report
@@ -16,7 +18,8 @@ NAME = "linear_quadratic"
 
 def command(out, *more):
   return ["ceiling", f"--out={out}", f"--experiments={NAME}", "--population=4", "--generations=3",
-          "--episodes=8", "--start_updates=2", "--updates=1", "--judge_episodes=4",
+          "--episodes=8", "--start_updates=2", "--steer_every=1", "--updates=1",
+          "--judge_episodes=4",
           "--final_updates=2", "--final_episodes=16", "--response_updates=2", *more]
 
 
@@ -42,10 +45,10 @@ def test_entry(found):
   fits = [target["fit"] for target in entry["targets"]]
   np.testing.assert_allclose(np.mean(fits), entry["reward"], rtol=1e-5)
   assert set(entry["profile"]) == {"supertype_1/mean", "supertype_2/mean"}
-  # 4 profiles with 2 x 8 + 4 episodes, twice 4 with 8 + 4, 3 finalists with 2 x 8 + 4 + 16, and 16
-  # episodes for the winner: 80 + 96 + 108 + 16.
-  np.testing.assert_allclose(entry["calibrations"], 300 / (400 * 64))
-  assert entry["env_steps"] == 300
+  # 4 profiles with 2 x (8 + 4) episodes, twice 4 with 8 + 4, 3 finalists with 2 x 8 + 4 + 16, and
+  # 16 episodes for the winner: 96 + 96 + 108 + 16.
+  np.testing.assert_allclose(entry["calibrations"], 316 / (400 * 64))
+  assert entry["env_steps"] == 316
   assert np.isfinite(entry["epsilon"]) and entry["epsilon_error"] > 0
   assert f"| {NAME} |" in (found / ceiling_report.TABLE).read_text()
 
@@ -86,6 +89,7 @@ def test_continued_search_is_equal(found, tmp_path):
   assert {**one, "seconds": 0} == {**other, "seconds": 0}
 
 
+@pytest.mark.slow
 def test_profiles_together_give_the_same(found):
   """Two profiles in one call learn as they do one by one."""
   alone, both = (
@@ -93,7 +97,8 @@ def test_profiles_together_give_the_same(found):
   )
   state = alone.init()
   key, points = jax.random.key(5), np.array([[0.1, 0.2], [-0.3, 0.4], [0.5, 0.0]], np.float32)
-  one, other = (search._train(state, points, key, 1) for search in (alone, both))
+  policies = jax.tree.map(lambda x: x[:3], state.shared)
+  one, other = (search._train(policies, points, key, 1) for search in (alone, both))
   assert other[1]["reward"].shape == (3,)
   for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
     np.testing.assert_allclose(np.asarray(x), np.asarray(y), atol=1e-4)
@@ -107,7 +112,7 @@ def test_finished_search_is_read_again(found, capsys):
 
 
 def test_profiles_of_runs_are_starts(tmp_path):
-  space = ceiling.experiments.named(NAME).problem().space
+  space = experiments.named(NAME).problem().space
   rewards, values = (0.5, 0.7, 0.6), (0.1, 0.2, 0.3)
   seeds = [
       {"reward": reward, "profile/supertype_1/mean": value, "profile/supertype_2/mean": -value}
@@ -120,6 +125,29 @@ def test_profiles_of_runs_are_starts(tmp_path):
   # The two best seeds come first, the best of them before the other.
   np.testing.assert_allclose(space.numbers(starts[:2]), [[0.2, -0.2], [0.3, -0.3]], atol=1e-6)
   np.testing.assert_array_equal(starts[2], space.origin())
+
+
+def test_designed_starts_are_steered(tmp_path, monkeypatch):
+  """Corrections follow what the market shows, and the last rounds have none."""
+  line = command(tmp_path, "--horizon=2", "--customers=2", "--start_updates=7")
+  line[2] = "--experiments=1"
+  search = ceiling.Search("1", plan_of(line), lambda line: None)
+  assert sorted(search._wanted) == [0, 1, 2, 3]
+  seen = np.full((2, 10), 0.5)
+  rewards = iter(range(7))
+  monkeypatch.setattr(ceiling, "_shown", lambda *_: lambda *_: seen)
+  monkeypatch.setattr(
+      search, "_train",
+      lambda shared, points, key, updates: (shared, {"reward": np.full(4, next(rewards))}),
+  )
+  policies = types.SimpleNamespace(agent=np.zeros((4, 1)))
+  _, points, judged = search._train_starts(policies, jax.random.key(0))
+  np.testing.assert_array_equal(judged["reward"], np.full(4, (2 + 3 + 4 + 5 + 6) / 5))
+  space, start = search._problem.space, search._starts[0]
+  wanted = search._wanted[0]
+  for turn in range(2):
+    start = ceiling.ceiling_starts.steered(space, start, wanted, seen, 0.5 / (1 + turn / 15))
+  np.testing.assert_allclose(points[0], start)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,8 @@ from collections.abc import Sequence
 import sys
 
 from launch.runtime import flags, program
-from launch.training.ceiling import Plan, find
+from launch.training.ceiling import find
+from launch.training.ceiling_run import Plan
 
 _SECTION = flags.Section("The search", Plan)
 

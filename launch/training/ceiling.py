@@ -1,30 +1,31 @@
 """The work of `launch.checks.ceiling`: the best reward of each experiment at an equilibrium.
 
-A search of one experiment is a `loop.Training` whose unit is a generation. Generation 0 trains and
-scores the starts. CMA-ES then begins at the best of them. At the end, finalists are trained longer
-and judged on fresh episodes, from which nobody has chosen (`Search.evaluate`).
+A search of one experiment is a `loop.Training` whose unit is a generation. The first generation
+trains and scores the starts; designed ones are corrected in the meantime. CMA-ES begins at the best
+of them. At the end, finalists are trained longer and judged on fresh episodes, from which nobody
+has chosen (`Search.result`).
 
-Glossary: N profiles side by side, d numbers that are calibrated, K targets, g generations.
+Glossary: N profiles side by side, d numbers that are calibrated, K targets, g generations, C
+clusters of the market.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
-import json
-import pathlib
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from calsheq_jax import calsheq, ceiling, ceiling_starts, experiments, policy, ppo, shared_game
-from calsheq_jax.experiments import Experiment
+from calsheq_jax import calsheq, ceiling, ceiling_starts, policy, ppo, rollout
 from calsheq_jax.searchers import Evolution
+from calsheq_jax.shared_game import certify
 from calsheq_jax.targets import goals_of
-from launch.runtime import flags, loop, writers
+from launch.runtime import loop, writers
 from launch.runtime.flags import UsageError
 from launch.training import ceiling_report
+from launch.training.ceiling_run import Plan, profiles_of
 
 # Uses of random keys; the place of a use in this list is folded into the seed's key.
 _KEYS = ("init", "search", "final", "choice", "report", "certificate", "fill")
@@ -32,101 +33,22 @@ _KEYS = ("init", "search", "final", "choice", "report", "certificate", "fill")
 # Largest coordinate of the point at which CMA-ES begins.
 _INSIDE = 0.998
 
-# Distance to a bound, in half-widths of the box, at which a coordinate of that point counts as being
-# there by design.
+# Distance to a bound, in half-widths of the box, at which a coordinate of that point counts as
+# being there by design.
 _AT_BOUND = 0.05
 
-# Factor of the first standard deviation of such coordinates: if all of them left their bounds as far
-# as others move, the design would be lost.
+# Factor of the first standard deviation of such coordinates: if all of them left their bounds as
+# far as others move, the design would be lost.
 _BOUND_SPREAD = 0.1
 
-# Number of the best seeds of a run whose profiles are starts.
-_BEST_SEEDS = 2
+# Power of the first correction of a design, and number of rounds after which it has halved.
+_STEERING, _STEERING_DELAY = 0.5, 15
 
+# Number of last rounds without corrections, whose mean reward is the score of a start.
+_LAST_ROUNDS = 5
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
-  """The size of a search, the same for all experiments."""
-
-  out: pathlib.Path = flags.field(
-      pathlib.Path("out/ceiling"),
-      "Directory of the results, with a directory for each experiment.",
-      metavar="DIRECTORY",
-  )
-  experiments: tuple[str, ...] = flags.field(
-      ("1", "3", "5", "2", "4"), "Experiments.", metavar="NAME,..."
-  )
-  runs: tuple[str, ...] = flags.field(
-      (), "Directories of finished runs of calsheq_train, whose profiles are starts, too.",
-      metavar="DIRECTORY,...",
-  )
-  seed: int = flags.field(0, "Seed of the search.")
-  population: int = flags.field(12, "Number of profiles of a generation.")
-  generations: int = flags.field(
-      100, "Number of generations of the whole search, with that of the starts."
-  )
-  spread: float = flags.field(
-      0.1, "Standard deviation of the first generation of CMA-ES, in half-widths of the box; numbers"
-      " that start at a bound have a tenth of it."
-  )
-  episodes: int = flags.field(32, "Number of episodes of an update of a shared policy.")
-  start_updates: int = flags.field(80, "Number of updates at each start.")
-  updates: int = flags.field(6, "Number of updates at each further profile.")
-  judge_episodes: int = flags.field(192, "Number of held-out episodes that score a profile.")
-  together: int = flags.field(
-      1, "Number of profiles that learn in one call, a divisor of --population; all of them on an"
-      " accelerator, and one on a CPU, is fastest."
-  )
-  final_updates: int = flags.field(300, "Number of updates at each finalist.")
-  final_episodes: int = flags.field(
-      1024, "Number of held-out episodes that choose among the finalists, and of those that judge"
-      " the winner."
-  )
-  response_updates: int = flags.field(120, "Number of updates of the deviator of the certificate.")
-  customers: int | None = flags.field(
-      None,
-      "Number of customers in each cluster of the market, if it differs from the experiment's.",
-  )
-  horizon: int | None = flags.field(
-      None, "Number of steps in an episode of the market, if it differs from the experiment's."
-  )
-
-  def __post_init__(self):
-    flags.at_least_one(
-        self, "generations", "start_updates", "updates", "final_updates", "response_updates"
-    )
-    for field, least in (("population", 4), ("judge_episodes", 2), ("final_episodes", 16)):
-      if getattr(self, field) < least:
-        raise ValueError(f"{field}={getattr(self, field)} must be at least {least}")
-    if self.together < 1 or self.population % self.together:
-      raise ValueError(
-          f"together={self.together} must divide the population of {self.population} profiles"
-      )
-    if self.seed < 0:
-      raise ValueError(f"seed={self.seed} must be at least 0")
-    if not 0 < self.spread <= 1:
-      raise ValueError(f"spread={self.spread} must be positive and at most 1")
-    if not self.experiments:
-      raise ValueError("experiments=: name one or more")
-    for name in self.experiments:
-      self.chosen(name)
-
-  def chosen(self, name: str) -> Experiment:
-    """An experiment, with another market if one was asked for.
-
-    Raises:
-      ValueError: the experiment is unknown, its goals come from a hidden profile, it is not about
-        the market though another market was asked for, or the market refuses a size.
-    """
-    experiment = experiments.named(name)
-    if experiment.hidden:
-      raise ValueError(
-          f"experiments={name}: its goals differ from seed to seed, and the hidden profile's own"
-          " reward is its mark"
-      )
-    sizes = {"customers": self.customers, "horizon": self.horizon}
-    changes = {key: size for key, size in sizes.items() if size is not None}
-    return experiments.resized(experiment, **changes) if changes else experiment
+# Number of rounds between two lines about the starts.
+_SAID_EVERY = 5
 
 
 class Saved(NamedTuple):
@@ -143,12 +65,25 @@ class Saved(NamedTuple):
 
 @functools.cache
 def _generation(problem, config, judge_episodes):
-  """(shared [M], parents [M, d], points [N, d], key, goals, updates) -> `ceiling.generation`."""
+  """(shared [N], points [N, d], key, goals, updates) -> `ceiling.generation`."""
 
-  def run(shared, parents, points, key, goals, updates):
+  def run(shared, points, key, goals, updates):
     return ceiling.generation(
-        shared, parents, points, key, goals, problem, config, updates, judge_episodes
+        shared, points, key, goals, problem, config, updates, judge_episodes
     )
+
+  return jax.jit(run)
+
+
+@functools.cache
+def _shown(problem, config, count):
+  """(agent, key, point [d]) -> `ceiling_starts.shown` [2, C] of `count` episodes."""
+  net = policy.for_environment(problem.env, config.network)
+
+  def run(agent, key, point):
+    profiles = rollout.repeated(problem.space.profile(point), count)
+    played = rollout.collect(problem.env, net, agent, key, profiles)
+    return ceiling_starts.shown(problem, played.states)
 
   return jax.jit(run)
 
@@ -169,13 +104,13 @@ def _certifier(problem, config, updates, judge_episodes):
   env = problem.env
   net = policy.for_environment(env, config.network)
 
-  def certify(agent, key, point):
-    return shared_game.certify(
+  def run(agent, key, point):
+    return certify(
         env, net, agent, key, problem.space.profile(point), config.shared,
         updates=updates, episodes=config.episodes, judge_episodes=judge_episodes,
     )
 
-  return jax.jit(certify)
+  return jax.jit(run)
 
 
 class Search(loop.Training):
@@ -204,23 +139,25 @@ class Search(loop.Training):
     self._goals = goals_of(self._problem.targets)
     key = jax.random.key(plan.seed)
     self._keys = {kind: jax.random.fold_in(key, i) for i, kind in enumerate(_KEYS)}
-    self._starts = self._read_starts()
+    self._starts, self._wanted = self._read_starts()
     self._evolution: Evolution | None = None
 
   # Starts.
 
-  def _read_starts(self) -> np.ndarray:
-    """Coordinates [N, d]: profiles of runs, designs, the experiment's own start, random ones."""
+  def _read_starts(self) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+    """Profiles of runs, designs, the experiment's own start, and random ones.
+
+    Returns:
+      Coordinates [N, d]; and the customers that designs want, by their places among the starts.
+    """
     space, plan = self._problem.space, self._plan
-    found = [
-        *(point for run in plan.runs for point in _profiles(run, self._experiment)),
-        *ceiling_starts.starts(self._experiment),
-        space.origin(),
-    ]
-    found = found[: plan.population]
+    found = [point for run in plan.runs for point in profiles_of(run, self._experiment)]
+    designs = ceiling_starts.starts(self._experiment)[: max(0, plan.population - len(found))]
+    wanted = {len(found) + i: design.wanted for i, design in enumerate(designs)}
+    found = [*found, *(design.point for design in designs), space.origin()][: plan.population]
     missing = plan.population - len(found)
     rest = jax.random.uniform(self._keys["fill"], (missing, space.size), jnp.float32, -1, 1)
-    return np.concatenate([np.array(found, np.float32), np.asarray(rest)])
+    return np.concatenate([np.array(found, np.float32), np.asarray(rest)]), wanted
 
   # The protocol of the loop.
 
@@ -228,8 +165,8 @@ class Search(loop.Training):
     plan = dataclasses.asdict(self._plan)
     own = {
         name: plan[name]
-        for name in ("seed", "population", "spread", "episodes", "start_updates", "updates",
-                     "judge_episodes")
+        for name in ("seed", "population", "spread", "episodes", "start_updates", "steer_every",
+                     "updates", "judge_episodes")
     }
     env = repr(self._problem.env)
     return {"settings": own | {"experiment": self._experiment.name, "env": env}}
@@ -284,26 +221,58 @@ class Search(loop.Training):
       self._evolution.tell(point, float(score))
 
   def _train(
-      self, state: Saved, points: np.ndarray, key: jax.Array, updates: int
+      self, shared: ppo.State, points: np.ndarray, key: jax.Array, updates: int
   ) -> tuple[ppo.State, dict[str, np.ndarray]]:
     """Does `ceiling.generation` at points [N, d], as many at a time as --together says."""
     step = _generation(self._problem, self._config, self._plan.judge_episodes)
-    width = self._plan.together
-    padded = np.concatenate([points, np.repeat(points[-1:], -len(points) % width, axis=0)])
+    width, count = self._plan.together, len(points)
+    rows = np.minimum(np.arange(count + -count % width), count - 1)  # the last one fills up
     parts = []
-    for first in range(0, len(padded), width):
-      rows = padded[first : first + width]
-      parts.append(step(state.shared, state.parents, rows, key, self._goals, updates))
-    both = jax.tree.map(lambda *x: jnp.concatenate(x)[: len(points)], *parts)
+    for first in range(0, len(rows), width):
+      chosen = rows[first : first + width]
+      policies = jax.tree.map(lambda x, chosen=chosen: x[chosen], shared)
+      parts.append(step(policies, points[chosen], key, self._goals, updates))
+    both = jax.tree.map(lambda *x: jnp.concatenate(x)[:count], *parts)
     return both[0], jax.tree.map(np.asarray, both[1])
+
+  def _train_starts(
+      self, shared: ppo.State, key: jax.Array
+  ) -> tuple[ppo.State, np.ndarray, dict[str, np.ndarray]]:
+    """Trains at the starts, and corrects the designed ones after every --steer_every updates.
+
+    Returns:
+      The policies [N], the corrected starts [N, d], and the judged numbers [N], which are means
+      over the last rounds, so that a policy that is on the way elsewhere does not win by chance.
+    """
+    plan, points = self._plan, self._starts.copy()
+    show = _shown(self._problem, self._config, plan.episodes) if self._wanted else None
+    count = -(-plan.start_updates // plan.steer_every)
+    rounds: list[dict[str, np.ndarray]] = []
+    for turn in range(count):
+      key_of_turn = jax.random.fold_in(key, turn)
+      shared, judged = self._train(shared, points, key_of_turn, plan.steer_every)
+      rounds.append(judged)
+      if turn % _SAID_EVERY == 0 or turn == count - 1:
+        self._say(f"starts, round {turn + 1} of {count}: {judged['reward'].round(3).tolist()}")
+      for place, wanted in self._wanted.items() if turn < count - _LAST_ROUNDS else ():
+        agent = jax.tree.map(lambda x, place=place: x[place], shared.agent)
+        seen = np.asarray(show(agent, key_of_turn, points[place]))
+        rate = _STEERING / (1 + turn / _STEERING_DELAY)
+        points[place] = ceiling_starts.steered(
+            self._problem.space, points[place], wanted, seen, rate
+        )
+    last = rounds[-_LAST_ROUNDS:]
+    return shared, points, {name: np.mean([one[name] for one in last], 0) for name in last[0]}
 
   def advance(self, state: Saved, done: int) -> tuple[Saved, int, loop.Row]:
     plan = self._plan
-    points, updates = self._starts, plan.start_updates
-    if self._evolution is not None:
-      points, updates = self._evolution.generation().astype(np.float32), plan.updates
     key = jax.random.fold_in(self._keys["search"], done)
-    shared, judged = self._train(state, points, key, updates)
+    if self._evolution is None:
+      shared, points, judged = self._train_starts(state.shared, key)
+    else:
+      points = self._evolution.generation().astype(np.float32)
+      inherited = ceiling.inherit(state.shared, state.parents, jnp.asarray(points))
+      shared, judged = self._train(inherited, points, key, plan.updates)
     scores = np.asarray(judged["reward"])
     if not np.isfinite(scores).all():
       raise FloatingPointError(f"a score of generation {done} is not finite")
@@ -332,10 +301,14 @@ class Search(loop.Training):
     """
     plan = self._plan
     each = plan.updates * plan.episodes + plan.judge_episodes
-    first = plan.start_updates * plan.episodes + plan.judge_episodes
+    rounds = -(-plan.start_updates // plan.steer_every)
+    first = rounds * (plan.steer_every * plan.episodes + plan.judge_episodes)
+    # Corrections are made by episodes of their own.
+    steering = len(self._wanted) * max(0, rounds - _LAST_ROUNDS) * plan.episodes
     final = plan.final_updates * plan.episodes + plan.judge_episodes + plan.final_episodes
     profiles = (generations - 1) * each + first
-    total = plan.population * profiles + ceiling_report.FINALISTS * final + plan.final_episodes
+    ends = ceiling_report.FINALISTS * final + plan.final_episodes
+    total = plan.population * profiles + steering + ends
     return total / ceiling_report.CALIBRATION_EPISODES
 
   # The end.
@@ -347,19 +320,26 @@ class Search(loop.Training):
     return ceiling_report.flat(self.result(state))
 
   def finalists(self, state: Saved) -> np.ndarray:
-    """Coordinates [FINALISTS, d]: the centre of the search, and its best point, the best start."""
+    """Coordinates [FINALISTS, d]: the centre of the search, its best point, and the best start.
+
+    Without a search after the starts, they are the best starts.
+    """
     points, scores = np.asarray(state.points), np.asarray(state.scores)
+    order = np.argsort(-scores[0])
+    if len(points) == 1:
+      return points[0, order[: ceiling_report.FINALISTS]]
     assert self._evolution is not None
-    flat, order = points.reshape(-1, points.shape[-1]), np.argmax(scores)
-    start = points[0, np.argmax(scores[0])]
-    return np.stack([self._evolution.centre().astype(np.float32), flat[order], start])
+    later = points[1:].reshape(-1, points.shape[-1])
+    best = later[np.argmax(scores[1:])]
+    return np.stack([self._evolution.centre().astype(np.float32), best, points[0, order[0]]])
 
   def result(self, state: Saved) -> ceiling_report.Final:
     """The winner of the finalists, described and certified."""
     plan, problem = self._plan, self._problem
     points = self.finalists(state)
     self._say(f"training {len(points)} finalists, {plan.final_updates} updates each")
-    shared, _ = self._train(state, points, self._keys["final"], plan.final_updates)
+    inherited = ceiling.inherit(state.shared, state.parents, jnp.asarray(points))
+    shared, _ = self._train(inherited, points, self._keys["final"], plan.final_updates)
     describe = _describer(problem, self._config, plan.final_episodes)
     agents = [jax.tree.map(lambda x, i=i: x[i], shared.agent) for i in range(len(points))]
     scores = np.array([
@@ -369,8 +349,8 @@ class Search(loop.Training):
     winner = int(np.argmax(scores))
     agent, point = agents[winner], jnp.asarray(points[winner])
     detail = describe(agent, self._keys["report"], point, self._goals)
-    certify = _certifier(problem, self._config, plan.response_updates, plan.final_episodes // 4)
-    certificate = certify(agent, self._keys["certificate"], point)
+    judge = _certifier(problem, self._config, plan.response_updates, plan.final_episodes // 4)
+    certificate = judge(agent, self._keys["certificate"], point)
     return ceiling_report.Final(
         jax.tree.map(np.asarray, detail),
         np.asarray(problem.space.numbers(point)),
@@ -391,34 +371,6 @@ class Search(loop.Training):
         "seconds": seconds,
     }
     return ceiling_report.entry(self._experiment, self._problem, row) | spent
-
-
-def _profiles(directory: str, experiment: Experiment) -> list[np.ndarray]:
-  """Coordinates [d] of the profiles of the best seeds of a run of calsheq_train.
-
-  A run of another experiment gives none.
-
-  Raises:
-    UsageError: the directory holds no finished run, or its profiles have other numbers.
-  """
-  path = pathlib.Path(directory) / "summary.json"
-  try:
-    summary = json.loads(path.read_text(encoding="utf-8"))
-  except (OSError, ValueError) as error:
-    raise UsageError(f"--runs: {path} is no summary of a finished run: {error}") from error
-  if summary["experiment"] != experiment.name:
-    return []
-  space = experiment.problem().space
-  if tuple(summary["profile"]) != space.names:
-    raise UsageError(f"--runs: the profile of {path} has other numbers than the experiment")
-  seeds = sorted(summary["seeds"], key=lambda seed: -seed["reward"])[:_BEST_SEEDS]
-  return [
-      np.clip(
-          space.from_numbers(np.array([seed[f"profile/{n}"] for n in space.names], np.float32)),
-          -1, 1,
-      )
-      for seed in seeds
-  ]
 
 
 def find(
