@@ -93,8 +93,14 @@ def shown(problem: Problem, states) -> Array:
 
   Returns:
     [2, C] means over episodes.
+
+  Raises:
+    ValueError: the problem is of another environment.
   """
-  config = problem.env.config
+  env = problem.env
+  if not isinstance(env, market.Market):
+    raise ValueError(f"{env} is not the market")
+  config = env.config
   counts = jnp.mean(states.counts.astype(float), 0)  # [n, C]
   return jnp.stack([counts[0], counts[1:].sum(0)]) / (config.horizon * config.customers)
 

@@ -245,7 +245,7 @@ class Search(loop.Training):
       over the last rounds, so that a policy that is on the way elsewhere does not win by chance.
     """
     plan, points = self._plan, self._starts.copy()
-    show = _shown(self._problem, self._config, plan.episodes) if self._wanted else None
+    show = _shown(self._problem, self._config, plan.episodes)
     count = -(-plan.start_updates // plan.steer_every)
     rounds: list[dict[str, np.ndarray]] = []
     for turn in range(count):
