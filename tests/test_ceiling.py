@@ -46,6 +46,13 @@ def test_nearest():
   np.testing.assert_array_equal(ceiling.nearest(PARENTS, PARENTS), [0, 1])
 
 
+def test_inherit():
+  """Leaves of two parents, and three points."""
+  found = ceiling.inherit({"x": jnp.array([[1.0, 2.0], [3.0, 4.0]])}, PARENTS, POINTS)
+  np.testing.assert_array_equal(found["x"], [[3, 4], [1, 2], [3, 4]])
+
+
+@pytest.mark.slow
 def test_policies_are_those_of_the_nearest_profile(parents, run):
   shared, judged = run(POINTS, 0)
   same(shared, jax.tree.map(lambda x: x[np.array([1, 0, 1])], parents))
@@ -56,6 +63,7 @@ def test_policies_are_those_of_the_nearest_profile(parents, run):
   same({k: v[1] for k, v in judged.items()}, alone, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_policies_learn_at_their_profile(parents, run):
   shared, _ = run(POINTS, 2)
   key = jax.random.split(jax.random.key(2))[0]
@@ -66,6 +74,7 @@ def test_policies_learn_at_their_profile(parents, run):
   np.testing.assert_array_equal(shared.step, [2, 2, 2])
 
 
+@pytest.mark.slow
 def test_order_of_profiles_does_not_matter(run):
   order = np.array([2, 0, 1])
   same(jax.tree.map(lambda x: x[order], run(POINTS, 2)), run(POINTS[order], 2), atol=1e-5)

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from calsheq_jax import experiments
+from calsheq_jax import experiments, shared_game
+from calsheq_jax.ceiling import Detail
 from launch.checks import ceiling as program_
 from launch.runtime import checkpoint, program, stopping, writers
 from launch.training import ceiling, ceiling_report
@@ -35,6 +36,7 @@ def found(tmp_path_factory):
   return out
 
 
+@pytest.mark.slow
 def test_entry(found):
   entry = ceiling_report.read(found / ceiling_report.FILE)[NAME]
   assert 0 < entry["reward"] <= entry["reward"] + entry["noise"] <= 1
@@ -53,6 +55,7 @@ def test_entry(found):
   assert f"| {NAME} |" in (found / ceiling_report.TABLE).read_text()
 
 
+@pytest.mark.slow
 def test_generations(found):
   """The first generation has the starts, and the finalists are the best points."""
   search = ceiling.Search(NAME, plan_of(command(found)), print)
@@ -70,6 +73,7 @@ def test_generations(found):
   np.testing.assert_allclose(best, scores.max(1))
 
 
+@pytest.mark.slow
 def test_continued_search_is_equal(found, tmp_path):
   calls = []
 
@@ -104,11 +108,14 @@ def test_profiles_together_give_the_same(found):
     np.testing.assert_allclose(np.asarray(x), np.asarray(y), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_finished_search_is_read_again(found, capsys):
   before = (found / ceiling_report.FILE).read_text()
   assert program_.main(command(found)) == 0
   assert "is finished" in capsys.readouterr().err
   assert (found / ceiling_report.FILE).read_text() == before
+  assert program_.main(command(found, "--seed=1")) == 2
+  assert "holds another run (seed 0 -> 1)" in capsys.readouterr().err
 
 
 def test_profiles_of_runs_are_starts(tmp_path):
@@ -161,12 +168,38 @@ def test_designed_starts_are_steered(tmp_path, monkeypatch):
         (["--spread=0"], "--spread=0.0 must be positive"),
         (["--episodes=3"], "--episodes: "),
         (["--runs=/nowhere"], "--runs: /nowhere/summary.json is no summary"),
-        (["--seed=1"], "holds another run (seed 0 -> 1)"),
     ],
 )
-def test_bad_flags(found, capsys, flags, message):
-  assert program_.main(command(found, *flags)) == 2
+def test_bad_flags(tmp_path, capsys, flags, message):
+  assert program_.main(command(tmp_path, *flags)) == 2
   assert message in capsys.readouterr().err
+
+
+def test_entry_by_hand(tmp_path):
+  """Misfit and noise, and the epsilon in parts of the mean reward."""
+  experiment = experiments.named(NAME)
+  detail = Detail(
+      reward=0.7, reward_error=0.01, reward_of_means=0.9, values=[1.0, 0.8],
+      deviations=[0.1, 0.2], fits=[0.6, 0.8], fits_of_means=[0.8, 1.0],
+  )
+  estimate = shared_game.Estimate
+  certificate = shared_game.Certificate(estimate(0.5, 0.1), estimate(-20.0, 0.2), None, None)
+  final = ceiling_report.Final(detail, np.array([0.6, 0.3]), certificate, np.zeros(3), 0.65)
+  row = ceiling_report.flat(final)
+  entry = ceiling_report.entry(experiment, experiment.problem(), row)
+  np.testing.assert_allclose(
+      [entry["misfit"], entry["noise"], entry["relative_epsilon"]], [0.1, 0.2, 0.025]
+  )
+  assert entry["profile"] == {"supertype_1/mean": 0.6, "supertype_2/mean": 0.3}
+  part = {"weight": 0.5, "fit": 0.6, "fit_of_means": 0.8}
+  assert {k: round(v, 6) for k, v in entry["parts"]["supertype_action[0]"].items()} == part
+  # Entries are added to those that are there.
+  spent = {"calibrations": 20.0, "seconds": 1.0}
+  for name in ("2", "1"):
+    ceiling_report.add(tmp_path, name, entry | spent)
+  assert list(ceiling_report.read(tmp_path / ceiling_report.FILE)) == ["1", "2"]
+  text = (tmp_path / ceiling_report.TABLE).read_text()
+  assert "0.700 +- 0.010" in text and "2.5%" in text
 
 
 def test_a_file_that_is_no_ceiling(tmp_path):
