@@ -176,23 +176,28 @@ def draw_rewards(
   count = len(by_experiment)
   fig = figure.Figure(figsize=(max(6.6, 3.4 * count), 2.2 * (2 + len(supertypes)) + 0.8))
   panels = fig.subplots(2 + len(supertypes), count, squeeze=False, sharex="col")
-  for column, (name, group) in zip(panels.T, by_experiment.items()):
+  for place, (column, (name, group)) in enumerate(zip(panels.T, by_experiment.items())):
     training, judged, *others = column
+
+    def whose(text, first=place == 0):
+      # The panels of a row show the same; the first one says what.
+      return text if first else ""
+
     for result in group:
       _draw_series(training, result, "train/reward")
       _draw_seeds(judged, result, "judged/reward")
       for ax, supertype in zip(others, result.summary["supertypes"]):
         _draw_series(ax, result, f"train/{supertype}/reward")
         ax.axhline(0, color="0.8", lw=0.8)
-    _label(training, f"Experiment {name}", y="calibrator's reward")
-    _label(judged, "", y="judged reward")
+    _label(training, f"Experiment {name}", y=whose("calibrator's reward"))
+    _label(judged, "", y=whose("judged reward"))
     found = (ceilings or {}).get(name)
     if found is not None:
       _draw_ceiling(judged, found["reward"])
     judged.sharey(training)
     training.set_ylim(top=1.0)
     for ax, supertype in zip(others, supertypes):
-      _label(ax, "", y=f"{supertype.replace('_', ' ')}'s reward")
+      _label(ax, "", y=whose(f"{supertype.replace('_', ' ')}'s reward"))
     column[-1].set_xlabel("environment steps, millions", fontsize=_SMALL)
   title = "Rewards in training, and judged without exploration (thin: single seeds)"
   _finish(fig, everything, title, path)
