@@ -34,7 +34,8 @@ class Plan:
   seed: int = flags.field(0, "Seed of the search.")
   population: int = flags.field(12, "Number of profiles of a generation.")
   generations: int = flags.field(
-      100, "Number of generations of the whole search, with that of the starts."
+      60, "Number of generations of the whole search, with that of the starts. The defaults take"
+      " about 20 times the steps of a calibration."
   )
   spread: float = flags.field(
       0.1, "Standard deviation of the first generation of CMA-ES, in half-widths of the box; that"
