@@ -188,8 +188,8 @@ class Evolution(_Searcher):
 
     Args:
       size, seed, start: as in `make`.
-      spread: standard deviation of the first Gaussian in half-widths of the box, one for all numbers
-        or [d].
+      spread: standard deviation of the first Gaussian in half-widths of the box, one for all
+        numbers, or [d].
       population: number of points of a generation; None lets the package choose it by the size.
 
     Raises:
