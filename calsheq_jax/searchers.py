@@ -19,7 +19,7 @@ Glossary: d numbers of a point. Searchers maximise the score.
 
 import abc
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 import warnings
 
 import numpy as np
@@ -176,7 +176,27 @@ class Bayesian(_Searcher):
 class Evolution(_Searcher):
   """CMA-ES: points drawn from a Gaussian whose mean and covariance follow the best points."""
 
-  def __init__(self, size: int, seed: int, start: np.ndarray):
+  def __init__(
+      self,
+      size: int,
+      seed: int,
+      start: np.ndarray,
+      spread: float | np.ndarray = _FIRST_SPREAD,
+      population: int | None = None,
+  ):
+    """Makes the search.
+
+    Args:
+      size, seed, start: as in `make`.
+      spread: standard deviation of the first Gaussian in half-widths of the box, one for all
+        numbers, or [d].
+      population: number of points of a generation; None lets the package choose it by the size.
+
+    Raises:
+      ValueError: there are fewer than two numbers, the spread is not positive, or a generation has
+        fewer than four points.
+      ImportError: the package is not installed.
+    """
     super().__init__(size, seed, start)
     try:
       import cma
@@ -184,19 +204,43 @@ class Evolution(_Searcher):
       raise ImportError(_missing("cmaes", "cma")) from error
     if size < 2:
       raise ValueError("cmaes needs two numbers to calibrate, or more: use bo or random for one")
+    deviations = np.array(spread, np.float64)
+    if deviations.shape not in ((), (size,)):
+      raise ValueError(f"spread has shape {list(deviations.shape)}: give one number, or {size}")
+    if not ((deviations > 0) & (deviations < np.inf)).all():
+      raise ValueError(f"spread={spread} must be positive and finite")
+    if population is not None and population < 4:
+      raise ValueError(f"population={population} must be at least 4")
     # The search has a generator of its own: by default cma seeds NumPy's global one and draws from
     # it.
     draw = np.random.RandomState(seed).randn
-    options = {
+    options: dict[str, Any] = {
         "bounds": [-1.0, 1.0],
         "randn": lambda *shape: draw(*shape),
         "seed": np.nan,
         "verbose": -9,
         "maxiter": np.inf,
     }
-    self._strategy = cma.CMAEvolutionStrategy(start, _FIRST_SPREAD, options)
+    if population is not None:
+      options["popsize"] = population
+    if deviations.shape:
+      options["CMA_stds"] = deviations / deviations.max()
+    self._strategy = cma.CMAEvolutionStrategy(start, float(deviations.max()), options)
     self._population: list[np.ndarray] = []
     self._of_population: list[float] = []
+
+  def generation(self) -> np.ndarray:
+    """All points of the present generation, whose scores are then told in this order: [N, d]."""
+    self._propose()
+    return np.clip(np.array(self._population), -1, 1)
+
+  def centre(self) -> np.ndarray:
+    """Mean of the present Gaussian, [d], clipped to the box."""
+    return np.clip(np.array(self._strategy.result.xfavorite), -1, 1)
+
+  def spread(self) -> float:
+    """Mean standard deviation of the present Gaussian, in half-widths of the box."""
+    return float(np.mean(self._strategy.result.stds))
 
   def _propose(self) -> np.ndarray:
     if not self._population:

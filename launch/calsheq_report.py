@@ -8,17 +8,23 @@ Writes into --out:
   profile_NAME.png    Figure 3 for experiment NAME: each number of the profile
   table.md            a row for each run
 
-Lines are means over seeds, and bands are +- one standard deviation over seeds. The pictures say how
-many seeds there are. Runs of all methods are compared at equal numbers of environment steps.
+Lines are means over seeds, bands are +- one standard deviation over seeds, and thin lines are
+single seeds. The pictures say how many seeds there are. Runs of all methods are compared at equal
+numbers of environment steps.
+
+With --ceiling, Figure 1 has a dashed line at the best reward that `python -m launch.checks.ceiling`
+found for the experiment, and the table has the runs' rewards in percent of it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import pathlib
 import sys
+from typing import Any, NamedTuple
 
 from launch.figures import calibration
 from launch.runtime import flags, program
+from launch.training import ceiling_report
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +37,9 @@ class Options:
   out: pathlib.Path = dataclasses.field(
       metadata={"metavar": "DIRECTORY", "help": "Directory for the pictures and the table."}
   )
+  ceiling: pathlib.Path | None = flags.field(
+      None, "File ceiling.json of launch.checks.ceiling, to compare with.", metavar="FILE.json"
+  )
 
   def __post_init__(self):
     if not self.runs:
@@ -40,14 +49,21 @@ class Options:
 _SECTION = flags.Section("The comparison", Options)
 
 
-def _prepare(values: flags.Values) -> tuple[list[calibration.Result], pathlib.Path]:
+class _Task(NamedTuple):
+  """The finished runs, the directory of their comparison, and the entries of ceiling.json."""
+
+  results: list[calibration.Result]
+  out: pathlib.Path
+  ceilings: Mapping[str, Mapping[str, Any]]
+
+
+def _prepare(values: flags.Values) -> _Task:
   options = flags.build(values, _SECTION)
-  return calibration.read(options.runs), options.out
+  ceilings = {} if options.ceiling is None else ceiling_report.read(options.ceiling)
+  return _Task(calibration.read(options.runs), options.out, ceilings)
 
 
-def _work(
-    task: tuple[list[calibration.Result], pathlib.Path], *, check_stop=lambda: None, say=print
-) -> dict[str, float]:
+def _work(task: _Task, *, check_stop=lambda: None, say=print) -> dict[str, float]:
   say(f"wrote {', '.join(map(str, calibration.draw(*task)))}")
   return {}
 

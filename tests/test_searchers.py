@@ -133,3 +133,33 @@ def test_a_missing_package(monkeypatch, method, module, package):
 def test_bad_calls(call, message):
   with pytest.raises(ValueError, match=message):
     call()
+
+
+def test_generation_of_evolution_is_what_it_asks_for():
+  one, other = (searchers.Evolution(3, 0, np.zeros(3), 0.1, 6) for _ in range(2))
+  points = one.generation()
+  assert points.shape == (6, 3)
+  for point in points:
+    np.testing.assert_array_equal(other.ask(), point)
+    for search in (one, other):
+      search.tell(point, -float(point @ point))
+  assert not np.allclose(one.generation(), points)
+  np.testing.assert_array_equal(one.centre(), other.centre())
+
+
+def test_evolution_takes_a_spread_for_each_number():
+  start, spread = np.array([0.0, 0.5, -0.5]), np.array([0.1, 0.001, 0.05])
+  search = searchers.Evolution(3, 1, start, spread, 200)
+  np.testing.assert_allclose(search.spread(), spread.mean(), rtol=1e-4)
+  points = search.generation()
+  np.testing.assert_allclose(points.std(0), spread, rtol=0.25)
+  np.testing.assert_allclose(points.mean(0), start, atol=0.03)
+
+
+@pytest.mark.parametrize(
+    "spread, population, message",
+    [(0.0, 6, "spread=0.0"), (np.ones(2), 6, "shape"), (0.1, 3, "population=3")],
+)
+def test_evolution_refuses(spread, population, message):
+  with pytest.raises(ValueError, match=message):
+    searchers.Evolution(3, 0, np.zeros(3), spread, population)

@@ -118,13 +118,20 @@ def _compared(summary: Mapping[str, Any]) -> tuple:
   return summary["env_steps"], settings["env"], settings["targets"]
 
 
-def draw(results: Sequence[Result], out: str | os.PathLike) -> list[pathlib.Path]:
+# Best known rewards: entries of ceiling.json (`launch.training.ceiling_report`) by experiment.
+Ceilings = Mapping[str, Mapping[str, Any]]
+
+
+def draw(
+    results: Sequence[Result], out: str | os.PathLike, ceilings: Ceilings | None = None
+) -> list[pathlib.Path]:
   """Draws all figures of finished runs, and writes the table.
 
   Args:
     results: at least one run.
     out: directory for rewards.png, table.md and, for each experiment, targets_NAME.png and
       profile_NAME.png. It is created if it does not exist.
+    ceilings: the best known reward of each experiment, where it is known.
 
   Returns:
     The files that were written.
@@ -135,8 +142,8 @@ def draw(results: Sequence[Result], out: str | os.PathLike) -> list[pathlib.Path
   for result in results:
     by_experiment.setdefault(result.experiment, []).append(result)
   written = [out / "rewards.png", out / "table.md"]
-  draw_rewards(written[0], by_experiment)
-  written[1].write_text(table(results), encoding="utf-8")
+  draw_rewards(written[0], by_experiment, ceilings)
+  written[1].write_text(table(results, ceilings), encoding="utf-8")
   for name, group in by_experiment.items():
     targets, profile = out / f"targets_{name}.png", out / f"profile_{name}.png"
     draw_targets(targets, group)
@@ -148,35 +155,70 @@ def draw(results: Sequence[Result], out: str | os.PathLike) -> list[pathlib.Path
 # Pictures.
 
 
-def draw_rewards(path: str | os.PathLike, by_experiment: Mapping[str, Sequence[Result]]) -> None:
-  """Figure 1: a column for each experiment; the calibrator's reward, then each supertype's.
+def draw_rewards(
+    path: str | os.PathLike,
+    by_experiment: Mapping[str, Sequence[Result]],
+    ceilings: Ceilings | None = None,
+) -> None:
+  """Figure 1: a column for each experiment, with the rewards of the calibrator and the supertypes.
 
-  The calibrator's reward is 1 for a perfect fit. Dotted lines show the reward that is judged
-  without the calibrator's exploration.
+  The first row has the calibrator's reward in training, 1 for a perfect fit. The second row has the
+  reward that is judged without the calibrator's exploration, with a thin line for each seed and a
+  dashed line at the best known reward.
 
   Args:
     path: file of the picture.
     by_experiment: the runs of each experiment.
+    ceilings: as in `draw`.
   """
   everything = [result for group in by_experiment.values() for result in group]
   supertypes = everything[0].summary["supertypes"]
   count = len(by_experiment)
-  fig = figure.Figure(figsize=(max(6.6, 3.4 * count), 2.4 * (1 + len(supertypes)) + 0.8))
-  panels = fig.subplots(1 + len(supertypes), count, squeeze=False, sharex="col")
-  for column, (name, group) in zip(panels.T, by_experiment.items()):
+  fig = figure.Figure(figsize=(max(6.6, 3.4 * count), 2.2 * (2 + len(supertypes)) + 0.8))
+  panels = fig.subplots(2 + len(supertypes), count, squeeze=False, sharex="col")
+  for place, (column, (name, group)) in enumerate(zip(panels.T, by_experiment.items())):
+    training, judged, *others = column
+
+    def whose(text, first=place == 0):
+      # The panels of a row show the same; the first one says what.
+      return text if first else ""
+
     for result in group:
-      _draw_series(column[0], result, "train/reward")
-      x, mean, _ = result.series("judged/reward")
-      column[0].plot(x, mean, color=result.colour, lw=1.0, ls=":")
-      for ax, supertype in zip(column[1:], result.summary["supertypes"]):
+      _draw_series(training, result, "train/reward")
+      _draw_seeds(judged, result, "judged/reward")
+      for ax, supertype in zip(others, result.summary["supertypes"]):
         _draw_series(ax, result, f"train/{supertype}/reward")
         ax.axhline(0, color="0.8", lw=0.8)
-    _label(column[0], f"Experiment {name}", y="calibrator's reward")
-    column[0].set_ylim(top=1.0)
-    for ax, supertype in zip(column[1:], supertypes):
-      _label(ax, "", y=f"{supertype.replace('_', ' ')}'s reward")
+    _label(training, f"Experiment {name}", y=whose("calibrator's reward"))
+    _label(judged, "", y=whose("judged reward"))
+    found = (ceilings or {}).get(name)
+    if found is not None:
+      _draw_ceiling(judged, found["reward"])
+    judged.sharey(training)
+    training.set_ylim(top=1.0)
+    for ax, supertype in zip(others, supertypes):
+      _label(ax, "", y=whose(f"{supertype.replace('_', ' ')}'s reward"))
     column[-1].set_xlabel("environment steps, millions", fontsize=_SMALL)
-  _finish(fig, everything, "Rewards in training; dotted: judged without exploration", path)
+  title = "Rewards in training, and judged without exploration (thin: single seeds)"
+  _finish(fig, everything, title, path)
+
+
+def _draw_seeds(ax: axes.Axes, result: Result, name: str) -> None:
+  """Draws the mean of a metric over seeds, and a thin line for each seed."""
+  for seed in range(result.seeds if result.seeds > 1 else 0):
+    x, values, _ = result.series(f"seed_{seed}/{name}")
+    ax.plot(x, values, color=result.colour, lw=0.6, alpha=0.5)
+  x, mean, _ = result.series(name)
+  ax.plot(x, mean, marker="o" if len(x) == 1 else "", color=result.colour, lw=1.6)
+
+
+def _draw_ceiling(ax: axes.Axes, reward: float) -> None:
+  """Draws a dashed line at the best known reward, with its value."""
+  ax.axhline(reward, color=RED, lw=1.0, ls="--")
+  ax.annotate(
+      f"best known {reward:.3f}", (1, reward), (0, 2), xycoords=("axes fraction", "data"),
+      textcoords="offset points", ha="right", va="bottom", fontsize=_SMALL - 1.5, color=RED,
+  )
 
 
 def draw_targets(path: str | os.PathLike, group: Sequence[Result]) -> None:
@@ -290,8 +332,11 @@ def _short(name: str) -> str:
 _EXPLANATION = (
     "Means over runs, +- one standard deviation over them. The final reward and the way to it are"
     " judged on held-out episodes, without the calibrator's exploration: the mean of what"
-    " episodes score, and what the mean of their outputs scores; 0.9 of the former is reached"
-    " where it is not lost again. Moves are in widths of the box, a mean over its numbers;"
+    " episodes score, for all runs and for each seed, and what the mean of their outputs scores."
+    " The noise of episodes is the difference of the two; what the latter lacks to 1 is misfit."
+    " The ceiling is the best reward that launch.checks.ceiling found for a profile at its own"
+    " equilibrium. 0.9 of the final reward is reached where it is not lost again. Moves are in"
+    " widths of the box, a mean over its numbers;"
     " an episode's profile moves with the calibrator's exploration, too. The lowest reward is"
     " that of the worst stage. Epsilon is what the best deviation found gains over the shared"
     " policy at the final profile: a lower bound. Distance is to the right profile where that is"
@@ -299,30 +344,63 @@ _EXPLANATION = (
 )
 
 
-def table(results: Sequence[Result]) -> str:
-  """A Markdown table with a row for each run: means over seeds, +- their standard deviation."""
+def table(results: Sequence[Result], ceilings: Ceilings | None = None) -> str:
+  """A Markdown table with a row for each run: means over seeds, +- their standard deviation.
+
+  Args:
+    results: the runs.
+    ceilings: the best known reward of each experiment, where it is known; without any, the column
+      for it is left out.
+  """
   who = results[0].summary["supertypes"][0].replace("_", " ")
   head = [
       "experiment", "method", "runs", "env. steps, millions", "final reward, of episodes",
-      "of their mean", "env. steps to 0.9 of it, millions", "the mean profile moves a stage",
+      "by seed", "of the ceiling", "of their mean", "noise of episodes",
+      "env. steps to 0.9 of it, millions", "the mean profile moves a stage",
       "an episode's", f"reward of {who}, lowest", "final", "epsilon, % of the mean reward",
       "distance", "seconds",
   ]
-  written = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+  rows = []
   for result in results:
     summary = result.summary
+    ceiling = (ceilings or {}).get(result.experiment)
     reward = f"{summary['supertypes'][0]}/reward"
     reached = [seed["steps_to_reach"] for seed in summary["seeds"]]
     cells = [
         result.experiment, result.label, str(result.seeds), f"{summary['env_steps'] / 1e6:.3g}",
-        _mean(summary, "reward", ".3f"), _mean(summary, "reward_of_means", ".3f"),
+        _mean(summary, "reward", ".3f"), _by_seed(summary, "reward"),
+        _of_ceiling(summary, ceiling), _mean(summary, "reward_of_means", ".3f"), _noise(summary),
         _steps(reached), _mean(summary, "variation", ".4f"), _mean(summary, "increment", ".4f"),
         _mean(summary, f"lowest/{reward}", ".3g"), _mean(summary, reward, ".3g"),
         _mean(summary, "relative_epsilon", ".1f", 100), _mean(summary, "distance", ".4f"),
         f"{summary['seconds']:.0f}",
     ]
-    written.append(f"| {' | '.join(cells)} |")
-  return "\n".join([*written, "", _EXPLANATION]) + "\n"
+    rows.append(cells)
+  lines = [head, ["---"] * len(head), *rows]
+  if not ceilings:
+    left_out = head.index("of the ceiling")
+    lines = [[cell for i, cell in enumerate(line) if i != left_out] for line in lines]
+  return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", _EXPLANATION]) + "\n"
+
+
+def _by_seed(summary: Mapping[str, Any], name: str) -> str:
+  """A number of each seed."""
+  return ", ".join(f"{seed[name]:.3f}" for seed in summary["seeds"])
+
+
+def _of_ceiling(summary: Mapping[str, Any], ceiling: Mapping[str, Any] | None) -> str:
+  """The mean reward in percent of the best known one, and that of the worst seed."""
+  if ceiling is None:
+    return ""
+  best = ceiling["reward"]
+  worst = min(seed["reward"] for seed in summary["seeds"])
+  text = f"{100 * summary['mean']['reward'] / best:.1f}%"
+  return text + (f" (worst {100 * worst / best:.1f}%)" if len(summary["seeds"]) > 1 else "")
+
+
+def _noise(summary: Mapping[str, Any]) -> str:
+  """The reward that is lost because episodes differ from their mean."""
+  return f"{summary['mean']['reward_of_means'] - summary['mean']['reward']:.3f}"
 
 
 def _mean(summary: Mapping[str, Any], name: str, form: str, times: float = 1) -> str:
