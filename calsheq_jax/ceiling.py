@@ -58,6 +58,7 @@ def adapt(
     problem: Problem,
     config: calsheq.Config,
     updates: Array | int,
+    falling: bool = False,
 ) -> ppo.State:
   """Trains a shared policy at one profile.
 
@@ -68,10 +69,12 @@ def adapt(
     goals: [K] wanted values, which only metrics depend on.
     problem, config: static under jit.
     updates: number of updates, each on config.episodes episodes; it may be traced.
+    falling: whether the learning rate falls to 0 over these updates, as in `pairs.rest`; static.
   """
 
-  def step(_, state):
-    return calsheq.trial_stage(state, key, coordinates, goals, problem, config)[0]
+  def step(i, state):
+    rate = 1 - i / updates if falling else 1.0
+    return calsheq.trial_stage(state, key, coordinates, goals, problem, config, rate=rate)[0]
 
   return jax.lax.fori_loop(0, updates, step, shared)
 
@@ -85,6 +88,7 @@ def generation(
     config: calsheq.Config,
     updates: Array | int,
     judge_episodes: int,
+    falling: bool = False,
 ) -> tuple[ppo.State, dict[str, Array]]:
   """Trains policies at N profiles and judges them.
 
@@ -98,6 +102,7 @@ def generation(
     problem, config: static under jit.
     updates: number of updates of each policy; it may be traced.
     judge_episodes: number of held-out episodes of each profile; static under jit.
+    falling: as in `adapt`.
 
   Returns:
     The policies, leading axis [N], and the results of `calsheq.judge`, [N].
@@ -105,7 +110,7 @@ def generation(
   train_key, judge_key = jax.random.split(key)
 
   def one(state, point):
-    state = adapt(state, train_key, point, goals, problem, config, updates)
+    state = adapt(state, train_key, point, goals, problem, config, updates, falling)
     judged = calsheq.judge(
         state.agent, judge_key, point, goals, problem, config, judge_episodes
     )

@@ -64,12 +64,12 @@ class Saved(NamedTuple):
 
 
 @functools.cache
-def _generation(problem, config, judge_episodes):
+def _generation(problem, config, judge_episodes, falling):
   """(shared [N], points [N, d], key, goals, updates) -> `ceiling.generation`."""
 
   def run(shared, points, key, goals, updates):
     return ceiling.generation(
-        shared, points, key, goals, problem, config, updates, judge_episodes
+        shared, points, key, goals, problem, config, updates, judge_episodes, falling
     )
 
   return jax.jit(run)
@@ -221,10 +221,15 @@ class Search(loop.Training):
       self._evolution.tell(point, float(score))
 
   def _train(
-      self, shared: ppo.State, points: np.ndarray, key: jax.Array, updates: int
+      self,
+      shared: ppo.State,
+      points: np.ndarray,
+      key: jax.Array,
+      updates: int,
+      falling: bool = False,
   ) -> tuple[ppo.State, dict[str, np.ndarray]]:
     """Does `ceiling.generation` at points [N, d], as many at a time as --together says."""
-    step = _generation(self._problem, self._config, self._plan.judge_episodes)
+    step = _generation(self._problem, self._config, self._plan.judge_episodes, falling)
     width, count = self._plan.together, len(points)
     rows = np.minimum(np.arange(count + -count % width), count - 1)  # the last one fills up
     parts = []
@@ -339,7 +344,9 @@ class Search(loop.Training):
     points = self.finalists(state)
     self._say(f"training {len(points)} finalists, {plan.final_updates} updates each")
     inherited = ceiling.inherit(state.shared, state.parents, jnp.asarray(points))
-    shared, _ = self._train(inherited, points, self._keys["final"], plan.final_updates)
+    shared, _ = self._train(
+        inherited, points, self._keys["final"], plan.final_updates, falling=True
+    )
     describe = _describer(problem, self._config, plan.final_episodes)
     agents = [jax.tree.map(lambda x, i=i: x[i], shared.agent) for i in range(len(points))]
     scores = np.array([
