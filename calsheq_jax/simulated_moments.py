@@ -35,8 +35,6 @@ _SIGNIFICANCE = 0.05
 _SMALLEST = 1e-4
 # Smallest loading that is named, relative to the largest one, and the largest number of names.
 _NAMED, _MOST_NAMES = 0.4, 4
-# Share of a parameter's axis in unidentified directions from which its interval says so.
-_SHARE = 0.05
 
 
 class Direction(NamedTuple):
@@ -176,24 +174,27 @@ def inverse(covariance: np.ndarray) -> np.ndarray:
 
   Statistics without noise, which are constants, have the weight 0.
   """
-  scale = np.sqrt(np.diag(covariance))
-  used = scale > 1e-12 * max(scale.max(), 1e-300)
+  values, vectors, used = _correlation(covariance)
   result = np.zeros_like(covariance)
   if used.any():
-    s = scale[used]
-    values, vectors = np.linalg.eigh(covariance[np.ix_(used, used)] / np.outer(s, s))
     values = np.maximum(values, _SMALLEST * values[-1])
-    result[np.ix_(used, used)] = (vectors / values) @ vectors.T / np.outer(s, s)
+    result[np.ix_(used, used)] = (vectors / values) @ vectors.T
   return result
 
 
 def rank(covariance: np.ndarray) -> int:
   """The number of eigenvalues of the correlation that `inverse` does not raise."""
+  values, _, used = _correlation(covariance)
+  return int((values > _SMALLEST * values[-1]).sum()) if used.any() else 0
+
+
+def _correlation(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Eigenvalues and eigenvectors of the correlation of the statistics that have noise, a mask."""
   scale = np.sqrt(np.diag(covariance))
-  s = scale[scale > 1e-12 * max(scale.max(), 1e-300)]
   used = scale > 1e-12 * max(scale.max(), 1e-300)
-  values = np.linalg.eigvalsh(covariance[np.ix_(used, used)] / np.outer(s, s))
-  return int((values > _SMALLEST * values[-1]).sum())
+  s = scale[used]
+  values, vectors = np.linalg.eigh(covariance[np.ix_(used, used)] / np.outer(s, s))
+  return values, vectors / s[:, None], used
 
 
 def intervals(
