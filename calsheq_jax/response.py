@@ -9,6 +9,7 @@ profile.
 """
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -29,20 +30,24 @@ class Config:
       default=0.2,
       metadata={"help": "Distance of the design's profiles from the middle, in half-widths."},
   )
-  repeats: int = dataclasses.field(
-      default=1, metadata={"help": "Number of times that the design is repeated."}
+  profiles: int = dataclasses.field(
+      default=32,
+      metadata={
+          "help": "Smallest number of profiles beside the middle; the design is repeated until it"
+          " has as many."
+      },
   )
   centres: int = dataclasses.field(
       default=8, metadata={"help": "Number of further learners at the middle of the design."}
   )
   stages: int = dataclasses.field(
-      default=24, metadata={"help": "Number of stages for which each policy goes on learning."}
+      default=20, metadata={"help": "Number of stages for which each policy goes on learning."}
   )
   episodes: int = dataclasses.field(
       default=16, metadata={"help": "Number of episodes of one such stage."}
   )
   held_out: int = dataclasses.field(
-      default=64, metadata={"help": "Number of held-out episodes at each profile."}
+      default=32, metadata={"help": "Number of held-out episodes at each profile."}
   )
   rate: Schedule = dataclasses.field(
       default=Schedule(1.0, 8),
@@ -53,14 +58,18 @@ class Config:
     if not 0 < self.reach < 1:
       raise ValueError(f"reach={self.reach} must lie between 0 and 1, in half-widths of the box")
     for field, least in (
-        ("repeats", 1), ("centres", 2), ("stages", 0), ("episodes", 2), ("held_out", 2)
+        ("profiles", 1), ("centres", 2), ("stages", 0), ("episodes", 2), ("held_out", 2)
     ):
       if getattr(self, field) < least:
         raise ValueError(f"{field}={getattr(self, field)} must be at least {least}")
 
   def points(self, size: int) -> int:
     """The number of profiles of a design for `size` numbers, P."""
-    return 2 * _order(size) * self.repeats + self.centres
+    return 2 * _order(size) * self.repeats(size) + self.centres
+
+  def repeats(self, size: int) -> int:
+    """The number of times that the design for `size` numbers is repeated."""
+    return math.ceil(self.profiles / (2 * _order(size)))
 
   def cost(self, size: int) -> int:
     """The number of episodes that the design plays in all."""
@@ -68,6 +77,7 @@ class Config:
 
 
 def _order(size: int) -> int:
+  """The least power of 2 that is not below `size`."""
   return 1 << max(0, size - 1).bit_length()
 
 
@@ -92,7 +102,7 @@ def design(point: np.ndarray, config: Config) -> np.ndarray:
     signs = np.block([[signs, signs], [signs, -signs]])
   middle = np.clip(point, -1 + config.reach, 1 - config.reach)
   half = config.reach * signs[:, :size]
-  moves = np.concatenate([half, -half] * config.repeats + [np.zeros((config.centres, size))])
+  moves = np.concatenate([half, -half] * config.repeats(size) + [np.zeros((config.centres, size))])
   return (middle + moves).astype(np.float32)
 
 
@@ -130,10 +140,12 @@ def respond(
       shared, _ = calsheq.trial_stage(shared, learn_key, point, goals, problem, learning)
       return shared, None
 
-    shared = ppo.from_agent(agent, learning.shared)
-    shared, _ = jax.lax.scan(step, shared, length=config.stages)
+    responding = agent
+    if config.stages:
+      shared = ppo.from_agent(agent, learning.shared)
+      responding = jax.lax.scan(step, shared, length=config.stages)[0].agent
     profiles = rollout.repeated(problem.space.profile(point), config.held_out)
-    played = rollout.collect(problem.env, net, shared.agent, play_key, profiles)
+    played = rollout.collect(problem.env, net, responding, play_key, profiles)
     return problem.values(played.states)
 
   return jax.vmap(one)(rollout.keys_of(key, len(coordinates)), jnp.asarray(coordinates))
