@@ -38,6 +38,8 @@ _SHARE = 0.05
 _MOST_EPISODES = 256
 # Number of parameters that are simulated side by side.
 _BATCH = 1024
+# Distance of an estimate from the middle, in reaches, from which it counts as extrapolated.
+_OUTSIDE = 1.5
 # P-value of the overidentification statistic below which the report warns.
 _MISFIT = 0.01
 
@@ -60,6 +62,13 @@ class Uncertainty(NamedTuple):
   moments: Moments  # the same in coordinates of the box
   model: LocalModel  # the local model of the statistics, in coordinates of the box
   episodes: int  # number of episodes that were simulated
+  reach: float  # distance of the design's farthest points from its middle, in coordinates
+
+  @property
+  def extrapolated(self) -> bool:
+    """Whether the estimate lies outside the design, where the local model was not fitted."""
+    away = np.abs(self.moments.estimate - self.model.centre).max()
+    return bool(away > _OUTSIDE * self.reach)
 
   @property
   def unidentified(self) -> tuple[Direction, ...]:
@@ -80,13 +89,15 @@ class Uncertainty(NamedTuple):
       lines.append(f"  {name:{wide}}  {self.estimate[name]:9.4g}  {low:9.4g} to {high:9.4g}{note}")
     for direction in self.unidentified:
       lines.append(f"not identified: {direction.name}")
+    if self.extrapolated:
+      lines.append("the estimate lies outside the design: repeat with it as the point")
     if self.freedom:
       lines.append(
           f"overidentification: {self.overidentification:.3g} with {self.freedom} degrees of"
           f" freedom, p = {self.p_value:.2g}"
       )
       if self.p_value < _MISFIT:
-        lines.append("the observed statistics are not those of any profile nearby: see the misfit")
+        lines.append("no profile nearby shows the observed statistics: the model does not fit")
     return "\n".join(lines)
 
 
@@ -102,6 +113,7 @@ def of_equilibrium(
     count: int | None = None,
     level: float = 0.9,
     design: response.Config | None = None,
+    learned: bool = False,
     seed: int = 0,
 ) -> Uncertainty:
   """The uncertainty of a profile that was calibrated with learning agents.
@@ -118,6 +130,9 @@ def of_equilibrium(
       which then is that of simulated episodes divided by `count`.
     level: probability of the intervals.
     design: profiles around the point and the learning there; None takes the defaults.
+    learned: whether the observed agents are themselves one outcome of such learning, and not at the
+      exact equilibrium. The variation between policies that learned at the design's profiles then
+      counts as noise of the observed statistics, too.
     seed: seed of the resampling in approximate Bayesian computation.
 
   Returns:
@@ -134,7 +149,7 @@ def of_equilibrium(
   space = problem.space
   return from_episodes(
       points, np.asarray(statistics), np.asarray(observed), covariance=covariance, count=count,
-      level=level, names=space.names, low=space.low, high=space.high, seed=seed,
+      level=level, names=space.names, low=space.low, high=space.high, learned=learned, seed=seed,
       episodes=design.cost(space.size),
   )
 
@@ -155,6 +170,7 @@ def from_episodes(
     covariance: np.ndarray | None = None,
     count: int | None = None,
     level: float = 0.9,
+    learned: bool = False,
     seed: int = 0,
     pairs: int = 4000,
     episodes: int | None = None,
@@ -167,7 +183,7 @@ def from_episodes(
   Args:
     points: [P, d] coordinates; their mean is the middle, at which the local model is centred.
     statistics: [P, E, K].
-    observed, covariance, count, level, seed: as in `of_equilibrium`.
+    observed, covariance, count, level, learned, seed: as in `of_equilibrium`.
     names, low, high: [d] names and bounds of the parameters.
     pairs: number of pairs of approximate Bayesian computation. They are emulated: the local model
       with squared terms, and the errors of episodes drawn from the nearest profile.
@@ -188,14 +204,16 @@ def from_episodes(
   of_one = np.einsum("pek,pel->kl", errors, errors) / (len(points) * (statistics.shape[1] - 1))
   omega = _observed_covariance(covariance, count, seen, of_one)
   model = local_model.regression(points, means, points.astype(float).mean(0), squares=True)
-  moments = simulated_moments.estimate(model, observed, omega, names)
+  learning = np.zeros_like(omega)
+  if learned:
+    learning = _positive(model.residual - of_one / statistics.shape[1])
+  moments = simulated_moments.estimate(model, observed, omega + learning, names)
   rng = np.random.default_rng(seed)
   candidates = _cloud(rng, moments, pairs)
   simulated = model.mean(candidates, quadratic=True)
+  factor = model.variance_factor(np.clip(moments.estimate, -1, 1))
   simulated += rng.multivariate_normal(
-      np.zeros(len(observed)),
-      model.variance_factor(np.clip(moments.estimate, -1, 1)) * model.residual, pairs,
-      method="eigh",
+      np.zeros(len(observed)), factor * model.residual + learning, pairs, method="eigh"
   )
   if covariance is None:
     assert count is not None  # as `check` makes sure
@@ -207,7 +225,8 @@ def from_episodes(
     simulated += rng.multivariate_normal(np.zeros(len(observed)), omega, pairs, method="eigh")
   accepted = posterior_checks.abc(candidates, simulated, observed, moments.noise)
   episodes = statistics.shape[0] * statistics.shape[1] if episodes is None else episodes
-  return _conclude(model, moments, accepted, names, low, high, level, episodes)
+  reach = float(np.abs(points - model.centre).max())
+  return _conclude(model, moments, accepted, names, low, high, level, episodes, reach)
 
 
 def of_simulator(
@@ -283,12 +302,13 @@ def of_simulator(
   assert each is not None  # as `check` makes sure
   simulated = _simulate(simulator, cloud_key, units(candidates), each).mean(1)[:, seen]
   # A mean of episodes already has a part of the noise, or all of it.
-  values, vectors = np.linalg.eigh(omega - model.residual / each)
-  root = vectors * np.sqrt(np.maximum(values, 0))
-  simulated += rng.normal(size=simulated.shape) @ root.T
+  simulated += rng.multivariate_normal(
+      np.zeros(len(observed)), _positive(omega - model.residual / each), len(simulated),
+      method="eigh",
+  )
   accepted = posterior_checks.abc(candidates, simulated, observed, moments.noise)
   episodes = len(near) + pairs * each
-  return _conclude(model, moments, accepted, names, low, high, level, episodes)
+  return _conclude(model, moments, accepted, names, low, high, level, episodes, reach)
 
 
 # Parts of both.
@@ -343,6 +363,12 @@ def _observed_covariance(
   return of_one / count
 
 
+def _positive(matrix: np.ndarray) -> np.ndarray:
+  """The nearest positive semidefinite matrix: negative eigenvalues become 0."""
+  values, vectors = np.linalg.eigh(matrix)
+  return (vectors * np.maximum(values, 0)) @ vectors.T
+
+
 def _episodes_for(omega: np.ndarray, of_one: np.ndarray) -> int:
   """The number of episodes whose mean has no more noise than `omega` in any direction."""
   ratio = np.linalg.eigvals(simulated_moments.inverse(omega) @ of_one).real.max()
@@ -389,6 +415,7 @@ def _conclude(
     high: Sequence[float],
     level: float,
     episodes: int,
+    reach: float,
 ) -> Uncertainty:
   """Puts everything into the profile's units."""
   bottom, top = np.asarray(low, float), np.asarray(high, float)
@@ -420,4 +447,5 @@ def _conclude(
       moments=moments,
       model=model,
       episodes=episodes,
+      reach=reach,
   )

@@ -37,6 +37,7 @@ class Game:
   design: response.Config
   observed: int  # number of observed episodes, E
   observe: Observe
+  learned: bool = False  # whether the observed agents learned, and are at no exact equilibrium
 
   def truths(self, key: Array, runs: int) -> Array:
     """Draws true profiles, uniform over the middle 70% of the box: [R, d]."""
@@ -83,27 +84,29 @@ def linear_quadratic_game() -> Game:
 
 
 def market_game() -> Game:
-  """Makes a market of 3 merchants and 2 clusters of 20 customers, with 10 steps."""
-  env = market.Market(
-      market.Config(num_merchants=3, clusters=2, customers=20, horizon=10)
-  )
-  start = env.profile(connection=0.5)
+  """Makes a market of 2 merchants and 2 clusters of 20 customers, with 10 steps.
+
+  The connection probabilities of supertype 1 are calibrated, between 0.1 and 0.7; those of
+  supertype 2 are 0.3. Targets are the numbers of transactions of each supertype with each cluster.
+  Merchants tolerate inventory, so that quotes alone are learned.
+  """
+  env = market.Market(market.Config(num_merchants=2, clusters=2, customers=20, horizon=10))
+  names = ("supertype_1/connection_1", "supertype_1/connection_2")
+  start = env.profile(connection=0.3, tolerance=1.0, variance=0.0)
   problem = Problem(
-      space(
-          env, start, ["supertype_1/connection_*"],
-          low={f"supertype_1/connection_{i}": 0.2 for i in (1, 2)},
-          high={f"supertype_1/connection_{i}": 0.8 for i in (1, 2)},
-      ),
+      space(env, start, names, low=dict.fromkeys(names, 0.1), high=dict.fromkeys(names, 0.7)),
       tuple(
           Target("supertype_counts", 0.0, scale=20.0, index=(i, j)) for i in (0, 1) for j in (0, 1)
       ),
   )
   config = calsheq.Config(
-      episodes=32, network=policy.Config(hidden=(16,)), shared=ppo.Config(minibatches=4)
+      episodes=32,
+      network=policy.Config(hidden=(16,)),
+      shared=ppo.Config(minibatches=4, learning_rate=2e-3),
   )
-  episodes, stages = 64, 200
+  episodes, stages = 16, 150
   net = policy.for_environment(env, config.network)
-  learning = dataclasses.replace(config, shared_rate=Schedule(1.0, 50))
+  learning = dataclasses.replace(config, shared_rate=Schedule(1.0, 60))
 
   def observe(key, truth):
     init_key, learn_key, play_key = jax.random.split(key, 3)
@@ -123,9 +126,10 @@ def market_game() -> Game:
       problem=problem,
       config=config,
       stages=200,
-      design=response.Config(profiles=8, centres=8, stages=40, episodes=32, held_out=64),
+      design=response.Config(profiles=8, centres=8),
       observed=episodes,
       observe=observe,
+      learned=True,
   )
 
 

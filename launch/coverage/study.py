@@ -85,13 +85,18 @@ def _calibrated(keys, goals, game):
 
 
 def uncertainties(game: Game, runs: Runs) -> list[uncertainty.Uncertainty]:
-  """The uncertainty of each run, with the covariance of its observed episodes."""
+  """The uncertainty of each run.
+
+  Where the equilibrium is exact, observed agents take their mean actions and simulated ones explore,
+  so that the covariance is that of the observed episodes. It is that of simulated ones otherwise.
+  """
   space = game.problem.space
   found = []
   for k, observed in enumerate(runs.observed):
     found.append(uncertainty.from_episodes(
         runs.designs[k], runs.statistics[k], observed.mean(0),
-        covariance=np.cov(observed.T) / len(observed),
+        covariance=None if game.learned else np.cov(observed.T) / len(observed),
+        count=len(observed), learned=game.learned,
         names=space.names, low=space.low, high=space.high, level=LEVEL, seed=k,
         episodes=game.design.cost(space.size),
     ))
