@@ -1,4 +1,4 @@
-"""The method of simulated moments around a calibrated profile: estimate, errors, what is identified.
+"""The method of simulated moments at a calibrated profile: estimate, errors, and identification.
 
 Statistics s have been observed, with the mean m and covariance Omega of its error. A local model
 (`local_model`) says what is simulated, a + J (theta - c) with errors of its own. With weights W,

@@ -139,13 +139,14 @@ def of_equilibrium(
     The result.
 
   Raises:
-    ValueError: shapes do not agree, neither covariance nor count is given, or values are not finite.
+    ValueError: shapes do not agree, neither covariance nor count is given, or values are not
+      finite.
   """
   design = response.Config() if design is None else design
   point = np.asarray(point, float)
   check(point, observed, covariance, count, level, problem.space.size, len(problem.targets))
   points = response.design(point, design)
-  statistics = _respond(agent, key, points, problem, config, design)
+  statistics = respond(agent, key, points, problem, config, design)
   space = problem.space
   return from_episodes(
       points, np.asarray(statistics), np.asarray(observed), covariance=covariance, count=count,
@@ -155,7 +156,8 @@ def of_equilibrium(
 
 
 @functools.partial(jax.jit, static_argnames=("problem", "learning", "design"))
-def _respond(agent, key, points, problem, learning, design):
+def respond(agent, key, points, problem, learning, design):
+  """Computes `response.respond`, compiled once for each problem and size."""
   return response.respond(agent, key, points, problem, learning, design)
 
 

@@ -7,9 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from calsheq_jax import calsheq, experiments, policy, ppo, response, rollout, uncertainty
-from calsheq_jax.distributions import SCALES
-from calsheq_jax.types import Agent, Moments
+from calsheq_jax import calsheq, experiments, policy, ppo, response, uncertainty
 
 SLOPES = np.array([[1.0, 0.5], [0.0, 2.0], [1.0, 1.0]])
 NOISE = 0.5

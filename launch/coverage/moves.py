@@ -1,8 +1,8 @@
 """What moving a profile along a direction changes, with a policy that is trained at each place.
 
-The experiment is `recover`: 20 connection probabilities of the market, 20 targets that hang
-together. A policy is trained at a hidden profile, whose episodes are observed. The profile itself is
-the point, so that the study is about identification and not about the search.
+The experiment is `recover`: 20 connection probabilities of the market, and 20 targets that hang
+together. A policy is trained at a hidden profile, and its episodes are observed. The hidden profile
+is also the point, so that the study is about identification and not about the search.
 
 Glossary: d parameters, K targets, E episodes.
 """
@@ -25,8 +25,6 @@ from calsheq_jax.targets import goals_of
 OBSERVED = 64
 # Largest distance of a move in coordinates, and the margin that it leaves to the box.
 _FARTHEST, _MARGIN = 0.6, 0.02
-# Number of policies that are trained at each end of a move.
-_LEARNERS = 6
 
 
 class Move(NamedTuple):
@@ -56,15 +54,14 @@ def study(stages: int, seed: int) -> tuple[uncertainty.Uncertainty, list[Move]]:
       jax.random.key(seed), 6
   )
   point = np.asarray(experiments.hidden_coordinates(hidden_key, problem))
-  shared = jax.jit(functools.partial(calsheq.init_shared, env=problem.env, config=config))(init_key)
+  shared = calsheq.init_shared(init_key, problem.env, config)
   trained = dataclasses.replace(config, shared_rate=Schedule(1.0, max(1, stages // 4)))
   shared = _train(shared, learn_key, point, problem, trained, stages)
   goals = goals_of(problem.targets)
-  observed = calsheq.judge(
-      shared.agent, observe_key, point, goals, problem, config, OBSERVED
-  )["values"]
+  observed = _judge(shared.agent, observe_key, point, goals, problem, config)["values"]
   found = uncertainty.of_equilibrium(
-      problem, config, shared.agent, point, np.asarray(observed), key, count=OBSERVED
+      problem, config, shared.agent, point, np.asarray(observed), key, count=OBSERVED,
+      learned=True,
   )
   chosen = (found.directions[0], found.directions[-1])
   return found, move(shared.agent, move_key, point, chosen, found, problem, config)
@@ -79,6 +76,11 @@ def _train(shared, key, point, problem, config, stages):
     return shared, None
 
   return jax.lax.scan(step, shared, length=stages)[0]
+
+
+@functools.partial(jax.jit, static_argnames=("problem", "config"))
+def _judge(agent, key, point, goals, problem, config):
+  return calsheq.judge(agent, key, point, goals, problem, config, OBSERVED)
 
 
 def move(
@@ -96,16 +98,23 @@ def move(
   that of the means that are compared.
   """
   design = response.Config()
+  # As many policies learn as in a design, so that nothing is compiled again.
+  total = design.points(len(point))
+  learners = total // (2 * len(directions))
   ends, distances = [], []
   for direction in directions:
     low, high = _ends(point, direction.loadings)
     distances.append(float(np.linalg.norm(high - low)))
-    ends += [low] * _LEARNERS + [high] * _LEARNERS
-  respond = functools.partial(
-      response.respond, problem=problem, learning=config, config=design
+    ends += [low] * learners + [high] * learners
+  used = len(ends)
+  ends += [point] * (total - used)
+  statistics = np.asarray(
+      uncertainty.respond(
+          agent, key, np.stack(ends).astype(np.float32), problem, config, design
+      ),
+      float,
   )
-  statistics = np.asarray(jax.jit(respond)(agent, key, np.stack(ends).astype(np.float32)), float)
-  by_end = statistics.mean(1).reshape(len(directions), 2, _LEARNERS, -1)
+  by_end = statistics[:used].mean(1).reshape(len(directions), 2, learners, -1)
   moved = []
   for direction, distance, means in zip(directions, distances, by_end):
     moved.append(_compared(direction, distance, means, found.model, found.moments.noise))

@@ -87,8 +87,9 @@ def _calibrated(keys, goals, game):
 def uncertainties(game: Game, runs: Runs) -> list[uncertainty.Uncertainty]:
   """The uncertainty of each run.
 
-  Where the equilibrium is exact, observed agents take their mean actions and simulated ones explore,
-  so that the covariance is that of the observed episodes. It is that of simulated ones otherwise.
+  Where the equilibrium is exact, observed agents take their mean actions while simulated ones
+  explore. The covariance is then that of the observed episodes. Otherwise it is that of simulated
+  ones.
   """
   space = game.problem.space
   found = []
