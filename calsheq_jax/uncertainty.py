@@ -19,6 +19,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from calsheq_jax import calsheq, local_model, posterior_checks, response, simulated_moments
 from calsheq_jax.local_model import LocalModel
@@ -105,11 +106,11 @@ def of_equilibrium(
     problem: Problem,
     config: calsheq.Config,
     agent: Agent,
-    point: Array,
-    observed: Array,
+    point: ArrayLike,
+    observed: ArrayLike,
     key: Array,
     *,
-    covariance: Array | None = None,
+    covariance: ArrayLike | None = None,
     count: int | None = None,
     level: float = 0.9,
     design: response.Config | None = None,
@@ -143,13 +144,13 @@ def of_equilibrium(
       finite.
   """
   design = response.Config() if design is None else design
-  point = np.asarray(point, float)
-  check(point, observed, covariance, count, level, problem.space.size, len(problem.targets))
-  points = response.design(point, design)
+  centre, seen = np.asarray(point, float), np.asarray(observed, float)
+  check(centre, seen, covariance, count, level, problem.space.size, len(problem.targets))
+  points = response.design(centre, design)
   statistics = respond(agent, key, points, problem, config, design)
   space = problem.space
   return from_episodes(
-      points, np.asarray(statistics), np.asarray(observed), covariance=covariance, count=count,
+      points, np.asarray(statistics), seen, covariance=covariance, count=count,
       level=level, names=space.names, low=space.low, high=space.high, learned=learned, seed=seed,
       episodes=design.cost(space.size),
   )
@@ -169,7 +170,7 @@ def from_episodes(
     names: Sequence[str],
     low: Sequence[float],
     high: Sequence[float],
-    covariance: np.ndarray | None = None,
+    covariance: ArrayLike | None = None,
     count: int | None = None,
     level: float = 0.9,
     learned: bool = False,
@@ -235,11 +236,11 @@ def of_simulator(
     simulator: Simulator,
     low: Sequence[float],
     high: Sequence[float],
-    point: Array,
-    observed: Array,
+    point: ArrayLike,
+    observed: ArrayLike,
     key: Array,
     *,
-    covariance: Array | None = None,
+    covariance: ArrayLike | None = None,
     count: int | None = None,
     names: Sequence[str] | None = None,
     level: float = 0.9,
@@ -278,37 +279,37 @@ def of_simulator(
     raise ValueError(f"low={low}, high={high}: give [d] bounds each, low below high")
   size = len(bottom)
   names = tuple(f"parameter_{i + 1}" for i in range(size)) if names is None else tuple(names)
-  point = np.asarray(point, float)
-  check(point, observed, covariance, count, level, size, np.size(observed))
-  if not ((bottom <= point) & (point <= top)).all():
-    raise ValueError(f"point={point} is out of the box {bottom} to {top}")
+  place, wanted = np.asarray(point, float), np.asarray(observed, float)
+  check(place, wanted, covariance, count, level, size, wanted.size)
+  if not ((bottom <= place) & (place <= top)).all():
+    raise ValueError(f"point={place} is out of the box {bottom} to {top}")
   if not 0 < reach < 1:
     raise ValueError(f"reach={reach} must lie between 0 and 1, in half-widths of the box")
 
   def units(x):
     return bottom + (top - bottom) * (np.asarray(x) + 1) / 2
 
-  seen = np.isfinite(observed)
-  observed = np.asarray(observed, float)[seen]
+  seen = np.isfinite(wanted)
+  wanted = wanted[seen]
   near_key, cloud_key, seed_key = jax.random.split(key, 3)
   rng = np.random.default_rng(int(jax.random.bits(seed_key)))
-  middle = np.clip(2 * (point - bottom) / (top - bottom) - 1, -1 + reach, 1 - reach)
+  middle = np.clip(2 * (place - bottom) / (top - bottom) - 1, -1 + reach, 1 - reach)
   moves = reach * rng.uniform(-1, 1, ((simulations + 1) // 2, size))
   near = middle + np.concatenate([moves, -moves])
   statistics = _simulate(simulator, near_key, units(near), 1)[:, 0, seen]
   model = local_model.regression(near, statistics, middle, squares=True)
   omega = _observed_covariance(covariance, count, seen, model.residual)
-  moments = simulated_moments.estimate(model, observed, omega, names)
+  moments = simulated_moments.estimate(model, wanted, omega, names)
   candidates = _cloud(rng, moments, pairs)
   each = count if covariance is None else _episodes_for(omega, model.residual)
   assert each is not None  # as `check` makes sure
   simulated = _simulate(simulator, cloud_key, units(candidates), each).mean(1)[:, seen]
   # A mean of episodes already has a part of the noise, or all of it.
   simulated += rng.multivariate_normal(
-      np.zeros(len(observed)), _positive(omega - model.residual / each), len(simulated),
+      np.zeros(len(wanted)), _positive(omega - model.residual / each), len(simulated),
       method="eigh",
   )
-  accepted = posterior_checks.abc(candidates, simulated, observed, moments.noise)
+  accepted = posterior_checks.abc(candidates, simulated, wanted, moments.noise)
   episodes = len(near) + pairs * each
   return _conclude(model, moments, accepted, names, low, high, level, episodes, reach)
 
@@ -317,9 +318,9 @@ def of_simulator(
 
 
 def check(
-    point: Array | np.ndarray,
-    observed: Array | np.ndarray,
-    covariance: Array | np.ndarray | None,
+    point: np.ndarray,
+    observed: np.ndarray,
+    covariance: ArrayLike | None,
     count: int | None,
     level: float,
     size: int,
@@ -356,7 +357,7 @@ def check(
 
 
 def _observed_covariance(
-    covariance: np.ndarray | None, count: int | None, seen: np.ndarray, of_one: np.ndarray
+    covariance: ArrayLike | None, count: int | None, seen: np.ndarray, of_one: np.ndarray
 ) -> np.ndarray:
   """The covariance of the observed statistics that are not missing."""
   if covariance is not None:

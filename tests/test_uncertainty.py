@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from calsheq_jax import calsheq, experiments, policy, ppo, response, uncertainty
+from calsheq_jax import calsheq, experiments, local_model, policy, ppo, response, uncertainty
 
 SLOPES = np.array([[1.0, 0.5], [0.0, 2.0], [1.0, 1.0]])
 NOISE = 0.5
@@ -186,3 +186,42 @@ def test_intervals_of_episodes_at_a_known_equilibrium():
   np.testing.assert_allclose(list(found.estimate.values()), truth, atol=0.005)
   assert found.freedom == 0 and np.isnan(found.p_value)
   assert not found.unidentified and not found.disagreements
+
+
+@pytest.mark.slow
+def test_the_derivative_is_that_of_the_equilibrium_and_not_of_a_frozen_policy():
+  space = PROBLEM.space
+  point = np.array([0.1, -0.2], np.float32)
+  design = response.Config(profiles=32, centres=8, stages=150, episodes=32, held_out=64)
+  untrained = calsheq.init_shared(jax.random.key(0), PROBLEM.env, LEARNING).agent
+  points = response.design(point, design)
+  # All policies learn from scratch here, and the model is fitted to where they have come to.
+  statistics = uncertainty.respond(
+      untrained, jax.random.key(1), points, PROBLEM, LEARNING, design
+  )
+  responding = local_model.regression(points, np.asarray(statistics).mean(1), point)
+  slopes = np.linalg.inv(np.eye(2) - 0.5 * np.array([[2, 3], [3, 2]]) / 5)
+  np.testing.assert_allclose(
+      responding.jacobian, slopes, atol=4 * responding.jacobian_error.max()
+  )
+  assert responding.jacobian_error.max() < 0.1
+  np.testing.assert_allclose(responding.intercept, slopes @ point, atol=0.03)
+  # A frozen policy that plays the equilibrium at the point follows types, with the slope 1.
+  exact = PROBLEM.env.equilibrium(jnp.array([[0.5, -1.0]]), space.profile(point))
+  higher = PROBLEM.env.equilibrium(jnp.array([[0.6, -1.0]]), space.profile(point))
+  np.testing.assert_allclose(higher - exact, 0.1, atol=1e-6)
+  assert np.abs(responding.jacobian - np.eye(2)).min() > 0.25
+
+
+@pytest.mark.slow
+def test_a_frozen_policy_has_the_derivative_of_its_own_actions():
+  """The policy that adds nothing to a type: its mean action is the mean of the types."""
+  design = response.Config(profiles=32, stages=0, held_out=256)
+  point = np.zeros(2, np.float32)
+  agent = calsheq.init_shared(jax.random.key(0), PROBLEM.env, LEARNING).agent
+  points = response.design(point, design)
+  statistics = uncertainty.respond(agent, jax.random.key(1), points, PROBLEM, LEARNING, design)
+  found = local_model.regression(points, np.asarray(statistics).mean(1), point)
+  # The last layer of a new policy is near 0, so that actions do not depend on types.
+  np.testing.assert_allclose(found.jacobian, 0, atol=0.3)
+  assert np.isfinite(statistics).all() and statistics.shape == (40, 256, 2)

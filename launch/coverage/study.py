@@ -8,6 +8,7 @@ import time
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from calsheq_jax import calsheq, posterior_checks, response, uncertainty
@@ -108,7 +109,7 @@ def covered(runs: Runs, found: list[uncertainty.Uncertainty], game: Game, seed: 
   """Compares intervals and posteriors with the truths."""
   rng = np.random.default_rng(seed)
   space = game.problem.space
-  truths = np.asarray(space.numbers(runs.truths.astype(np.float32)), float)
+  truths = np.asarray(space.numbers(jnp.asarray(runs.truths)), float)
 
   def inside(name):
     bounds = np.array([[getattr(x, name)[n] for n in space.names] for x in found])  # [R, d, 2]

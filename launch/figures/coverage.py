@@ -14,7 +14,7 @@ _DRAWS = 20_000
 
 
 def draw(
-    histograms: Mapping[str, Sequence[int] | np.ndarray], p_values: Sequence[float]
+    histograms: Mapping[str, Sequence[int] | np.ndarray], p_values: Sequence[float] | np.ndarray
 ) -> figure.Figure:
   """Draws a panel for each parameter: counts of ranks, and a band in which uniform ones lie.
 
