@@ -14,7 +14,6 @@ Glossary: d parameters, K statistics, P profiles of a design, E episodes of each
 
 from collections.abc import Callable, Sequence
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,84 +21,20 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from calsheq_jax import calsheq, local_model, posterior_checks, response, simulated_moments
-from calsheq_jax.local_model import LocalModel
-from calsheq_jax.posterior_checks import Accepted
 from calsheq_jax.problem import Problem
-from calsheq_jax.simulated_moments import Direction, Moments
+from calsheq_jax.simulated_moments import Moments
 from calsheq_jax.types import Agent, Array
+from calsheq_jax.uncertainty_report import Uncertainty, conclude
 
 # (key, parameters [d] in their units) -> statistics [K]
 Simulator = Callable[[Array, Array], Array]
 
 # Half-width of the cloud of approximate Bayesian computation, in standard deviations.
 _CLOUD = 4.0
-# Share of a parameter's axis in unidentified directions from which its interval says so.
-_SHARE = 0.05
 # Largest number of episodes of a pair where the observed covariance is given.
 _MOST_EPISODES = 256
 # Number of parameters that are simulated side by side.
 _BATCH = 1024
-# Distance of an estimate from the middle, in reaches, from which it counts as extrapolated.
-_OUTSIDE = 1.5
-# P-value of the overidentification statistic below which the report warns.
-_MISFIT = 0.01
-
-
-class Uncertainty(NamedTuple):
-  """How far a calibrated profile can be believed. Numbers are in the profile's units."""
-
-  names: tuple[str, ...]  # [d]
-  level: float  # probability that an interval covers the truth
-  estimate: dict[str, float]  # one Gauss-Newton step from the calibrated profile, within the box
-  intervals: dict[str, tuple[float, float]]  # clipped to the box
-  covariance: np.ndarray  # [d, d]
-  shares: dict[str, float]  # share of each parameter's axis in unidentified directions, 0 to 1
-  directions: tuple[Direction, ...]  # [d] the least identified first, in coordinates of the box
-  overidentification: float  # distance of observed and simulated statistics, a chi-square
-  freedom: int  # its degrees of freedom
-  p_value: float  # its p-value; NaN without degrees of freedom
-  abc: dict[str, tuple[float, float]]  # intervals by approximate Bayesian computation
-  disagreements: tuple[str, ...]  # names whose two intervals differ by much
-  moments: Moments  # the same in coordinates of the box
-  model: LocalModel  # the local model of the statistics, in coordinates of the box
-  episodes: int  # number of episodes that were simulated
-  reach: float  # distance of the design's farthest points from its middle, in coordinates
-
-  @property
-  def extrapolated(self) -> bool:
-    """Whether the estimate lies outside the design, where the local model was not fitted."""
-    away = np.abs(self.moments.estimate - self.model.centre).max()
-    return bool(away > _OUTSIDE * self.reach)
-
-  @property
-  def unidentified(self) -> tuple[Direction, ...]:
-    """The directions that the statistics do not identify, the least identified first."""
-    return tuple(x for x in self.directions if not x.identified)
-
-  def report(self) -> str:
-    """A short text: a line for each parameter, then what is not identified or does not fit."""
-    wide = max(map(len, self.names))
-    lines = [f"{100 * self.level:g}% intervals, from {self.episodes} episodes"]
-    for name in self.names:
-      low, high = self.intervals[name]
-      note = ""
-      if self.shares[name] >= _SHARE:
-        note = f"  {100 * self.shares[name]:.0f}% in directions that are not identified"
-      if name in self.disagreements:
-        note += "  ABC: {:.4g} to {:.4g}".format(*self.abc[name])
-      lines.append(f"  {name:{wide}}  {self.estimate[name]:9.4g}  {low:9.4g} to {high:9.4g}{note}")
-    for direction in self.unidentified:
-      lines.append(f"not identified: {direction.name}")
-    if self.extrapolated:
-      lines.append("the estimate lies outside the design: repeat with it as the point")
-    if self.freedom:
-      lines.append(
-          f"overidentification: {self.overidentification:.3g} with {self.freedom} degrees of"
-          f" freedom, p = {self.p_value:.2g}"
-      )
-      if self.p_value < _MISFIT:
-        lines.append("no profile nearby shows the observed statistics: the model does not fit")
-    return "\n".join(lines)
 
 
 def of_equilibrium(
@@ -229,7 +164,7 @@ def from_episodes(
   accepted = posterior_checks.abc(candidates, simulated, observed, moments.noise)
   episodes = statistics.shape[0] * statistics.shape[1] if episodes is None else episodes
   reach = float(np.abs(points - model.centre).max())
-  return _conclude(model, moments, accepted, names, low, high, level, episodes, reach)
+  return conclude(model, moments, accepted, names, low, high, level, episodes, reach)
 
 
 def of_simulator(
@@ -311,7 +246,7 @@ def of_simulator(
   )
   accepted = posterior_checks.abc(candidates, simulated, wanted, moments.noise)
   episodes = len(near) + pairs * each
-  return _conclude(model, moments, accepted, names, low, high, level, episodes, reach)
+  return conclude(model, moments, accepted, names, low, high, level, episodes, reach)
 
 
 # Parts of both.
@@ -407,48 +342,3 @@ def _simulate(simulator: Simulator, key: Array, parameters: np.ndarray, each: in
     bad = parameters[~np.isfinite(result).all((1, 2))][0]
     raise ValueError(f"the simulator's statistics are not finite at the parameters {bad}")
   return result
-
-
-def _conclude(
-    model: LocalModel,
-    moments: Moments,
-    accepted: Accepted,
-    names: Sequence[str],
-    low: Sequence[float],
-    high: Sequence[float],
-    level: float,
-    episodes: int,
-    reach: float,
-) -> Uncertainty:
-  """Puts everything into the profile's units."""
-  bottom, top = np.asarray(low, float), np.asarray(high, float)
-
-  def named(x):
-    return dict(zip(names, (bottom + (top - bottom) * (np.clip(x, -1, 1) + 1) / 2).tolist()))
-
-  def pairs(bounds):
-    lower, upper = map(named, bounds)
-    return {name: (lower[name], upper[name]) for name in names}
-
-  bounds = simulated_moments.intervals(moments.estimate, moments.covariance, level)
-  checked = accepted.interval(level)
-  differ = posterior_checks.disagree(bounds, checked)
-  unit = (top - bottom) / 2
-  return Uncertainty(
-      names=tuple(names),
-      level=level,
-      estimate=named(moments.estimate),
-      intervals=pairs(bounds),
-      covariance=moments.covariance * np.outer(unit, unit),
-      shares=dict(zip(names, moments.unidentified.tolist())),
-      directions=moments.directions,
-      overidentification=moments.overidentification,
-      freedom=moments.freedom,
-      p_value=moments.p_value,
-      abc=pairs(checked),
-      disagreements=tuple(name for name, flag in zip(names, differ) if flag),
-      moments=moments,
-      model=model,
-      episodes=episodes,
-      reach=reach,
-  )

@@ -84,7 +84,8 @@ def test_moves_that_contradict_their_direction_are_found(monkeypatch, tmp_path, 
 
 
 @pytest.mark.parametrize(
-    "flag, message", [("--studies=other", "other is not one of"), ("--market_runs=0", "market_runs")]
+    "flag, message",
+    [("--studies=other", "other is not one of"), ("--market_runs=0", "market_runs")],
 )
 def test_wrong_flags(flag, message, tmp_path, capsys):
   assert coverage.main(["check_coverage", f"--out={tmp_path}", flag]) == 2
