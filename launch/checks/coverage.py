@@ -48,7 +48,7 @@ class Run:
   linear_quadratic_runs: int = flags.field(200, "Number of calibrations of the first study.")
   market_runs: int = flags.field(40, "Number of calibrations of the second study.")
   recover_stages: int = flags.field(
-      200, "Number of stages that train the policy of the third study."
+      150, "Number of stages that train the policy of the third study."
   )
   seed: int = flags.field(0, "Seed of all random numbers.")
 
