@@ -213,6 +213,7 @@ def test_the_derivative_is_that_of_the_equilibrium_and_not_of_a_frozen_policy():
   assert np.abs(responding.jacobian - np.eye(2)).min() > 0.25
 
 
+@pytest.mark.slow
 def test_a_policy_that_does_not_learn_keeps_its_own_derivative():
   design = response.Config(profiles=32, stages=0, held_out=256)
   point = np.zeros(2, np.float32)
