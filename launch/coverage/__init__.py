@@ -1,0 +1,1 @@
+"""Studies of intervals of calibrated profiles against known truths."""
