@@ -21,6 +21,7 @@ import math
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from calsheq_jax import calsheq, minibatches, policy, shared_game, simulated
@@ -275,7 +276,7 @@ def _result(
   """Puts the result together from what N episodes or simulations have shown."""
   targets = problem.targets
   names = [target.name for target in targets]
-  values = judged["values"]  # [N, K]
+  values = np.asarray(judged["values"])  # [N, K]
   goals = goals_of(targets)
   means = values.mean(0)
   errors = None if observed is None or observed.errors is None else observed.errors
@@ -394,17 +395,29 @@ def _without_agents(
   """Calibrates a function by `simulated`."""
   stage_key, judge_key = jax.random.split(key)
   goals = goals_of(problem.targets)
+  box, targets = problem.parameters, problem.targets
+
+  def advance(state, count):
+    rows = []
+    for _ in range(count):
+      points, keys, numbers = _propose(state, stage_key, box)
+      values = _simulate(keys, numbers, problem)
+      state, metrics = _learn(state, points, values, goals, box, targets, config)
+      rows.append(metrics)
+    return state, jax.tree.map(lambda *x: np.stack(x), *rows)
+
   state, history = loop(
-      lambda state, count: _simulated_stages(state, stage_key, goals, problem, config, count),
-      simulated.init(problem, config, stages),
+      advance, simulated.init(problem, config, stages),
       "no simulation was finite so far, so give a narrower box, or more simulations in the config",
       needed="distance",
   )
-  judged = _judge_simulated(judge_key, state.centre, goals, problem, judge_episodes)
+  numbers = history["profile"][-1]
+  values = _simulate_at(numbers, judge_key, problem, config.simulations, judge_episodes)
+  reward = targets_lib.reward(targets, values, goals).mean()
   return _result(
-      problem, observed, judged,
-      profile=judged["profile"],
-      numbers=_named(problem.parameters.names, judged["profile"]),
+      problem, observed, {"reward": reward, "values": values},
+      profile=numbers,
+      numbers=_named(box.names, numbers),
       supertype_rewards={},
       epsilon=None,
       certificate=None,
@@ -413,16 +426,31 @@ def _without_agents(
   )
 
 
-@functools.partial(jax.jit, static_argnames=("problem", "config", "count"), donate_argnums=0)
-def _simulated_stages(state, key, goals, problem, config, count):
-  """Runs `count` stages: -> state, metrics [count, ...]."""
+def _simulate_at(
+    numbers: np.ndarray, key: Array, problem: simulated.Simulation, batch: int, count: int
+) -> Array:
+  """Simulates `count` times with parameters [d], as many at once as in a stage: [count, K]."""
+  batches = math.ceil(count / batch)
+  keys = jax.random.split(key, (batches, batch))
+  everywhere = np.tile(numbers, (batch, 1))
+  values = [_simulate(keys[i], everywhere, problem) for i in range(batches)]
+  return jnp.concatenate(values)[:count]
 
-  def step(state, _):
-    return simulated.stage(state, key, goals, problem, config)
 
-  return jax.lax.scan(step, state, length=count)
+# Compiled apart: the user's simulator is compiled once, for stages and for judging.
 
 
-@functools.partial(jax.jit, static_argnames=("problem", "count"))
-def _judge_simulated(key, coordinates, goals, problem, count):
-  return simulated.judge(key, coordinates, goals, problem, count)
+@functools.partial(jax.jit, static_argnames="parameters")
+def _propose(state, key, parameters):
+  points, keys = simulated.propose(state, key)
+  return points, keys, parameters.numbers(points)
+
+
+@functools.partial(jax.jit, static_argnames="problem")
+def _simulate(keys, numbers, problem):
+  return simulated.simulate(keys, numbers, problem)
+
+
+@functools.partial(jax.jit, static_argnames=("parameters", "targets", "config"))
+def _learn(state, points, values, goals, parameters, targets, config):
+  return simulated.learn(state, points, values, goals, parameters, targets, config)
