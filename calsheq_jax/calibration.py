@@ -15,10 +15,10 @@ Glossary: d numbers that are calibrated, K targets, s supertypes, M stages, N ju
 simulations.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 import functools
 import math
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ from calsheq_jax import observed as observed_lib
 from calsheq_jax import targets as targets_lib
 from calsheq_jax.observed import Observed
 from calsheq_jax.problem import Problem, parameters, space_of
-from calsheq_jax.shared_game import Certificate
+from calsheq_jax.result import Calibration, named, result_of
 from calsheq_jax.targets import goals_of
 from calsheq_jax.types import Array
 from envs.base import Environment, Profile
@@ -38,61 +38,6 @@ from envs.base import Environment, Profile
 Progress = Callable[[int, Mapping[str, Array]], Any]
 # Functions from the outputs of an episode or a simulation to a number, by name
 Statistics: TypeAlias = Mapping[str, Callable[[Mapping[str, Array]], Any]]
-
-
-class Calibration(NamedTuple):
-  """The result of a calibration. Means are over held-out episodes at the calibrated profile.
-
-  Where a simulator without agents is calibrated, an episode is a simulation, the profile is the
-  array of its parameters, and what is about agents is empty or None.
-  """
-
-  profile: Profile  # the calibrated profile, a pytree of arrays
-  numbers: dict[str, float]  # the d calibrated numbers by name, in the profile's units
-  reward: float  # mean of the episodes' rewards of the calibrator, 1 for a perfect fit
-  reward_of_means: float  # reward of the mean values
-  values: dict[str, float]  # mean values that the episodes show, by the name of the target
-  value_errors: dict[str, float]  # standard errors of these means
-  observed: dict[str, float]  # the values wanted, by the name of the target
-  observed_errors: dict[str, float] | None  # their standard errors; None if unknown
-  missing: tuple[str, ...]  # names of statistics that were not observed
-  supertype_rewards: dict[str, float]  # an agent's mean undiscounted return, by supertype
-  epsilon: float | None  # gain of the best deviation tried; None without a certificate
-  certificate: Certificate | None  # the certificate of the shared policy at the profile
-  history: dict[str, np.ndarray]  # metrics of the stages, [M, ...]
-  state: Any  # `calsheq.State` or `simulated.State` after the last stage
-
-  def report(self) -> str:
-    """A table of what was observed and what is simulated, and the calibrated numbers.
-
-    The last column is (simulated - observed) / sqrt(e^2 + f^2), with the standard errors e of the
-    observed value, 0 if it is unknown, and f of the simulated mean.
-    """
-    rows = [("statistic", "observed", "error", "simulated", "error", "difference / error")]
-    for name, wanted in self.observed.items():
-      shown, noise = self.values[name], self.value_errors[name]
-      error = None if self.observed_errors is None else self.observed_errors[name]
-      total = math.hypot(error or 0.0, noise)
-      rows.append((
-          name, f"{wanted:.4g}", "unknown" if error is None else f"{error:.2g}",
-          f"{shown:.4g}", f"{noise:.2g}", f"{(shown - wanted) / total:+.1f}" if total else "-",
-      ))
-    rows += [(name, "missing", "", "", "", "") for name in self.missing]
-    lines = [*_columns(rows), ""]
-    lines += _columns([(name, f"{number:.4g}") for name, number in self.numbers.items()])
-    return "\n".join(lines)
-
-
-def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
-  """Lines of text whose cells are one under another."""
-  widths = [max(map(len, column)) for column in zip(*rows)]
-  return [
-      "  ".join(
-          cell.rjust(width) if i else cell.ljust(width)
-          for i, (cell, width) in enumerate(zip(row, widths))
-      ).rstrip()
-      for row in rows
-  ]
 
 
 def calibrate(
@@ -267,35 +212,6 @@ def _loop(
   return state, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _result(
-    problem: Problem | simulated.Simulation,
-    observed: Observed | None,
-    judged: Mapping[str, Array],
-    **more: Any,
-) -> Calibration:
-  """Puts the result together from what N episodes or simulations have shown."""
-  targets = problem.targets
-  names = [target.name for target in targets]
-  values = np.asarray(judged["values"])  # [N, K]
-  goals = goals_of(targets)
-  means = values.mean(0)
-  errors = None if observed is None or observed.errors is None else observed.errors
-  return Calibration(
-      reward=float(judged["reward"]),
-      reward_of_means=float(targets_lib.reward(targets, means, goals)),
-      values=_named(names, means),
-      value_errors=_named(names, values.std(0, ddof=1) / math.sqrt(len(values))),
-      observed=_named(names, [target.value for target in targets]),
-      observed_errors=None if errors is None else _named(names, errors),
-      missing=() if observed is None else observed.missing,
-      **more,
-  )
-
-
-def _named(names, values) -> dict[str, float]:
-  return {name: float(value) for name, value in zip(names, values)}
-
-
 # Environments, whose agents learn.
 
 
@@ -326,11 +242,11 @@ def _with_agents(
         agent, certify_key, point, problem, config, response_updates, response_episodes,
         judge_episodes,
     )
-  return _result(
+  return result_of(
       problem, observed, judged,
       profile=problem.space.profile(point),
-      numbers=_named(problem.space.names, judged["profile"]),
-      supertype_rewards=_named(problem.env.supertype_names, judged["supertype_rewards"]),
+      numbers=named(problem.space.names, judged["profile"]),
+      supertype_rewards=named(problem.env.supertype_names, judged["supertype_rewards"]),
       epsilon=None if certificate is None else float(certificate.epsilon.mean),
       certificate=certificate,
       history=history,
@@ -414,10 +330,10 @@ def _without_agents(
   numbers = history["profile"][-1]
   values = _simulate_at(numbers, judge_key, problem, config.simulations, judge_episodes)
   reward = targets_lib.reward(targets, values, goals).mean()
-  return _result(
+  return result_of(
       problem, observed, {"reward": reward, "values": values},
       profile=numbers,
-      numbers=_named(box.names, numbers),
+      numbers=named(box.names, numbers),
       supertype_rewards={},
       epsilon=None,
       certificate=None,
