@@ -15,85 +15,29 @@ Glossary: d numbers that are calibrated, K targets, s supertypes, M stages, N ju
 simulations.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 import functools
 import math
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from calsheq_jax import calsheq, course, minibatches, policy, shared_game, simulated
+from calsheq_jax import calsheq, course, minibatches, policy, shared_game, simulated, uncertainty
 from calsheq_jax import observed as observed_lib
 from calsheq_jax import targets as targets_lib
 from calsheq_jax.observed import Observed
 from calsheq_jax.problem import Problem, parameters, space_of
-from calsheq_jax.shared_game import Certificate
+from calsheq_jax.result import Calibration, named, result_of
 from calsheq_jax.targets import goals_of
-from calsheq_jax.types import Agent, Array
+from calsheq_jax.types import Array
 from envs.base import Environment, Profile
 
 # (stages done, metrics of the last stage) -> nothing
 Progress = Callable[[int, Mapping[str, Array]], Any]
 # Functions from the outputs of an episode or a simulation to a number, by name
 Statistics: TypeAlias = Mapping[str, Callable[[Mapping[str, Array]], Any]]
-
-
-class Calibration(NamedTuple):
-  """The result of a calibration. Means are over held-out episodes at the calibrated profile.
-
-  Where a simulator without agents is calibrated, an episode is a simulation, the profile is the
-  array of its parameters, and what is about agents is empty or None.
-  """
-
-  profile: Profile  # the calibrated profile, a pytree of arrays
-  numbers: dict[str, float]  # the d calibrated numbers by name, in the profile's units
-  reward: float  # mean of the episodes' rewards of the calibrator, 1 for a perfect fit
-  reward_of_means: float  # reward of the mean values
-  values: dict[str, float]  # mean values that the episodes show, by the name of the target
-  value_errors: dict[str, float]  # standard errors of these means
-  observed: dict[str, float]  # the values wanted, by the name of the target
-  observed_errors: dict[str, float] | None  # their standard errors; None if unknown
-  missing: tuple[str, ...]  # names of statistics that were not observed
-  supertype_rewards: dict[str, float]  # an agent's mean undiscounted return, by supertype
-  epsilon: float | None  # gain of the best deviation tried; None without a certificate
-  certificate: Certificate | None  # the certificate of the shared policy at the profile
-  history: dict[str, np.ndarray]  # metrics of the stages, [M, ...]
-  state: Any  # `calsheq.State` or `simulated.State` after the last stage
-  coordinates: np.ndarray  # [d] the calibrated numbers in coordinates of the box
-  agent: Agent | None  # the shared policy of the calibrated profile
-
-  def report(self) -> str:
-    """A table of what was observed and what is simulated, and the calibrated numbers.
-
-    The last column is (simulated - observed) / sqrt(e^2 + f^2), with the standard errors e of the
-    observed value, 0 if it is unknown, and f of the simulated mean.
-    """
-    rows = [("statistic", "observed", "error", "simulated", "error", "difference / error")]
-    for name, wanted in self.observed.items():
-      shown, noise = self.values[name], self.value_errors[name]
-      error = None if self.observed_errors is None else self.observed_errors[name]
-      total = math.hypot(error or 0.0, noise)
-      rows.append((
-          name, f"{wanted:.4g}", "unknown" if error is None else f"{error:.2g}",
-          f"{shown:.4g}", f"{noise:.2g}", f"{(shown - wanted) / total:+.1f}" if total else "-",
-      ))
-    rows += [(name, "missing", "", "", "", "") for name in self.missing]
-    lines = [*_columns(rows), ""]
-    lines += _columns([(name, f"{number:.4g}") for name, number in self.numbers.items()])
-    return "\n".join(lines)
-
-
-def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
-  """Lines of text whose cells are one under another."""
-  widths = [max(map(len, column)) for column in zip(*rows)]
-  return [
-      "  ".join(
-          cell.rjust(width) if i else cell.ljust(width)
-          for i, (cell, width) in enumerate(zip(row, widths))
-      ).rstrip()
-      for row in rows
-  ]
 
 
 def calibrate(
@@ -109,6 +53,7 @@ def calibrate(
     judge_episodes: int = 256,
     response_updates: int = 120,
     response_episodes: int = 64,
+    level: float | None = None,
     report_every: int = 10,
     progress: Progress | None = None,
 ) -> Calibration:
@@ -138,6 +83,8 @@ def calibrate(
     response_updates: number of updates of the deviator that looks for a profitable deviation; 0
       leaves the certificate out. A function has no agents, and so no certificate.
     response_episodes: number of episodes of each of these updates.
+    level: probability of an interval for each calibrated number (`uncertainty`), such as 0.9; None
+      leaves them out. The errors of the observed statistics must be known, or their number.
     report_every: number of stages between two calls of `progress`.
     progress: is called with the number of stages done and the metrics of the last stage.
 
@@ -163,17 +110,31 @@ def calibrate(
       raise ValueError("observed=None: give the observed statistics, a mapping or an Observed")
     known = observed_lib.observed_of(observed)
     problem = _problem(simulator, box, known, statistics, start)
+  _check_level(level, known)
   loop = functools.partial(_loop, report_every=report_every, progress=progress)
   key = jax.random.key(seed)
   if not isinstance(problem, Problem):
     plain = _config_of(config, simulated.Config)
-    return _without_agents(problem, plain, known, loop, key, stages, judge_episodes)
+    return _without_agents(problem, plain, known, loop, key, stages, judge_episodes, level)
   learning = _config_of(config, calsheq.Config)
   _check_agents(problem, learning, response_updates, response_episodes)
   return _with_agents(
       problem, learning, known, loop, key, stages, judge_episodes, response_updates,
-      response_episodes,
+      response_episodes, level,
   )
+
+
+def _check_level(level: float | None, observed: Observed | None) -> None:
+  """Raises ValueError if intervals are asked for and cannot be."""
+  if level is None:
+    return
+  if not 0 < level < 1:
+    raise ValueError(f"level={level} must lie between 0 and 1, such as 0.9")
+  if observed is None or (observed.covariance is None and observed.count is None):
+    raise ValueError(
+        f"level={level}: intervals need the errors of what was observed. Give observed as an"
+        " Observed with errors, a covariance or a count"
+    )
 
 
 def _problem(
@@ -273,35 +234,6 @@ def _loop(
   return state, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _result(
-    problem: Problem | simulated.Simulation,
-    observed: Observed | None,
-    judged: Mapping[str, Array],
-    **more: Any,
-) -> Calibration:
-  """Puts the result together from what N episodes or simulations have shown."""
-  targets = problem.targets
-  names = [target.name for target in targets]
-  values = judged["values"]  # [N, K]
-  goals = goals_of(targets)
-  means = values.mean(0)
-  errors = None if observed is None or observed.errors is None else observed.errors
-  return Calibration(
-      reward=float(judged["reward"]),
-      reward_of_means=float(targets_lib.reward(targets, means, goals)),
-      values=_named(names, means),
-      value_errors=_named(names, values.std(0, ddof=1) / math.sqrt(len(values))),
-      observed=_named(names, [target.value for target in targets]),
-      observed_errors=None if errors is None else _named(names, errors),
-      missing=() if observed is None else observed.missing,
-      **more,
-  )
-
-
-def _named(names, values) -> dict[str, float]:
-  return {name: float(value) for name, value in zip(names, values)}
-
-
 # Environments, whose agents learn.
 
 
@@ -315,6 +247,7 @@ def _with_agents(
     judge_episodes: int,
     response_updates: int,
     response_episodes: int,
+    level: float | None,
 ) -> Calibration:
   """Calibrates an environment by Algorithm 1."""
   init_key, stage_key, judge_key, certify_key = jax.random.split(key, 4)
@@ -330,17 +263,25 @@ def _with_agents(
         agent, certify_key, point, problem, config, response_updates, response_episodes,
         judge_episodes,
     )
-  return _result(
+  intervals = None
+  if level is not None and observed is not None:
+    # The observed agents are taken to have learned, too.
+    intervals = uncertainty.of_equilibrium(
+        problem, config, agent, point, observed.values, jax.random.fold_in(certify_key, 1),
+        covariance=observed.covariance, count=observed.count, level=level, learned=True,
+    )
+  return result_of(
       problem, observed, judged,
       profile=problem.space.profile(point),
-      numbers=_named(problem.space.names, judged["profile"]),
-      supertype_rewards=_named(problem.env.supertype_names, judged["supertype_rewards"]),
+      numbers=named(problem.space.names, judged["profile"]),
+      supertype_rewards=named(problem.env.supertype_names, judged["supertype_rewards"]),
       epsilon=None if certificate is None else float(certificate.epsilon.mean),
       certificate=certificate,
       history=history,
       state=state,
       coordinates=np.asarray(point),
       agent=agent,
+      uncertainty=intervals,
   )
 
 
@@ -382,22 +323,42 @@ def _without_agents(
     key: Array,
     stages: int,
     judge_episodes: int,
+    level: float | None,
 ) -> Calibration:
   """Calibrates a function by `simulated`."""
   stage_key, judge_key = jax.random.split(key)
   goals = goals_of(problem.targets)
+  box, targets = problem.parameters, problem.targets
+
+  def advance(state, count):
+    rows = []
+    for _ in range(count):
+      points, keys, numbers = _propose(state, stage_key, box)
+      values = _simulate(keys, numbers, problem)
+      state, metrics = _learn(state, points, values, goals, box, targets, config)
+      rows.append(metrics)
+    return state, jax.tree.map(lambda *x: np.stack(x), *rows)
+
   state, history = loop(
-      lambda state, count: _simulated_stages(state, stage_key, goals, problem, config, count),
-      simulated.init(problem, config, stages),
+      advance, simulated.init(problem, config, stages),
       "no simulation was finite so far, so give a narrower box, or more simulations in the config",
       needed="distance",
       stages=stages,
   )
-  judged = _judge_simulated(judge_key, state.centre, goals, problem, judge_episodes)
-  return _result(
-      problem, observed, judged,
-      profile=judged["profile"],
-      numbers=_named(problem.parameters.names, judged["profile"]),
+  numbers = history["profile"][-1]
+  values = _simulate_at(numbers, judge_key, problem, config.simulations, judge_episodes)
+  reward = targets_lib.reward(targets, values, goals).mean()
+  intervals = None
+  if level is not None and observed is not None:
+    intervals = uncertainty.of_simulator(
+        problem.values, box.low, box.high, numbers, observed.values,
+        jax.random.fold_in(judge_key, 1), covariance=observed.covariance, count=observed.count,
+        names=box.names, level=level,
+    )
+  return result_of(
+      problem, observed, {"reward": reward, "values": values},
+      profile=numbers,
+      numbers=named(box.names, numbers),
       supertype_rewards={},
       epsilon=None,
       certificate=None,
@@ -405,19 +366,35 @@ def _without_agents(
       state=state,
       coordinates=np.asarray(state.centre),
       agent=None,
+      uncertainty=intervals,
   )
 
 
-@functools.partial(jax.jit, static_argnames=("problem", "config", "count"), donate_argnums=0)
-def _simulated_stages(state, key, goals, problem, config, count):
-  """Runs `count` stages: -> state, metrics [count, ...]."""
+def _simulate_at(
+    numbers: np.ndarray, key: Array, problem: simulated.Simulation, batch: int, count: int
+) -> Array:
+  """Simulates `count` times with parameters [d], as many at once as in a stage: [count, K]."""
+  batches = math.ceil(count / batch)
+  keys = jax.random.split(key, (batches, batch))
+  everywhere = np.tile(numbers, (batch, 1))
+  values = [_simulate(keys[i], everywhere, problem) for i in range(batches)]
+  return jnp.concatenate(values)[:count]
 
-  def step(state, _):
-    return simulated.stage(state, key, goals, problem, config)
 
-  return jax.lax.scan(step, state, length=count)
+# Compiled apart: the user's simulator is compiled once, for stages and for judging.
 
 
-@functools.partial(jax.jit, static_argnames=("problem", "count"))
-def _judge_simulated(key, coordinates, goals, problem, count):
-  return simulated.judge(key, coordinates, goals, problem, count)
+@functools.partial(jax.jit, static_argnames="parameters")
+def _propose(state, key, parameters):
+  points, keys = simulated.propose(state, key)
+  return points, keys, parameters.numbers(points)
+
+
+@functools.partial(jax.jit, static_argnames="problem")
+def _simulate(keys, numbers, problem):
+  return simulated.simulate(keys, numbers, problem)
+
+
+@functools.partial(jax.jit, static_argnames=("parameters", "targets", "config"))
+def _learn(state, points, values, goals, parameters, targets, config):
+  return simulated.learn(state, points, values, goals, parameters, targets, config)

@@ -51,6 +51,9 @@ _RIDGE = 1e-4
 # Squared distances from here on count as infinite.
 _FAR = 1e12
 
+# Seed of the order of the first stage's points.
+_HYPERCUBE_SEED = 0
+
 # Least tau, which keeps a regression without errors from dividing by 0.
 _LEAST_NOISE = 1e-12
 
@@ -164,6 +167,49 @@ def stage(
     problem, config: static under jit.
 
   Returns:
+    The new state, and the metrics of `learn`.
+  """
+  points, keys = propose(state, key)
+  values = simulate(keys, problem.parameters.numbers(points), problem)
+  return learn(state, points, values, goals, problem.parameters, problem.targets, config)
+
+
+def propose(state: State, key: Array) -> tuple[Array, Array]:
+  """Draws the points [B, d] of the next stage, and the keys [B] of its simulations."""
+  point_key, play_key = jax.random.split(jax.random.fold_in(key, state.step))
+  count, size = state.points.shape[1:]
+  points = jnp.where(
+      state.step == 0,
+      _spread_evenly(point_key, count, size),
+      _drawn(point_key, state.centre, state.factor, count),
+  )
+  return points, jax.random.split(play_key, count)
+
+
+def simulate(keys: Array, numbers: Array, problem: Simulation) -> Array:
+  """Simulates with parameters [B, d] in their units: -> values [B, K]."""
+  return jax.vmap(problem.values)(keys, numbers)
+
+
+def learn(
+    state: State,
+    points: Array,
+    values: Array,
+    goals: Array,
+    parameters: Parameters,
+    targets: tuple[Target, ...],
+    config: Config,
+) -> tuple[State, dict[str, Array]]:
+  """Ends a stage: learns from what its simulations showed.
+
+  Args:
+    state: the state before the stage.
+    points: [B, d] coordinates of the simulations.
+    values: [B, K] what they showed.
+    goals: [K] wanted values.
+    parameters, targets, config: static under jit.
+
+  Returns:
     The new state, and
       reward []    mean reward of this stage's simulations, over those that are finite
       distance []  distance of the mean values at the new centre, by the regression
@@ -173,41 +219,37 @@ def stage(
       finite []    part of this stage's simulations that were finite
   """
   m = state.step
-  point_key, play_key = jax.random.split(jax.random.fold_in(key, m))
-  points = jnp.where(
-      m == 0,
-      _spread_evenly(point_key, *state.points.shape[1:]),
-      _drawn(point_key, state.centre, state.factor, state.points.shape[1]),
-  )
-  numbers = problem.parameters.numbers(points)
-  values = jax.vmap(problem.values)(jax.random.split(play_key, len(points)), numbers)
   new = state._replace(
       step=m + 1,
       points=state.points.at[m].set(points),
       values=state.values.at[m].set(values.astype(state.values.dtype)),
   )
-  residuals = targets_lib.residuals(problem.targets, new.values, goals)
+  residuals = targets_lib.residuals(targets, new.values, goals)
   known = jnp.arange(len(new.points)) <= m
   centre, factor, distance = _moved(new, residuals, known, config)
   finite = jnp.isfinite(values).all(-1)
   count = jnp.maximum(finite.sum(), 1)
   shown = jnp.where(finite[:, None], values, 0)
-  rewards = targets_lib.reward(problem.targets, shown, goals)
+  rewards = targets_lib.reward(targets, shown, goals)
   return new._replace(centre=centre, factor=factor), {
       "reward": (rewards * finite).sum() / count,
       "distance": distance,
       "values": shown.sum(0) / count,
-      "profile": problem.parameters.numbers(centre),
+      "profile": parameters.numbers(centre),
       "spread": jnp.sqrt((factor**2).sum(1)).mean(),
       "finite": finite.mean(),
   }
 
 
 def _spread_evenly(key: Array, count: int, size: int) -> Array:
-  """A Latin hypercube: points [B, d], each coordinate of which has one point in each B-th part."""
-  order_key, key = jax.random.split(key)
-  cells = jax.random.uniform(order_key, (count, size)).argsort(0).argsort(0)
-  return 2 * (cells + jax.random.uniform(key, (count, size))) / count - 1
+  """A Latin hypercube: points [B, d], each coordinate of which has one point in each B-th part.
+
+  The order of the parts is always the same; the points are shifted at random, around the box.
+  """
+  generator = np.random.RandomState(_HYPERCUBE_SEED)
+  cells = np.stack([generator.permutation(count) for _ in range(size)], 1)
+  shift = jax.random.uniform(key, (size,))
+  return 2 * jnp.mod(cells / np.float32(count) + shift, 1) - 1
 
 
 def _drawn(key: Array, centre: Array, factor: Array, count: int) -> Array:
@@ -275,29 +317,3 @@ def _weights(u: Array, loss: Array, usable: Array, locality: float) -> Array:
   median = loss[order][jnp.argmax(below >= below[-1] / 2)]
   weight = near * jnp.exp(-loss / (2 * jnp.maximum(median, _LEAST_NOISE)))
   return weight / jnp.maximum(weight.sum(), _LEAST_NOISE)
-
-
-def judge(
-    key: Array, coordinates: Array, goals: Array, problem: Simulation, count: int
-) -> dict[str, Array]:
-  """Simulates `count` times at one point, for nothing to learn from.
-
-  Args:
-    key: random key of the simulations.
-    coordinates: [d].
-    goals: [K] wanted values.
-    problem: static under jit.
-    count: number of simulations; static.
-
-  Returns:
-    reward []    mean reward of the simulations
-    values [count, K]  what they showed
-    profile [d]  the point in the parameters' units
-  """
-  numbers = problem.parameters.numbers(coordinates)
-  values = jax.vmap(problem.values, (0, None))(jax.random.split(key, count), numbers)
-  return {
-      "reward": targets_lib.reward(problem.targets, values, goals).mean(),
-      "values": values,
-      "profile": numbers,
-  }

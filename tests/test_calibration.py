@@ -11,6 +11,7 @@ import pytest
 
 import calsheq_jax
 from calsheq_jax import calsheq, experiments, pairs, targets
+from calsheq_jax.observed import Observed
 
 PROBLEM = experiments.named("linear_quadratic").problem()
 LEARNING = dataclasses.replace(calsheq_jax.CalibratorConfig().learning, epochs=1, minibatches=2)
@@ -126,6 +127,55 @@ def test_without_a_certificate(result):
 def test_bad_arguments(changes, message):
   with pytest.raises(ValueError, match=message):
     calibrate(**changes)
+
+
+def test_an_environment_with_observed_values():
+  """The same as with a `Problem` of the same targets."""
+  env = PROBLEM.env
+  data = Observed(
+      {"supertype_action[0]": 1.0, "gap": 0.2, "supertype_action[1]": float("nan")},
+      errors=[0.1, 0.05, float("nan")], count=4,
+  )
+  found = calsheq_jax.calibrate(
+      env, {"*/mean": (-0.5, 0.9)}, data, start=env.profile(0.1, 0.2), config=CONFIG,
+      statistics={"gap": gap}, **{**FEW, "response_updates": 0},
+  )
+  problem = calsheq_jax.Problem(
+      calsheq_jax.space(
+          env, env.profile(0.1, 0.2), low=dict.fromkeys(env.profile_names, -0.5),
+          high=dict.fromkeys(env.profile_names, 0.9),
+      ),
+      (
+          calsheq_jax.Target("supertype_action", 1.0, 0.2, index=(0,)),
+          calsheq_jax.Target("gap", 0.2, 0.1, function=gap),
+      ),
+  )
+  same = calsheq_jax.calibrate(problem, config=CONFIG, **{**FEW, "response_updates": 0})
+  assert found.numbers == same.numbers and found.values == same.values
+  assert found.observed == {"supertype_action[0]": 1.0, "gap": 0.2}
+  assert found.observed_errors == {"supertype_action[0]": 0.1, "gap": 0.05}
+  assert same.observed_errors is None and found.missing == ("supertype_action[1]",)
+  assert all(error > 0 for error in found.value_errors.values())
+  assert ["supertype_action[1]", "missing"] in [x.split() for x in found.report().splitlines()]
+
+
+def gap(outputs):
+  """The difference of both supertypes' mean actions."""
+  return outputs["supertype_action"][0] - outputs["supertype_action"][1]
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"box": {"x": (0, 1)}}, "a Problem has its box, targets and start already"),
+        ({"simulator": PROBLEM.env}, "observed=None"),
+        ({"simulator": PROBLEM.env, "observed": {"share": 1.0}}, "on no output of LinearQuadratic"),
+        ({"config": CONFIG.shared}, "this simulator takes a calsheq_jax.calsheq.Config"),
+    ],
+)
+def test_arguments_that_do_not_go_together(given, message):
+  with pytest.raises(ValueError, match=message):
+    calsheq_jax.calibrate(**{"simulator": PROBLEM, "stages": 1, **given})
 
 
 @pytest.mark.slow

@@ -62,6 +62,26 @@ def test_bad_spaces(more, message):
     problem.space(ENV, ENV.profile(), **more)
 
 
+def test_boxes_name_numbers_or_patterns():
+  space = problem.space_of(
+      ENV, {"supertype_1/connection_1": (0.5, 0.6), "*/connection_1": (0.1, 0.9)}
+  )
+  assert space.names == ("supertype_1/connection_1", "supertype_2/connection_1")
+  assert space.low == (0.5, 0.1) and space.high == (0.6, 0.9)
+  # The default of 0.3 is out of the first bounds, and begins at the nearest one.
+  np.testing.assert_allclose(space.first, (0.5, 0.3), rtol=1e-6)
+  np.testing.assert_allclose(space.profile(space.origin()).supertype1.connection, [0.5, 0.3])
+  assert problem.space_of(ENV).names == ENV.profile_names
+  given = problem.space_of(ENV, {"*/connection_1": (0, 1)}, ENV.profile(0.7))
+  np.testing.assert_allclose(given.profile(given.origin()).supertype2.connection, 0.7, rtol=1e-6)
+  with pytest.raises(ValueError, match="starts at 0.7, out of its bounds 0.0 to 0.5"):
+    problem.space_of(ENV, {"*/connection_1": (0, 0.5)}, ENV.profile(0.7))
+  with pytest.raises(ValueError, match="'share' matches no number"):
+    problem.space_of(ENV, {"share": (0, 1)})
+  with pytest.raises(ValueError, match="bounds -1.0 to 1.0 of supertype_1/tolerance"):
+    problem.space_of(ENV, {"supertype_1/tolerance": (-1, 1)})
+
+
 def test_profiles_that_are_not_of_real_numbers():
   with pytest.raises(ValueError, match="not of real numbers"):
     problem.space(toys.Countdown(), toys.rules())

@@ -48,3 +48,19 @@ def test_a_perfect_fit_is_paid_one_and_nothing_else_is():
 def test_bad_targets(change, message):
   with pytest.raises(ValueError, match=message):
     Target(**{"output": "share", "value": 0.0, "scale": 1.0, "index": (0,), **change})
+
+
+def test_residuals_by_hand():
+  targets = (
+      Target("a", 1.0, scale=2.0, weight=3.0), Target("b", 2.0, scale=0.5, tolerance=0.25),
+  )
+  values = jnp.array([[0.0, 2.5], [2.0, 2.1]])
+  goals = targets_lib.goals_of(targets)
+  expected = [[0.75**0.5 / 2, -0.25], [-(0.75**0.5) / 2, 0]]
+  np.testing.assert_allclose(targets_lib.residuals(targets, values, goals), expected, rtol=1e-6)
+
+
+def test_a_whitening_matrix_is_square():
+  targets = (Target("a", 0.0, 1.0, whitening=(1.0, 0.0)), Target("b", 0.0, 1.0))
+  with pytest.raises(ValueError, match="target b has 0 numbers of a whitening matrix.*2 targets"):
+    targets_lib.reward(targets, jnp.zeros(2), jnp.zeros(2))

@@ -65,7 +65,7 @@ def series(theta: Array, noise: Array) -> Array:
     return (following, now, before), following
 
   start = zero, zero + 0.1, zero + 0.1
-  _, rest = jax.lax.scan(step, start, noise, unroll=4)
+  _, rest = jax.lax.scan(step, start, noise)
   return jnp.concatenate([jnp.stack([zero + 0.1, zero]), rest])
 
 
