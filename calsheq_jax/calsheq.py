@@ -30,10 +30,12 @@ from calsheq_jax.schedules import Schedule, two_timescales
 from calsheq_jax.types import Agent, Array
 from envs.base import Environment
 
-# Powers of the weights of averages over stages: at stage m, an earlier stage m' has a weight of about
-# (m' / m)^power, so that early stages fade and about the last m / power stages count.
-_RECENT = 40.0
+# Power of the weights of the long average over stages: at stage m, an earlier stage m' has a weight
+# of about (m' / m)^_LATE, so that early stages fade, and about the last m / _LATE stages count.
 _LATE = 4.0
+
+# The same power of the short average.
+_RECENT = 40.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Config:
       },
   )
   starts: int = dataclasses.field(
-      default=3,
+      default=1,
       metadata={
           "help": "Number of independent starts, of which the best goes on after the trial."
       },

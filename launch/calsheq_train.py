@@ -3,12 +3,13 @@
   python -m launch.calsheq_train --experiment=1 --method=calsheq --seeds=5 --stages=400 --out=out/1
 
 All seeds run side by side in one program. A stage plays --episodes episodes and updates the shared
-policy once, whatever the method is. CALSHEQ moves the profile in every stage; --starts of it run for
---trial stages, and the best one goes on. The searchers bo, cmaes and random hold a profile for --hold
-stages, score it by the last of these stages, and hold the best profile of all at the end.
+policy once, whatever the method is. CALSHEQ moves the profile in every stage. With --starts=R, R of
+it run for --trial stages, and the best one goes on. The searchers bo, cmaes and random hold a
+profile for --hold stages, score it by the last of these stages, and hold the best profile of all at
+the end.
 
-At the end the profile rests for --rest updates of the shared policy, so that the result is a profile
-with an equilibrium of its own. CALSHEQ lets three candidates rest, and takes the one that held-out
+At the end the profile rests for --rest updates of the shared policy, so that the result is a
+profile with an equilibrium of its own. CALSHEQ lets three candidates rest, and takes the one that held-out
 episodes show to be the best: eval/candidate 0 is the last policy at the place where the calibrator
 leads now, 1 is the last policy at the average place of the last stages, and 2 is the best pair of
 the run's checks. `calsheq_jax.pairs` says why.

@@ -1,4 +1,4 @@
-"""calsheq_jax.pairs: the best pair is kept, candidates rest at their profiles, the best is taken."""
+"""calsheq_jax.pairs: the best pair is kept, candidates rest at their profiles, one is taken."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from calsheq_jax import calsheq, calibrator, experiments, pairs, policy, ppo
+from calsheq_jax import calibrator, calsheq, experiments, pairs, policy, ppo
 from calsheq_jax.targets import goals_of
 
 PROBLEM = experiments.named("linear_quadratic").problem()

@@ -225,9 +225,8 @@ class _Training(loop.Training):
     each = candidates.point.shape[1]
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), candidates)
     given = parallel.replicate((flat, *_repeated((self._keys["rest"], goals), each)), self._mesh)
-    rested = parallel.gather(
-        calibration_steps.rest(run.problem, run.config, self._mesh)(*given)
-    )
+    rest = calibration_steps.rest(run.problem, run.config, self._mesh)
+    rested = parallel.gather(rest(*given))
     rewards = self._judged(rested, goals, "choose", times=4)["reward"].reshape(-1, each)
     chosen = rewards.argmax(1)
     return _chosen(rested, chosen), chosen
@@ -295,15 +294,18 @@ class Calibrating(_Training):
     return calsheq.init(key, self._run.problem, self._run.config)
 
   def _first(self):
-    keys = self._starts(self._keys["init"], self._lines(0))
-    learners = jax.jit(jax.vmap(self._make))(keys)
+    learners = jax.jit(jax.vmap(self._make))(self._starts(self._keys["init"], self._lines(0)))
     ones = jax.tree.map(lambda x: x[:: self._lines(0)], learners)
     return learners, jax.vmap(pairs.unchecked)(ones)
 
   def _learners(self, done: int):
     learners, kept = jax.eval_shape(self._first)
     rows = self._run.plan.seeds * self._lines(done)
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype), learners), kept
+
+    def resized(x):
+      return jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype)
+
+    return jax.tree.map(resized, learners), kept
 
   def _told(self, done: int) -> int:
     del done
@@ -405,7 +407,8 @@ class Searching(_Training):
     before = np.asarray(state.held) if done else np.tile(space.origin(), (len(points), 1))
     trial = calibration_steps.trial(run.problem, run.config, hold, self._mesh)
     held = parallel.replicate(points, self._mesh)
-    shared, metrics = trial(state.learners, parallel.replicate(self._keys["stages"], self._mesh), held, state.goals)
+    keys = parallel.replicate(self._keys["stages"], self._mesh)
+    shared, metrics = trial(state.learners, keys, held, state.goals)
     metrics = parallel.gather(metrics)
     history = History(np.asarray(state.points), np.asarray(state.scores))
     history = self._search.tell(done, points, metrics["last/reward"], history)

@@ -2,8 +2,8 @@
 
 They are cached by their arguments, so that a run that continues compiles nothing twice.
 
-Glossary: L lines, which are calibrations side by side: all seeds, and in the trial all starts of each
-seed; d numbers that are calibrated, K targets.
+Glossary: L lines, which are calibrations side by side: all seeds, and in the trial all starts of
+each seed; d numbers that are calibrated, K targets.
 """
 
 import functools
@@ -12,6 +12,7 @@ import jax
 
 from calsheq_jax import calsheq, pairs, policy, shared_game
 from launch.runtime import parallel
+
 
 @functools.cache
 def stages(problem, config, count, mesh):
