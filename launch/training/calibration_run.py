@@ -173,6 +173,8 @@ class Run:
 def _plain(target: Target) -> dict[str, Any]:
   """A target for JSON; a function is represented by its name, because its address changes."""
   fields = dataclasses.asdict(target) | {"index": list(target.index)}
+  if not fields["whitening"]:
+    del fields["whitening"]
   function = target.function
   named = getattr(function, "__qualname__", type(function).__name__)
   return fields | {"function": None if function is None else named}
