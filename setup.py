@@ -47,6 +47,7 @@ SCRIPTS = {
     "market-train": "market_train",
     "calsheq-train": "calsheq_train",
     "calsheq-report": "calsheq_report",
+    "calsheq-paper": "calsheq_paper",
 }
 
 # The address of the repository. `tests/test_docs.py` compares it with those in docs/ and README.md.
