@@ -2,7 +2,7 @@
 
   python -m launch.calsheq_paper --out=out/paper
   python -m launch.calsheq_paper --out=out/paper --methods=calsheq,bo,cmaes,random
-  python -m launch.calsheq_paper --out=out/paper --experiments=recover --seeds=10
+  python -m launch.calsheq_paper --out=out/recover --experiments=recover --seeds=10 --starts=3
 
 For each experiment and method it does what calsheq_train does, one run after another, with all
 seeds of a run side by side. It writes into --out:
@@ -44,7 +44,9 @@ _OPTIONS = flags.Section(
 _PLAN = flags.Section(
     "Evaluation of each run", Plan, skip=("experiment", "method", "figures"), defaults={"seeds": 5}
 )
-_STAGES = flags.Section("Stages", calsheq.Config(), only=("episodes",))
+_STAGES = flags.Section(
+    "Stages", calsheq.Config(), only=("episodes", "starts", "trial", "rest")
+)
 
 SECTIONS = (_SUITE, _OPTIONS, _PLAN, _STAGES)
 

@@ -169,6 +169,8 @@ def gap(outputs):
     [
         ({"box": {"x": (0, 1)}}, "a Problem has its box, targets and start already"),
         ({"simulator": PROBLEM.env}, "observed=None"),
+        ({"level": 0.9}, "level=0.9: intervals need the errors of what was observed"),
+        ({"level": 90}, "level=90 must lie between 0 and 1"),
         ({"simulator": PROBLEM.env, "observed": {"share": 1.0}}, "on no output of LinearQuadratic"),
         ({"config": CONFIG.shared}, "this simulator takes a calsheq_jax.calsheq.Config"),
     ],
