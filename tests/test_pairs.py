@@ -67,10 +67,12 @@ def test_the_averages_are_of_places_that_mean_actions_lead_to():
   weights = [np.array([calsheq._averaging(jnp.array(m), p) for m in range(200)]) for p in (40, 4)]
   for power, each in zip((40, 4), weights):
     assert each[0] == 1
-    # Weight of stage m' in the average after stage 199: proportional to about (m' / 199)^power.
+    # The weight of stage m' is proportional to (m' + 1) (m' + 2) ... (m' + power).
     share = each * np.append(np.cumprod((1 - each)[:0:-1])[::-1], 1)
     np.testing.assert_allclose(share.sum(), 1, rtol=1e-4)
-    np.testing.assert_allclose(share[180] / share[199], (181 / 200) ** power, rtol=0.4)
+    steps = np.arange(1, power + 1)
+    expected = np.prod((180 + steps) / (199 + steps))
+    np.testing.assert_allclose(share[180] / share[199], expected, rtol=1e-3)
   assert weights[0][-1] > 5 * weights[1][-1]
 
 
