@@ -22,7 +22,7 @@ _MISFIT = 0.01
 
 
 class Uncertainty(NamedTuple):
-  """How far a calibrated profile can be believed. Numbers are in the profile's units."""
+  """The reliability of a calibrated profile. Numbers are in the profile's units."""
 
   names: tuple[str, ...]  # [d]
   level: float  # probability that an interval covers the truth

@@ -102,7 +102,7 @@ def _mean(numbers: Sequence[float | None]) -> float | None:
 
 
 def _judged(parameters: Sequence[float], prices: np.ndarray, fresh: int) -> dict[str, Any]:
-  """What fresh simulations say about parameters [4]."""
+  """Judges parameters [4] on fresh simulations."""
   shown = _fresh(jax.random.key(_JUDGE_SEED), jnp.array(parameters, jnp.float32), fresh)
   off = np.asarray(shown, np.float64) - _moments(prices)
   return {

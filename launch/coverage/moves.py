@@ -1,4 +1,4 @@
-"""What moving a profile along a direction changes, with a policy that is trained at each place.
+"""Changes that a move of the profile along a direction makes, with a policy trained at each place.
 
 The experiment is `recover`: 20 connection probabilities of the market, and 20 targets that hang
 together. A policy is trained at a hidden profile, and its episodes are observed. The hidden profile

@@ -1,4 +1,4 @@
-"""What a search for the ceiling writes: metrics of its end, ceiling.json and a table.
+"""Output of a search for the ceiling: metrics of its end, ceiling.json and a table.
 
 Glossary: d numbers that are calibrated, K targets.
 """
