@@ -62,3 +62,10 @@ def test_rewards_are_drawn(tmp_path, count):
   path = tmp_path / "rewards.png"
   figures.draw_rewards(path, group, {"0": {"reward": 0.9}})
   assert path.stat().st_size > 10_000
+
+
+def test_the_best_seed_raises_the_ceiling():
+  runs = [result("1", [0.8, 0.88], 0.94), result("2", [0.9], 0.95)]
+  ceilings = {name: {"reward": value} for name, value in (("1", 0.87), ("2", 0.96), ("3", 1))}
+  known = figures.best_known(runs, ceilings)
+  assert {name: entry["reward"] for name, entry in known.items()} == {"1": 0.88, "2": 0.96, "3": 1}

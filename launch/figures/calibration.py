@@ -138,6 +138,7 @@ def draw(
   """
   out = pathlib.Path(out)
   out.mkdir(parents=True, exist_ok=True)
+  ceilings = best_known(results, ceilings or {})
   by_experiment: dict[str, list[Result]] = {}
   for result in results:
     by_experiment.setdefault(result.experiment, []).append(result)
@@ -150,6 +151,16 @@ def draw(
     draw_profile(profile, group)
     written += [targets, profile]
   return written
+
+
+def best_known(results: Sequence[Result], ceilings: Ceilings) -> Ceilings:
+  """The ceilings, raised to the final reward of the best seed where that is higher."""
+  known = {name: dict(entry) for name, entry in ceilings.items()}
+  for result in results:
+    if result.experiment in known:
+      entry = known[result.experiment]
+      entry["reward"] = max(entry["reward"], *(s["reward"] for s in result.summary["seeds"]))
+  return known
 
 
 # Pictures.
@@ -334,8 +345,8 @@ _EXPLANATION = (
     " judged on held-out episodes, without the calibrator's exploration: the mean of what"
     " episodes score, for all runs and for each seed, and what the mean of their outputs scores."
     " The noise of episodes is the difference of the two; what the latter lacks to 1 is misfit."
-    " The ceiling is the best reward that launch.checks.ceiling found for a profile at its own"
-    " equilibrium. 0.9 of the final reward is reached where it is not lost again. Moves are in"
+    " The ceiling is the best reward that is known for a profile at its own equilibrium: that of"
+    " launch.checks.ceiling, or that of the best seed. 0.9 of the final reward is reached where it is not lost again. Moves are in"
     " widths of the box, a mean over its numbers;"
     " an episode's profile moves with the calibrator's exploration, too. The lowest reward is"
     " that of the worst stage. Epsilon is what the best deviation found gains over the shared"

@@ -167,7 +167,9 @@ class Run:
       own |= {"stages": plan.stages, "hold": plan.hold}
     if self.experiment.hidden:
       own["hidden_updates"] = plan.hidden_updates
-    return own | _flat(json.loads(json.dumps(self.config.to_dict())))
+    config = _flat(json.loads(json.dumps(self.config.to_dict())))
+    del config["rest"]  # it belongs to the evaluation of the end, which can be done anew
+    return own | config
 
 
 def _plain(target: Target) -> dict[str, Any]:
