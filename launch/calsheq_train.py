@@ -9,10 +9,11 @@ profile for --hold stages, score it by the last of these stages, and hold the be
 the end.
 
 At the end the profile rests for --rest updates of the shared policy, so that the result is a
-profile with an equilibrium of its own. CALSHEQ lets three candidates rest, and takes the one that held-out
-episodes show to be the best: eval/candidate 0 is the last policy at the place where the calibrator
-leads now, 1 is the last policy at the average place of the last stages, and 2 is the best pair of
-the run's checks. `calsheq_jax.pairs` says why.
+profile with an equilibrium of its own. CALSHEQ lets three candidates rest, and takes the one that
+held-out episodes show to be the best: eval/candidate 0 is the last policy at the place where the
+calibrator leads now, 1 is the last policy at the average place of the last stages, and 2 is the
+best pair of the run's checks. `calsheq_jax.pairs` says why. A finished run rests and is judged anew
+if the same command is given with another --rest.
 
 The program writes into --out: checkpoints, metrics.csv, metrics.jsonl (TensorBoard's events with
 --tensorboard), summary.json and pictures. The same command, given again, continues where the run
