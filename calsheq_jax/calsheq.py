@@ -87,7 +87,17 @@ class Config:
       },
   )
 
+  rest_margin: float = dataclasses.field(
+      default=0.02,
+      metadata={
+          "help": "Largest loss of reward for which a pair that has rested is preferred to one that"
+          " has not."
+      },
+  )
+
   def __post_init__(self):
+    if not self.rest_margin >= 0:
+      raise ValueError(f"rest_margin={self.rest_margin} must be at least 0")
     for field, least in (("starts", 1), ("trial", 1), ("rest", 0)):
       if getattr(self, field) < least:
         raise ValueError(f"{field}={getattr(self, field)} must be at least {least}")

@@ -84,9 +84,13 @@ def run(
     lines, after = together(lines, stages=stages - trial, first=trial)
     history = {name: np.concatenate([history.get(name, x[:0]), x]) for name, x in after.items()}
   state = _take(lines.learners, 0)
-  rested = _rest(pairs.candidates(state, lines.kept), rest_key, goals, problem, config)
-  rewards = _judged(rested, choose_key, goals, problem, config, judge_episodes)
-  return state, history, pairs.best(rested, rewards)
+  candidates = pairs.candidates(state, lines.kept)
+  rested = _rest(candidates, rest_key, goals, problem, config)
+  both = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), rested, candidates)
+  rewards = _judged(both, choose_key, goals, problem, config, judge_episodes)
+  after, before = jnp.split(rewards, 2)
+  chosen = pairs.choose(after, before, config.rest_margin)
+  return state, history, _take(both, chosen)
 
 
 def _take(tree: Any, index: Array | int) -> Any:

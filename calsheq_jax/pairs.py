@@ -11,8 +11,11 @@ result of a run is therefore found in four steps:
      fluctuates about it.
   2. Each candidate rests: its profile stays, and its policy goes on learning with a rate that falls
      to 0 (`rest`), so that it comes to an equilibrium of this very profile.
-  3. Candidates are judged on held-out episodes, which are not those of later reports.
-  4. The best one is the result (`best`).
+  3. Candidates are judged before and after their rest, on held-out episodes that are not those of
+     later reports.
+  4. The best one that has rested is the result, unless rest cost more than `config.rest_margin` of
+     the reward (`choose`): some pairs with a good fit are far from an equilibrium, and lose the fit
+     when their policies learn on.
 
 The same choice among several starts of a run is made by the last policy at the `recent` place.
 
@@ -30,6 +33,9 @@ from calsheq_jax.types import Array
 
 # Names of the candidates, in the order of `candidates`.
 CANDIDATES = ("recent", "settled", "kept")
+
+# Names of the results of `choose`: candidates after their rest, then candidates before it.
+RESULTS = (*CANDIDATES, *(f"{name} before rest" for name in CANDIDATES))
 
 
 class Pair(NamedTuple):
@@ -101,6 +107,12 @@ def rest(
   return pair._replace(shared=jax.lax.scan(step, pair.shared, falling)[0])
 
 
-def best(pairs: Pair, rewards: Array) -> Pair:
-  """The pair with the largest reward: pairs [c, ...], rewards [c] -> a pair."""
-  return jax.tree.map(lambda x: x[jnp.argmax(rewards)], pairs)
+def choose(rested: Array, before: Array, margin: float) -> Array:
+  """Chooses the result by the rewards [c] of candidates after and before their rest.
+
+  Returns:
+    Index [] in RESULTS: the best candidate after its rest, or the best one before it if that one's
+    reward is higher by more than the margin.
+  """
+  first = before.max() > rested.max() + margin
+  return jnp.where(first, len(rested) + jnp.argmax(before), jnp.argmax(rested))

@@ -58,8 +58,20 @@ def test_candidates_are_named_in_order(states):
   assert pairs.CANDIDATES == ("recent", "settled", "kept")
   np.testing.assert_array_equal(found.point, [second.recent, second.settled, first.recent])
   np.testing.assert_array_equal(found.shared.step, [2, 2, 1])
-  best = pairs.best(found, jnp.array([0.1, 0.2, 0.15]))
-  np.testing.assert_array_equal(best.point, second.settled)
+
+
+@pytest.mark.parametrize(
+    "rested, before, name",
+    [
+        ([0.7, 0.8, 0.75], [0.81, 0.7, 0.7], "settled"),
+        ([0.7, 0.8, 0.75], [0.7, 0.7, 0.85], "kept before rest"),
+        ([0.8, 0.8, 0.75], [0.7, 0.7, 0.7], "recent"),
+    ],
+)
+def test_a_pair_that_rested_is_preferred(rested, before, name):
+  """Rest may cost 0.02 of the reward."""
+  found = pairs.choose(jnp.array(rested), jnp.array(before), 0.02)
+  assert pairs.RESULTS[int(found)] == name
 
 
 def test_the_averages_are_of_places_that_mean_actions_lead_to():

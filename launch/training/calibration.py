@@ -6,6 +6,7 @@ a searcher was told of; L lines (`calibration_steps`).
 
 import abc
 from collections.abc import Callable, Mapping, Sequence
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -215,7 +216,7 @@ class _Training(loop.Training):
     given = parallel.gather((pair.shared.agent, pair.point, goals))
     agents, points, goals = jax.tree.map(jnp.asarray, given)
     each = len(points) // run.plan.seeds
-    keys, goals = _repeated((self._keys[use], goals), each)
+    keys, goals = calibration_steps.repeated((self._keys[use], goals), each)
     return jax.tree.map(np.asarray, judge(agents, keys, points, goals))
 
   def _result(self, saved: Saved) -> tuple[pairs.Pair, np.ndarray]:
@@ -224,12 +225,15 @@ class _Training(loop.Training):
     candidates = parallel.gather(self.candidates(saved))
     each = candidates.point.shape[1]
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), candidates)
-    given = parallel.replicate((flat, *_repeated((self._keys["rest"], goals), each)), self._mesh)
+    keys_and_goals = calibration_steps.repeated((self._keys["rest"], goals), each)
+    given = parallel.replicate((flat, *keys_and_goals), self._mesh)
     rest = calibration_steps.rest(run.problem, run.config, self._mesh)
     rested = parallel.gather(rest(*given))
-    rewards = self._judged(rested, goals, "choose", times=4)["reward"].reshape(-1, each)
-    chosen = rewards.argmax(1)
-    return _chosen(rested, chosen), chosen
+    judged = [self._judged(pair, goals, "choose", times=4)["reward"] for pair in (rested, flat)]
+    choose = functools.partial(pairs.choose, margin=run.config.rest_margin)
+    chosen = np.asarray(jax.vmap(choose)(*(jnp.reshape(x, (-1, each)) for x in judged)))
+    both = jax.tree.map(calibration_steps.beside(len(chosen)), rested, flat)
+    return calibration_steps.taken(both, chosen), chosen
 
   def evaluate(self, state: Saved) -> loop.Row:
     """Judges the result of the run, with certificates; {} before the end."""
@@ -259,21 +263,6 @@ class _Training(loop.Training):
         (pair.shared.agent, self._keys["certificate"], pair.point), self._mesh
     )
     return parallel.gather(certify(*given))
-
-
-def _repeated(tree: Any, times: int) -> Any:
-  """Repeats each row `times` times: [S, ...] -> [S times, ...]."""
-  return jax.tree.map(lambda x: jnp.repeat(x, times, axis=0), tree)
-
-
-def _chosen(tree: Any, which: np.ndarray) -> Any:
-  """Takes the row `which` [S] of the rows of each seed: [L, ...] -> [S, ...]."""
-  seeds = np.arange(len(which))
-
-  def take(x):
-    return x.reshape(len(which), -1, *x.shape[1:])[seeds, which]
-
-  return jax.tree.map(take, tree)
 
 
 class Calibrating(_Training):
@@ -328,7 +317,7 @@ class Calibrating(_Training):
     """
     judged = self._judged(pairs.of_state(learners), goals, "check", times)
     rewards = judged["reward"].reshape(self._run.plan.seeds, -1)
-    return _chosen(learners, rewards.argmax(1)), rewards.max(1), rewards.argmax(1)
+    return calibration_steps.taken(learners, rewards.argmax(1)), rewards.max(1), rewards.argmax(1)
 
   def describe(self, state: Saved, done: int) -> Sequence[str]:
     first, *more = super().describe(state, done)
@@ -348,7 +337,7 @@ class Calibrating(_Training):
       count = min(count, trial - done)
     chunk = calibration_steps.stages(run.problem, run.config, count, self._mesh)
     keys = self._starts(self._keys["stages"], lines)
-    given = parallel.replicate((keys, _repeated(state.goals, lines)), self._mesh)
+    given = parallel.replicate((keys, calibration_steps.repeated(state.goals, lines)), self._mesh)
     learners, metrics = chunk(state.learners, *given)
     done += count
     over = lines > 1 and done == trial
@@ -361,7 +350,7 @@ class Calibrating(_Training):
         learners=parallel.replicate(best, self._mesh) if over else learners,
         kept=parallel.replicate(kept, self._mesh),
     )
-    metrics = _chosen(parallel.gather(metrics), chosen)
+    metrics = calibration_steps.taken(parallel.gather(metrics), chosen)
     return state, done, self._row(state, pairs.of_state(best), done, metrics)
 
 

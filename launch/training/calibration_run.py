@@ -168,7 +168,8 @@ class Run:
     if self.experiment.hidden:
       own["hidden_updates"] = plan.hidden_updates
     config = _flat(json.loads(json.dumps(self.config.to_dict())))
-    del config["rest"]  # it belongs to the evaluation of the end, which can be done anew
+    for name in ("rest", "rest_margin"):  # parts of the evaluation, which can be done anew
+      del config[name]
     return own | config
 
 

@@ -6,9 +6,13 @@ Glossary: L lines, which are calibrations side by side: all seeds, and in the tr
 each seed; d numbers that are calibrated, K targets.
 """
 
+from collections.abc import Callable
 import functools
+from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from calsheq_jax import calsheq, pairs, policy, shared_game
 from launch.runtime import parallel
@@ -92,3 +96,31 @@ def certifier(problem, config, updates, episodes, judge_episodes, mesh):
     return jax.lax.map(lambda one: certify(*one), (agents, keys, points))
 
   return parallel.spmd(all_seeds, mesh, (parallel.REPLICATED,) * 3, parallel.REPLICATED)
+
+
+# Rows of lines, on the host.
+
+
+def repeated(tree: Any, times: int) -> Any:
+  """Repeats each row `times` times: [S, ...] -> [S times, ...]."""
+  return jax.tree.map(lambda x: jnp.repeat(x, times, axis=0), tree)
+
+
+def taken(tree: Any, which: np.ndarray) -> Any:
+  """Takes the row `which` [S] of the rows of each seed: [L, ...] -> [S, ...]."""
+  seeds = np.arange(len(which))
+
+  def take(x):
+    return x.reshape(len(which), -1, *x.shape[1:])[seeds, which]
+
+  return jax.tree.map(take, tree)
+
+
+def beside(seeds: int) -> Callable[[Any, Any], np.ndarray]:
+  """Makes a function that joins the rows of each seed: [L, ...], [L, ...] -> [2 L, ...]."""
+
+  def join(x, y):
+    parts = [np.reshape(z, (seeds, -1, *np.shape(z)[1:])) for z in (x, y)]
+    return np.concatenate(parts, 1).reshape(-1, *np.shape(x)[1:])
+
+  return join
