@@ -13,8 +13,8 @@ profile with an equilibrium of its own. CALSHEQ lets three candidates rest, and 
 held-out episodes show to be the best: eval/candidate 0 is the last policy at the place where the
 calibrator leads now, 1 is the last policy at the average place of the last stages, and 2 is the
 best pair of the run's checks. If rest costs more than --rest_margin of the reward, the best of them
-before its rest is taken, which are numbers 3 to 5. `calsheq_jax.pairs` says why. A finished run rests and is judged anew
-if the same command is given with another --rest.
+before its rest is taken, which are numbers 3 to 5. `calsheq_jax.pairs` says why. A finished run
+rests and is judged anew if the same command is given with another --rest.
 
 The program writes into --out: checkpoints, metrics.csv, metrics.jsonl (TensorBoard's events with
 --tensorboard), summary.json and pictures. The same command, given again, continues where the run
@@ -64,7 +64,9 @@ _OPTIONS = flags.Section(
     },
 )
 _PLAN = flags.Section("Experiment and evaluation", Plan)
-_STAGES = flags.Section("Stages", _DEFAULT, only=("episodes", "wait", "starts", "trial", "rest", "rest_margin"))
+_STAGES = flags.Section(
+    "Stages", _DEFAULT, only=("episodes", "wait", "starts", "trial", "rest", "rest_margin")
+)
 _NETWORK = flags.Section("Shared policy", _DEFAULT.network, only=("hidden",))
 _CALIBRATOR = flags.Section(
     "Calibrator",
