@@ -210,7 +210,7 @@ def draw_rewards(
     for ax, supertype in zip(others, supertypes):
       _label(ax, "", y=whose(f"{supertype.replace('_', ' ')}'s reward"))
     column[-1].set_xlabel("environment steps, millions", fontsize=_SMALL)
-  title = "Rewards in training, and judged without exploration (thin: single seeds)"
+  title = "Rewards in training, and judged (thin: single seeds)"
   _finish(fig, everything, title, path)
 
 
