@@ -27,7 +27,7 @@ from calsheq_jax import calibrator, minibatches, policy, ppo, rollout, targets
 from calsheq_jax.calibrator import Config as CalibratorConfig
 from calsheq_jax.problem import Problem
 from calsheq_jax.schedules import Schedule, two_timescales
-from calsheq_jax.types import Agent, Array
+from calsheq_jax.types import Agent, Array, Rollout
 from envs.base import Environment
 
 # Power of the weights of the long average over stages: at stage m, an earlier stage m' has a weight
@@ -335,6 +335,15 @@ def _by_supertype(env: Environment, x: Array) -> Array:
 # Judging.
 
 
+def held_out(
+    agent: Agent, key: Array, coordinates: Array, problem: Problem, config: Config, count: int
+) -> Rollout:
+  """Plays `count` episodes at coordinates [d], with arguments as in `judge`."""
+  net = policy.for_environment(problem.env, config.network)
+  profiles = rollout.repeated(problem.space.profile(coordinates), count)
+  return rollout.collect(problem.env, net, agent, key, profiles)
+
+
 def judge(
     agent: Agent,
     key: Array,
@@ -361,16 +370,13 @@ def judge(
     supertype_rewards [s]  an agent's undiscounted return
     profile [d]         the profile in its units
   """
-  env = problem.env
-  net = policy.for_environment(env, config.network)
-  profiles = rollout.repeated(problem.space.profile(coordinates), count)
-  played = rollout.collect(env, net, agent, key, profiles)
+  played = held_out(agent, key, coordinates, problem, config, count)
   values = problem.values(played.states)
   returns = rollout.episode_returns(played.trajectory)
   return {
       "reward": targets.reward(problem.targets, values, goals).mean(),
       "reward_of_means": targets.reward(problem.targets, values.mean(0), goals),
       "values": values.mean(0),
-      "supertype_rewards": _by_supertype(env, returns).mean(0),
+      "supertype_rewards": _by_supertype(problem.env, returns).mean(0),
       "profile": problem.space.numbers(coordinates),
   }

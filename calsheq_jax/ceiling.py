@@ -24,7 +24,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from calsheq_jax import calsheq, policy, ppo, rollout, targets
+from calsheq_jax import calsheq, ppo, targets
 from calsheq_jax.problem import Problem
 from calsheq_jax.types import Agent, Array
 
@@ -170,8 +170,5 @@ def detail(
     problem, config: static under jit.
     count: number of episodes, two or more; static under jit.
   """
-  env = problem.env
-  net = policy.for_environment(env, config.network)
-  profiles = rollout.repeated(problem.space.profile(coordinates), count)
-  played = rollout.collect(env, net, agent, key, profiles)
+  played = calsheq.held_out(agent, key, coordinates, problem, config, count)
   return detail_of(problem.values(played.states), goals, problem)

@@ -98,7 +98,7 @@ def move(
   that of the means that are compared.
   """
   design = response.Config()
-  # As many policies learn as in a design, so that nothing is compiled again.
+  # The number of policies is that of a design, so that the compiled function is used again.
   total = design.points(len(point))
   learners = total // (2 * len(directions))
   ends, distances = [], []

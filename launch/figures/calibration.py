@@ -191,7 +191,7 @@ def draw_rewards(
     training, judged, *others = column
 
     def whose(text, first=place == 0):
-      # The panels of a row show the same; the first one says what.
+      # Only the first panel of a row has the label, which holds for the whole row.
       return text if first else ""
 
     for result in group:

@@ -308,7 +308,7 @@ class Search(loop.Training):
     each = plan.updates * plan.episodes + plan.judge_episodes
     rounds = -(-plan.start_updates // plan.steer_every)
     first = rounds * (plan.steer_every * plan.episodes + plan.judge_episodes)
-    # Corrections are made by episodes of their own.
+    # Each correction of a design plays further episodes.
     steering = len(self._wanted) * max(0, rounds - _LAST_ROUNDS) * plan.episodes
     final = plan.final_updates * plan.episodes + plan.judge_episodes + plan.final_episodes
     profiles = (generations - 1) * each + first

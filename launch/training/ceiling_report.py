@@ -26,7 +26,7 @@ CALIBRATION_EPISODES = 400 * 64
 # Number of profiles that are trained longer at the end.
 FINALISTS = 3
 
-# Beginning of the names of metrics of the end.
+# Prefix of the names of the final metrics.
 _FINAL = "final/"
 
 
