@@ -92,11 +92,12 @@ def test_the_averages_are_of_places_that_mean_actions_lead_to():
 def test_a_policy_at_rest_comes_to_the_equilibrium_of_its_profile(states):
   """The equilibrium of the linear-quadratic game is known: mean actions come near it."""
   first, _ = states
+  config = dataclasses.replace(CONFIG, rest=240)
   pair = pairs.Pair(first.shared, jnp.array([0.5, 0.1]))
-  rest = jax.jit(lambda pair: pairs.rest(pair, jax.random.key(2), GOALS, PROBLEM, CONFIG))
+  rest = jax.jit(lambda pair: pairs.rest(pair, jax.random.key(2), GOALS, PROBLEM, config))
   rested = rest(pair)
   np.testing.assert_array_equal(rested.point, pair.point)
-  assert int(rested.shared.step) == int(first.shared.step) + CONFIG.rest
+  assert int(rested.shared.step) == int(first.shared.step) + config.rest
   wanted = np.array(PROBLEM.env.equilibrium_means(PROBLEM.space.profile(pair.point)))
 
   def distance(shared):
