@@ -22,7 +22,7 @@ help:  ## list the targets
 
 demo: $(VENV)/.installed-programs  ## solve games, calibrate a market; into out/demo
 	$(BIN)/python -m launch.demo --out=out/demo
-	$(BIN)/python -m launch.calsheq_train --experiment=1 --seeds=2 --stages=100 --nocertify --out=out/demo/market
+	$(BIN)/python -m launch.calsheq_train --experiment=1 --seeds=2 --stages=100 --last_rest=0 --nocertify --out=out/demo/market
 
 evaluate: $(VENV)/.installed-programs  ## evaluate engines and networks on small samples; into out/eval
 	$(BIN)/python -m launch.nes_eval --quick --out=out/eval

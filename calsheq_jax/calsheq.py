@@ -82,23 +82,29 @@ class Config:
   rest: int = dataclasses.field(
       default=40,
       metadata={
-          "help": "Number of updates of the shared policy at the end of a run, at a profile that"
-          " rests and with a learning rate that falls to 0."
+          "help": "Number of updates of each candidate's policy at the end of a run, at a profile"
+          " that rests and with a learning rate that falls to 0."
       },
   )
-
+  last_rest: int = dataclasses.field(
+      default=120,
+      metadata={
+          "help": "Number of further updates of this kind of the policy that is chosen, which bring"
+          " it nearer to an equilibrium."
+      },
+  )
   rest_margin: float = dataclasses.field(
       default=0.02,
       metadata={
           "help": "Largest loss of reward for which a pair that has rested is preferred to one that"
-          " has not."
+          " has not, or that has rested for a shorter time."
       },
   )
 
   def __post_init__(self):
     if not self.rest_margin >= 0:
       raise ValueError(f"rest_margin={self.rest_margin} must be at least 0")
-    for field, least in (("starts", 1), ("trial", 1), ("rest", 0)):
+    for field, least in (("starts", 1), ("trial", 1), ("rest", 0), ("last_rest", 0)):
       if getattr(self, field) < least:
         raise ValueError(f"{field}={getattr(self, field)} must be at least {least}")
     if self.wait < 0:

@@ -85,12 +85,19 @@ def run(
     history = {name: np.concatenate([history.get(name, x[:0]), x]) for name, x in after.items()}
   state = _take(lines.learners, 0)
   candidates = pairs.candidates(state, lines.kept)
-  rested = _rest(candidates, rest_key, goals, problem, config)
+  judged = functools.partial(
+      _judged, key=choose_key, goals=goals, problem=problem, config=config, count=judge_episodes
+  )
+  rested = _rest(candidates, rest_key, goals, problem, config, config.rest)
   both = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), rested, candidates)
-  rewards = _judged(both, choose_key, goals, problem, config, judge_episodes)
+  rewards = judged(both)
   after, before = jnp.split(rewards, 2)
   chosen = pairs.choose(after, before, config.rest_margin)
-  return state, history, _take(both, chosen)
+  pair = jax.tree.map(lambda x: x[chosen][None], both)
+  last = _rest(pair, jax.random.fold_in(rest_key, 1), goals, problem, config, config.last_rest)
+  longer = functools.partial(pairs.longer, margin=config.rest_margin)
+  result = jax.vmap(longer)(pair, last, rewards[chosen][None], judged(last))
+  return state, history, _take(result, 0)
 
 
 def _take(tree: Any, index: Array | int) -> Any:
@@ -126,6 +133,6 @@ def _judged(given, key, goals, problem, config, count):
   return jax.vmap(one)(given)
 
 
-@functools.partial(jax.jit, static_argnames=("problem", "config"))
-def _rest(candidates, key, goals, problem, config):
-  return jax.vmap(lambda pair: pairs.rest(pair, key, goals, problem, config))(candidates)
+@functools.partial(jax.jit, static_argnames=("problem", "config", "updates"))
+def _rest(given, key, goals, problem, config, updates):
+  return jax.vmap(lambda pair: pairs.rest(pair, key, goals, problem, config, updates))(given)

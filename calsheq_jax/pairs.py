@@ -3,7 +3,7 @@
 Algorithm 1 moves the profile and the shared policy together. A pair of an average profile and the
 last policy fits badly where the average is older than the policy, and a pair of the last profile
 and the last policy is not at an equilibrium yet, since the policy follows a profile that moves. The
-result of a run is therefore found in four steps:
+result of a run is therefore found in five steps:
 
   1. Candidates are the last policy at the `recent` place, the last policy at the `settled` place,
      and the best pair of all that were checked in the run (`keep`). A recent place fits the policy
@@ -13,9 +13,11 @@ result of a run is therefore found in four steps:
      to 0 (`rest`), so that it comes to an equilibrium of this very profile.
   3. Candidates are judged before and after their rest, on held-out episodes that are not those of
      later reports.
-  4. The best one that has rested is the result, unless rest cost more than `config.rest_margin` of
-     the reward (`choose`): some pairs with a good fit are far from an equilibrium, and lose the fit
+  4. The best one that has rested is chosen, unless rest cost more than `config.rest_margin` of the
+     reward (`choose`): some pairs with a good fit are far from an equilibrium, and lose the fit
      when their policies learn on.
+  5. The chosen pair rests once more, for longer, and is the result, unless this rest cost more than
+     the same margin (`longer`).
 
 The same choice among several starts of a run is made by the last policy at the `recent` place.
 
@@ -87,14 +89,16 @@ def rest(
     goals: Array,
     problem: Problem,
     config: calsheq.Config,
+    updates: int,
     axis_name: str | None = None,
 ) -> Pair:
-  """Lets the policy learn for `config.rest` updates at its profile, at a rate that falls to 0.
+  """Lets the policy learn for some updates at its profile, at a rate that falls to 0.
 
   Args:
     pair: a candidate.
     key: random key.
     goals, problem, config, axis_name: as in `calsheq.stage`.
+    updates: number of updates.
   """
 
   def step(shared, left):
@@ -103,7 +107,7 @@ def rest(
     )
     return shared, None
 
-  falling = jnp.linspace(1, 0, config.rest, endpoint=False)
+  falling = jnp.linspace(1, 0, updates, endpoint=False)
   return pair._replace(shared=jax.lax.scan(step, pair.shared, falling)[0])
 
 
@@ -116,3 +120,15 @@ def choose(rested: Array, before: Array, margin: float) -> Array:
   """
   first = before.max() > rested.max() + margin
   return jnp.where(first, len(rested) + jnp.argmax(before), jnp.argmax(rested))
+
+
+def longer(pair: Pair, rested: Pair, before: Array, after: Array, margin: float) -> Pair:
+  """The pair after another rest, or before it if rest cost more than the margin.
+
+  Args:
+    pair, rested: before and after this rest.
+    before, after: their rewards [].
+    margin: loss of reward that is allowed.
+  """
+  good = after + margin >= before
+  return jax.tree.map(lambda x, y: jnp.where(good, x, y), rested, pair)

@@ -45,7 +45,9 @@ _PLAN = flags.Section(
     "Evaluation of each run", Plan, skip=("experiment", "method", "figures"), defaults={"seeds": 5}
 )
 _STAGES = flags.Section(
-    "Stages", calsheq.Config(), only=("episodes", "starts", "trial", "rest", "rest_margin")
+    "Stages",
+    calsheq.Config(),
+    only=("episodes", "starts", "trial", "rest", "last_rest", "rest_margin"),
 )
 
 SECTIONS = (_SUITE, _OPTIONS, _PLAN, _STAGES)

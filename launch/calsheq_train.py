@@ -65,7 +65,9 @@ _OPTIONS = flags.Section(
 )
 _PLAN = flags.Section("Experiment and evaluation", Plan)
 _STAGES = flags.Section(
-    "Stages", _DEFAULT, only=("episodes", "wait", "starts", "trial", "rest", "rest_margin")
+    "Stages",
+    _DEFAULT,
+    only=("episodes", "wait", "starts", "trial", "rest", "last_rest", "rest_margin"),
 )
 _NETWORK = flags.Section("Shared policy", _DEFAULT.network, only=("hidden",))
 _CALIBRATOR = flags.Section(

@@ -23,6 +23,7 @@ CONFIG = calsheq_jax.Config(
     starts=2,
     trial=3,
     rest=2,
+    last_rest=2,
 )
 FEW = {"stages": 5, "judge_episodes": 8, "response_updates": 2, "response_episodes": 8}
 

@@ -22,7 +22,7 @@ def command(out, *more, method="calsheq"):
   return [
       "calsheq_train", f"--out={out}", "--experiment=linear_quadratic", f"--method={method}",
       "--seeds=2", f"--stages={STAGES[method]}", "--starts=2", "--trial=6", "--rest=2",
-      "--episodes=8", "--hold=3", "--report_every=3",
+      "--last_rest=2", "--episodes=8", "--hold=3", "--report_every=3",
       "--save_every=6", "--judge_episodes=4", "--response_updates=2", "--response_episodes=8",
       "--hidden=4", "--calibrator_hidden=4", "--shared_epochs=1", "--shared_minibatches=2",
       "--calibrator_epochs=1", "--calibrator_minibatches=2", *more,

@@ -1,7 +1,5 @@
 """calsheq_jax.pairs: the best pair is kept, candidates rest at their profiles, one is taken."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +15,6 @@ CONFIG = calsheq.Config(
     network=policy.Config(hidden=(8,)),
     shared=ppo.Config(epochs=2, minibatches=4),
     calibrator=calibrator.Config(hidden=(4,)),
-    rest=60,
 )
 
 
@@ -74,6 +71,13 @@ def test_a_pair_that_rested_is_preferred(rested, before, name):
   assert pairs.RESULTS[int(found)] == name
 
 
+@pytest.mark.parametrize("after, wanted", [(0.79, 1), (0.77, 0), (float("nan"), 0)])
+def test_a_longer_rest_may_cost_the_margin(states, after, wanted):
+  given = [pairs.of_state(state) for state in states]
+  found = pairs.longer(*given, jnp.array(0.8), jnp.array(after), 0.02)
+  jax.tree.map(np.testing.assert_array_equal, found, given[wanted])
+
+
 def test_the_averages_are_of_places_that_mean_actions_lead_to():
   """The recent place is nearly the last one, and the settled one has a longer memory."""
   weights = [np.array([calsheq._averaging(jnp.array(m), p) for m in range(200)]) for p in (40, 4)]
@@ -92,12 +96,14 @@ def test_the_averages_are_of_places_that_mean_actions_lead_to():
 def test_a_policy_at_rest_comes_to_the_equilibrium_of_its_profile(states):
   """The equilibrium of the linear-quadratic game is known: mean actions come near it."""
   first, _ = states
-  config = dataclasses.replace(CONFIG, rest=240)
+  updates = 240
   pair = pairs.Pair(first.shared, jnp.array([0.5, 0.1]))
-  rest = jax.jit(lambda pair: pairs.rest(pair, jax.random.key(2), GOALS, PROBLEM, config))
+  rest = jax.jit(
+      lambda pair: pairs.rest(pair, jax.random.key(2), GOALS, PROBLEM, CONFIG, updates)
+  )
   rested = rest(pair)
   np.testing.assert_array_equal(rested.point, pair.point)
-  assert int(rested.shared.step) == int(first.shared.step) + config.rest
+  assert int(rested.shared.step) == int(first.shared.step) + updates
   wanted = np.array(PROBLEM.env.equilibrium_means(PROBLEM.space.profile(pair.point)))
 
   def distance(shared):
@@ -112,6 +118,5 @@ def test_a_policy_at_rest_comes_to_the_equilibrium_of_its_profile(states):
 def test_without_rest_nothing_changes(states):
   first, _ = states
   pair = pairs.of_state(first)
-  config = dataclasses.replace(CONFIG, rest=0)
-  same = pairs.rest(pair, jax.random.key(2), GOALS, PROBLEM, config)
+  same = pairs.rest(pair, jax.random.key(2), GOALS, PROBLEM, CONFIG, updates=0)
   jax.tree.map(np.testing.assert_array_equal, same, pair)

@@ -24,7 +24,7 @@ from launch.training.calibration_run import Run
 # Uses of random keys; the place of a use in this list is folded into the seed's key.
 _KEYS = (
     "init", "stages", "judge", "certificate", "hidden", "hidden_init", "hidden_stages", "targets",
-    "check", "choose", "rest",
+    "check", "choose", "rest", "last_rest",
 )
 
 
@@ -220,20 +220,29 @@ class _Training(loop.Training):
     return jax.tree.map(np.asarray, judge(agents, keys, points, goals))
 
   def _result(self, saved: Saved) -> tuple[pairs.Pair, np.ndarray]:
-    """Lets the candidates of a finished run rest, and chooses (`pairs`): pairs [S], indices [S]."""
-    run, goals = self._run, parallel.gather(saved.goals)
+    """Makes the results of a finished run (`pairs`): pairs [S], and indices [S] of candidates."""
+    config, goals = self._run.config, parallel.gather(saved.goals)
     candidates = parallel.gather(self.candidates(saved))
-    each = candidates.point.shape[1]
+    each, margin = candidates.point.shape[1], config.rest_margin
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), candidates)
-    keys_and_goals = calibration_steps.repeated((self._keys["rest"], goals), each)
-    given = parallel.replicate((flat, *keys_and_goals), self._mesh)
-    rest = calibration_steps.rest(run.problem, run.config, self._mesh)
-    rested = parallel.gather(rest(*given))
-    judged = [self._judged(pair, goals, "choose", times=4)["reward"] for pair in (rested, flat)]
-    choose = functools.partial(pairs.choose, margin=run.config.rest_margin)
-    chosen = np.asarray(jax.vmap(choose)(*(jnp.reshape(x, (-1, each)) for x in judged)))
-    both = jax.tree.map(calibration_steps.beside(len(chosen)), rested, flat)
-    return calibration_steps.taken(both, chosen), chosen
+    rested = self._rested(flat, goals, "rest", config.rest)
+    rewards = [self._judged(x, goals, "choose", times=4)["reward"] for x in (rested, flat)]
+    choose = functools.partial(pairs.choose, margin=margin)
+    chosen = np.asarray(jax.vmap(choose)(*(jnp.reshape(x, (-1, each)) for x in rewards)))
+    join = calibration_steps.beside(len(chosen))
+    pair = calibration_steps.taken(jax.tree.map(join, rested, flat), chosen)
+    last = self._rested(pair, goals, "last_rest", config.last_rest)
+    before = calibration_steps.taken(join(*rewards), chosen)
+    after = self._judged(last, goals, "choose", times=4)["reward"]
+    longer = jax.vmap(functools.partial(pairs.longer, margin=margin))
+    return longer(pair, last, jnp.asarray(before), jnp.asarray(after)), chosen
+
+  def _rested(self, given: pairs.Pair, goals: jax.Array, use: str, updates: int) -> pairs.Pair:
+    """Lets pairs [L] rest, with the random keys of a use; the arguments are as in `_judged`."""
+    each = len(given.point) // self._run.plan.seeds
+    keys, goals = calibration_steps.repeated((self._keys[use], goals), each)
+    rest = calibration_steps.rest(self._run.problem, self._run.config, updates, self._mesh)
+    return parallel.gather(rest(*parallel.replicate((given, keys, goals), self._mesh)))
 
   def evaluate(self, state: Saved) -> loop.Row:
     """Judges the result of the run, with certificates; {} before the end."""

@@ -168,7 +168,8 @@ class Run:
     if self.experiment.hidden:
       own["hidden_updates"] = plan.hidden_updates
     config = _flat(json.loads(json.dumps(self.config.to_dict())))
-    for name in ("rest", "rest_margin"):  # parts of the evaluation, which can be done anew
+    # The evaluation, with the rest before it, can be done anew.
+    for name in ("rest", "last_rest", "rest_margin"):
       del config[name]
     return own | config
 

@@ -67,12 +67,12 @@ def judge(problem, config, count):
 
 
 @functools.cache
-def rest(problem, config, mesh):
+def rest(problem, config, updates, mesh):
   """(pairs [L], keys [L], goals [L, K]) -> `pairs.rest` [L]."""
 
   def all_lines(given, keys, goals):
     def one(pair, key, goals):
-      return pairs.rest(pair, key, goals, problem, config, parallel.AXIS)
+      return pairs.rest(pair, key, goals, problem, config, updates, parallel.AXIS)
 
     return jax.vmap(one)(given, keys, goals)
 
