@@ -64,8 +64,16 @@ def gradient(problem: Problem, duals: Duals, concept: Concept) -> Duals:
 
   For CE the diagonal, which is no deviation, is 0.
   """
-  gains = deviation.gains(problem.payoffs, joint(problem, duals, concept), concept)
-  slack = [e - block for e, block in zip(epsilon(problem, duals), gains)]
+  return slack(problem, joint(problem, duals, concept), epsilon(problem, duals), concept)
+
+
+def slack(problem: Problem, joint: Array, epsilon: Array, concept: Concept) -> Duals:
+  """epsilon_p - A_p sigma at any joint [A1, ..., AN], in blocks like the duals; epsilon [N].
+
+  For CE the diagonal, which is no deviation, is 0.
+  """
+  gains = deviation.gains(problem.payoffs, joint, concept)
+  blocks = [e - block for e, block in zip(epsilon, gains)]
   if concept == "ce":
-    slack = [block * (1 - jnp.eye(len(block), dtype=block.dtype)) for block in slack]
-  return tuple(slack)
+    blocks = [block * (1 - jnp.eye(len(block), dtype=block.dtype)) for block in blocks]
+  return tuple(blocks)

@@ -172,7 +172,7 @@ def test_linear_network_is_linear_before_the_softplus():
 
     def answer(game):
       asked = dataclasses.replace(problem, payoffs=game)
-      return network.apply(variables, config, asked)[0]
+      return network.apply(variables, config, asked)[0].duals
 
     return jnp.stack([jnp.stack(answer(one)) for one in payoffs])
 

@@ -26,7 +26,7 @@ import numpy as np
 import pytest
 
 from nes_jax import dual, network, selection
-from nes_jax.network import layers, model, pooling
+from nes_jax.network import layers, pooling, stack
 
 PERMUTATIONS = [
     ((3, 3), (1, 0)),
@@ -100,12 +100,16 @@ def check_equivariance(concept, fields, shape, players, modes=(False, True)):
     given, _ = apply(variables, config, problem, is_training=is_training)
     got, _ = apply(variables, config, moved, is_training=is_training)
     for p, q in enumerate(players):
-      expected = np.asarray(given[q])[:, orders[q]]
+      expected = np.asarray(given.duals[q])[:, orders[q]]
       if concept == "ce":
         expected = expected[:, :, orders[q]]
       # Equal duals would satisfy the test without any equivariance.
       assert np.ptp(expected) > 1e-3
-      np.testing.assert_allclose(got[p], expected, rtol=1e-5, atol=1e-5)
+      np.testing.assert_allclose(got.duals[p], expected, rtol=1e-5, atol=1e-5)
+    expected = np.asarray(given.log_joint)[(slice(None), *np.ix_(*orders))]
+    expected = expected.transpose((0, *(1 + q for q in players)))
+    assert np.ptp(expected) > 1e-3
+    np.testing.assert_allclose(got.log_joint, expected, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("concept", CONCEPTS)
@@ -124,6 +128,14 @@ def test_equivariance_of_rms():
 )
 def test_equivariance_of_rounds(shape, players, concept):
   check_equivariance(concept, {"rounds": 2}, shape, players, modes=(False,))
+
+
+@pytest.mark.parametrize(
+    "shape, players, concept", [((2, 3), (1, 0), "ce"), ((2, 3, 2), (2, 1, 0), "cce")]
+)
+def test_equivariance_of_a_joint(shape, players, concept):
+  fields = {"answer": "joint", "rounds": 2}
+  check_equivariance(concept, fields, shape, players, modes=(False,))
 
 
 def test_every_pool_is_equivariant():
@@ -169,7 +181,7 @@ def test_what_others_play_may_be_added_with_own_centring(concept):
     results = []
     for g in (payoffs, moved):
       problem = make(shape, batch, payoffs=g)
-      results.append(joints(problem, apply(variables, config, problem)[0], concept))
+      results.append(joints(problem, apply(variables, config, problem)[0].duals, concept))
     distances[centre] = float(jnp.abs(results[0] - results[1]).max())
   assert distances["own"] < 1e-5  # The difference is usually 1e-7.
   assert distances["mean"] > 1e-3  # The difference is usually 1e-1.
@@ -242,10 +254,10 @@ def test_unit_variance_after_init(concept, norm):
         blocks = [np.asarray(x)[:, ~np.eye(3, dtype=bool)] for x in blocks]
       x = np.concatenate([np.asarray(x).reshape(-1, x.shape[-1]) for x in blocks])
       last = name.startswith("last")
-      spread = model.LAST_SPREAD if last else 1
+      spread = stack.LAST_SPREAD if last else 1
       np.testing.assert_allclose(x.std(0), spread, rtol=2e-3, err_msg=f"{name} {stage}")
       if stage == "after":
-        expected = model.LAST_START if last else 0
+        expected = stack.LAST_START if last else 0
         np.testing.assert_allclose(x.mean(0), expected, atol=1e-3, err_msg=name)
 
 
@@ -256,7 +268,7 @@ def test_unit_variance_after_init(concept, norm):
 @pytest.mark.parametrize("concept", CONCEPTS)
 def test_duals_are_duals(concept, shape):
   config, variables = ready(concept)
-  duals, _ = apply(variables, config, make(shape))
+  duals = apply(variables, config, make(shape))[0].duals
   for size, block in zip(shape, duals, strict=True):
     assert block.shape == (6,) + (size,) * (1 if concept == "cce" else 2)
     assert np.isfinite(block).all() and (block >= 0).all()
@@ -286,7 +298,7 @@ def test_gradients_are_finite(shape, concept, norm):
   def loss(params, variables, payoffs):
     problem = normalised(payoffs, chosen)
     variables = variables._replace(params=params)
-    duals, _ = network.apply(variables, config, problem, is_training=True)
+    duals = network.apply(variables, config, problem, is_training=True)[0].duals
 
     def one(problem, duals):
       return dual.loss(problem, duals, concept)
@@ -326,6 +338,6 @@ def test_one_trace():
 def test_float64_problems(x64):
   config, variables = ready("cce")
   problem = jax.tree_util.tree_map(jnp.float64, make((3, 3)))
-  duals, state = apply(variables, config, problem, is_training=True)
-  assert all(block.dtype == jnp.float64 for block in duals)
+  answer, state = apply(variables, config, problem, is_training=True)
+  assert all(block.dtype == jnp.float64 for block in jax.tree.leaves(answer))
   assert all(x.dtype == jnp.float32 for x in jax.tree_util.tree_leaves(state))

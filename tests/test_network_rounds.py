@@ -119,9 +119,9 @@ def test_inference_ends_with_newton_steps(monkeypatch):
   monkeypatch.setattr(
       newton, "descend", lambda duals, problem, concept, steps: tuple(x + steps for x in duals)
   )
-  duals = network.infer(variables, config, problem)
+  duals = network.infer(variables, config, problem).duals
   for entries in (None, 1):
-    for x, y in zip(network.infer(variables, longer, problem, entries=entries), duals):
+    for x, y in zip(network.infer(variables, longer, problem, entries=entries).duals, duals):
       np.testing.assert_allclose(x, y + 2, rtol=1e-5)
   chex.assert_trees_all_equal(
       network.apply(variables, longer, problem)[0], network.apply(variables, config, problem)[0]

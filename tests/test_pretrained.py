@@ -23,7 +23,7 @@ def test_card_is_true(name):
   answer = nes_jax.solve(
       test.problem.payoffs,
       concept=net.config.concept,
-      selection=held_out.selection_of(net.training, test.problem),
+      selection=training.selection_of(test.problem, net.training),
       method="neural",
       trained=net,
       batched=True,

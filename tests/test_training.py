@@ -91,7 +91,7 @@ def test_loss_gradient_is_equation_11_through_the_network(concept):
   def duals(params):
     return network.apply(
         network.Variables(params, {}), config.network, problem, is_training=True
-    )[0]
+    )[0].duals
 
   @jax.jit
   def pulled(params):
@@ -102,7 +102,7 @@ def test_loss_gradient_is_equation_11_through_the_network(concept):
   expected = pulled(variables.params)
 
   def loss(params):
-    return training.loss(params, config.network, problem)[0]
+    return training.loss(params, config, problem)[0]
 
   actual = jax.jit(jax.grad(loss))(variables.params)
 
@@ -116,7 +116,7 @@ def test_loss_gradient_by_finite_differences(x64):
   config = small()
   problem = training.sample(keys(8), "max_entropy", (3, 3), 1e5)
   variables = network.init(jax.random.key(1), config.network, problem)
-  loss = jax.jit(lambda params: training.loss(params, config.network, problem)[0])
+  loss = jax.jit(lambda params: training.loss(params, config, problem)[0])
   gradient = jax.jit(jax.grad(loss))(variables.params)
   # The direction is the gradient, whose slope is its length. Activations are float32.
   length = math.sqrt(sum(float(jnp.vdot(x, x)) for x in jax.tree.leaves(gradient)))
@@ -140,7 +140,7 @@ def test_large_losses_count_by_their_logarithm():
   def losses(bound):
     def one(problem):
       batch = jax.tree.map(lambda x: x[None], problem)
-      return training.loss(params, config.network, batch, log_loss_above=bound)[0]
+      return training.loss(params, dataclasses.replace(config, log_loss_above=bound), batch)[0]
 
     return np.asarray(jax.vmap(one)(problem))
 
@@ -189,7 +189,8 @@ def test_duals_that_are_all_zero_come_back():
   state = state._replace(params=params)
   state, _ = jax.jit(training.cycles, static_argnums=(2, 3))(state, jax.random.key(1), config, 400)
   problem = training.sample(keys(32, seed=7), "max_entropy", (3, 3), 1e5)
-  duals = network.infer(training.inference(state.params, config, (3, 3)), config.network, problem)
+  ready = training.inference(state.params, config, (3, 3))
+  duals = network.infer(ready, config.network, problem).duals
   assert float(duals[0].max()) > 0.05
 
 
@@ -271,11 +272,11 @@ def test_moments_are_of_a_shape():
   for shape in ((3, 3), (5, 2)):
     problem = training.sample(keys(512, seed=3), "max_entropy", shape, 1e5)
     ready = training.inference(params, config, shape)
-    duals = network.infer(ready, config.network, problem)
+    found = network.infer(ready, config.network, problem)
     expected, _ = network.apply(
         network.Variables(params, {}), config.network, problem, is_training=True
     )
-    for x, y in zip(duals, expected, strict=True):
+    for x, y in zip(found.duals, expected.duals, strict=True):
       # The difference seen is 0.03, from the sampling of two batches.
       np.testing.assert_allclose(x, y, rtol=0.15)
     states[shape] = ready.state
@@ -299,6 +300,9 @@ def test_moments_are_of_a_shape():
         ({"updates": 0}, "updates=0 must be positive"),
         ({"rho": math.inf}, "rho=inf must be positive and finite"),
         ({"log_loss_above": 0.0}, "log_loss_above=0.0 must be positive"),
+        ({"loss": "mine"}, "loss='mine' is not one of dual, labels"),
+        ({"label_duals": -1.0}, "label_duals=-1.0 must be at least 0"),
+        ({"network": network.Config("cce", answer="joint")}, "needs 'labels'"),
         ({"moments": "mine"}, "moments='mine' is not one of batch, inference"),
         ({"network": network.Config("cce", norm="rms"), "moments": "inference"}, "'rms' has none"),
     ],
@@ -340,7 +344,7 @@ assert mesh.size == int(sys.argv[2]), mesh
 def gradient(state, key):
   keys = parallel.example_keys(key, 16, parallel.AXIS)
   problem = training.sample(keys, config.selection, (3, 3), config.rho)
-  loss = lambda params: training.loss(params, net, problem, parallel.AXIS)[0]
+  loss = lambda params: training.loss(params, config, problem, parallel.AXIS)[0]
   return jax.lax.pmean(jax.grad(loss)(state.params), parallel.AXIS)
 
 R = parallel.REPLICATED

@@ -25,28 +25,6 @@ class HeldOut:
   joint: jax.Array  # [B, A1, ..., AN]
 
 
-def selection_of(config: training.Config, problem: Problem) -> nes_jax.Selection:
-  """The selection that a training draws its problems for.
-
-  Training replaces an infinite rho by a finite one, which bounds the loss. Where it does, the
-  selection has hard constraints again.
-
-  Args:
-    config: the training.
-    problem: problems [B, ...] that it has drawn.
-  """
-  host = jax.tree.map(np.asarray, problem)
-  varied = training.inputs(config.selection)
-  return nes_jax.Selection(
-      target=host.target if "target" in varied else None,
-      epsilon=host.epsilon,
-      welfare=host.welfare if "welfare" in varied else None,
-      welfare_weight=host.welfare_weight / host.temperature,
-      rho=float("inf") if problem.rho == config.rho else problem.rho,
-      epsilon_max=float(host.epsilon_max.flat[0] / np.sqrt(host.target[0].size)),
-  )
-
-
 def draw(config: training.Config, shape: tuple[int, ...], games: int) -> HeldOut:
   """Draws held-out games as training does, and solves them exactly in float64.
 
@@ -63,7 +41,7 @@ def draw(config: training.Config, shape: tuple[int, ...], games: int) -> HeldOut
   problem = jax.jit(training.sample, static_argnums=(1, 2, 3, 4))(
       keys, config.selection, shape, config.rho, sphere
   )
-  selection = selection_of(config, problem)
+  selection = training.selection_of(jax.tree.map(np.asarray, problem), config)
   solution = nes_jax.solve(
       np.asarray(problem.payoffs),
       concept=config.network.concept,

@@ -46,6 +46,13 @@ _MAX_REFUSED = 5
 _SHORT_STEP = 0.1
 
 
+class Start(NamedTuple):
+  """A starting point that is given, in the units of the problem."""
+
+  duals: Duals
+  joint: Array | None  # [A1, ..., AN, *b], or None
+
+
 class State(NamedTuple):
   """The loop's carry."""
 
@@ -76,6 +83,7 @@ def solve(
     concept: Concept,
     duals: Duals | None = None,
     *,
+    joint: Array | None = None,
     batch_axis: int | None = None,
     patience: int | Array = 0,
     width: int | None = None,
@@ -89,6 +97,7 @@ def solve(
     config: the settings of the run.
     concept: "cce" or "ce".
     duals: a starting point, such as a network's answer, in the units of the problem.
+    joint: the joint of the starting point; None: that of the duals, eq. (9).
     batch_axis: None, 0 or -1 (for small games on accelerators, see `layout`); that of the answer
       too.
     patience: the run stops when so many games of the batch, or fewer, are still running.
@@ -98,29 +107,30 @@ def solve(
     The best point of each game. Its residual says whether it is an answer.
   """
   patience = jnp.asarray(patience, jnp.int32)
-  return _solve(problem, duals, patience, config, concept, batch_axis, width)
+  start = None if duals is None else Start(duals, joint)
+  return _solve(problem, start, patience, config, concept, batch_axis, width)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4, 5, 6))
 def _solve(
     problem: Problem,
-    duals: Duals | None,
+    start: Start | None,
     patience: Array,
     config: Config,
     concept: Concept,
     batch_axis: int | None,
     width: int | None,
 ) -> Answer:
-  v, error, iterations = _run(problem, duals, patience, config, concept, batch_axis, width)
+  v, error, iterations = _run(problem, start, patience, config, concept, batch_axis, width)
   return answer(problem, v, error, iterations, concept, batch_axis)
 
 
 @_solve.defjvp
 def _solve_jvp(config, concept, batch_axis, width, primals, tangents):
   """Solves to a smaller residual, and differentiates the optimum."""
-  problem, duals, patience = primals
+  problem, start, patience = primals
   # The start and the stop have no influence on the optimum.
-  fixed = jax.lax.stop_gradient((problem, duals))
+  fixed = jax.lax.stop_gradient((problem, start))
   closer = config.differentiated(problem.payoffs.dtype)
   v, error, iterations = _run(*fixed, patience, closer, concept, batch_axis, width)
 
@@ -292,7 +302,7 @@ def _running(state: State, config: Config) -> Array:
 
 def _run(
     problem: Problem,
-    duals: Duals | None,
+    start: Start | None,
     patience: Array,
     config: Config,
     concept: Concept,
@@ -302,7 +312,7 @@ def _run(
   """-> best point of the interior-point iteration, its error, steps taken."""
   relaxation = config.relaxation if math.isinf(problem.rho) else 0.0
   begin = functools.partial(_begin, config=config, concept=concept, relaxation=relaxation)
-  given, state = over_batch(begin, batch_axis)(problem, duals)
+  given, state = over_batch(begin, batch_axis)(problem, start)
 
   def unfinished(state):
     return jnp.sum(_running(state, config))
@@ -320,11 +330,11 @@ def _run(
 
 
 def _begin(
-    problem: Problem, duals: Duals | None, config: Config, concept: Concept, relaxation: float
+    problem: Problem, start: Start | None, config: Config, concept: Concept, relaxation: float
 ) -> tuple[Program, State]:
   """The program of a problem, and the state before the first step."""
   given = program.make(problem, concept, relaxation)
-  variables = starting_point(given, problem, config, concept, duals)
+  variables = starting_point(given, problem, config, concept, *(start or (None, None)))
   residuals, error, merit = program.residuals(given, variables, concept)
   damping = newton.DAMPING_ULPS * float(jnp.finfo(error.dtype).eps)
   return given, State(

@@ -16,9 +16,17 @@ _WARMTH = 0.1
 
 
 def starting_point(
-    program: Program, problem: Problem, config: Config, concept: Concept, duals: Duals | None
+    program: Program,
+    problem: Problem,
+    config: Config,
+    concept: Concept,
+    duals: Duals | None,
+    joint: Array | None = None,
 ) -> Variables:
-  """A point near the target joint or near given duals, with every multiplier well inside."""
+  """A point near the target joint or near given duals, with every multiplier well inside.
+
+  The joint of given duals is that of eq. (9) if none is given with them.
+  """
   n = deviation.num_players(program.payoffs)
   program = centred(program, tuple(map(jnp.ones_like, program.limit)), concept)
   size: Array | int = math.prod(problem.target.shape[:n])
@@ -33,7 +41,9 @@ def starting_point(
     bound, slack, least = config.start_bound, config.start_slack, config.start_dual
     duals = tuple(jnp.full_like(limit, least) for limit in program.limit)
   else:
-    joint, factor = _joint_of(program, duals, config, concept)
+    if joint is None:
+      joint = _joint_of(program, duals, config, concept)
+    factor = _depth(program, joint, config, concept)
     bound, slack, least = (
         factor * x for x in (config.start_bound, config.start_slack, config.start_dual)
     )
@@ -56,22 +66,24 @@ def starting_point(
   )
 
 
-def _joint_of(
-    program: Program, duals: Duals, config: Config, concept: Concept
-) -> tuple[Array, Array]:
-  """The joint of given duals by eq. (9), and a factor [*b] that says how far inside to start.
+def _joint_of(program: Program, duals: Duals, config: Config, concept: Concept) -> Array:
+  """The joint of given duals by eq. (9).
 
-  The more the joint violates, the further inside the start is. Where there is next to no entropy,
-  a temperature that is not zero takes its place.
+  Where there is next to no entropy, a temperature that is not zero takes its place.
   """
-  n, axes = deviation.num_players(program.payoffs), deviation.dual_axes(concept)
+  n = deviation.num_players(program.payoffs)
   logits = program.welfare - deviation.logits(program.payoffs, duals, concept)
   logits = where_alive(program, logits, MINUS_INFINITY)
   warmth = jnp.maximum(program.temperature, config.warm_start)
-  joint = jax.nn.softmax(program.log_target + logits / warmth, axis=tuple(range(n)))
+  return jax.nn.softmax(program.log_target + logits / warmth, axis=tuple(range(n)))
+
+
+def _depth(program: Program, joint: Array, config: Config, concept: Concept) -> Array:
+  """A factor [*b] that says how far inside to start: the more a joint violates, the further."""
+  axes = deviation.dual_axes(concept)
   gains = deviation.gains(program.payoffs, joint, concept)
   worst = fold(jnp.maximum, [max_over(g - x, axes) for g, x in zip(gains, program.limit)])
-  return joint, jnp.clip(_WARMTH * worst, config.warm_start, 1)
+  return jnp.clip(_WARMTH * worst, config.warm_start, 1)
 
 
 def _epsilon_slack(

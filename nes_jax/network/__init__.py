@@ -3,6 +3,7 @@
 from nes_jax.network.config import INPUTS, Config, check_fields
 from nes_jax.network.model import (
     CPU_ENTRIES,
+    Answer,
     Features,
     Variables,
     apply,
@@ -15,6 +16,7 @@ from nes_jax.network.model import (
 __all__ = [
     "CPU_ENTRIES",
     "INPUTS",
+    "Answer",
     "Config",
     "Features",
     "Variables",

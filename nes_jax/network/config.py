@@ -10,6 +10,7 @@ from nes_jax.types import CONCEPTS, Concept
 INPUTS: tuple[str, ...] = ("target", "epsilon", "welfare")
 CENTRES: tuple[str, ...] = ("own", "mean")
 ACTIVATIONS: tuple[str, ...] = ("relu", "none")
+ANSWERS: tuple[str, ...] = ("duals", "joint")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,12 +38,22 @@ class Config:
       default=(32, 32),
       metadata={"help": "Number of channels of each dual layer but the last, which has one."},
   )
+  answer: str = dataclasses.field(
+      default="duals",
+      metadata={
+          "help": (
+              "The network's answer: duals, of which a joint follows by eq. (9), or a joint and"
+              " duals side by side. The latter needs labels."
+          ),
+          "choices": ANSWERS,
+      },
+  )
   rounds: int = dataclasses.field(
       default=0,
       metadata={
           "help": (
-              "Number of rounds of descent after the dual layers. A round sees the duals so far and"
-              " the gradient of the loss, and changes the duals."
+              "Number of rounds of descent after the dual layers. A round sees the answer so far"
+              " and the gradient of the loss, and changes the answer."
           )
       },
   )
@@ -50,8 +61,9 @@ class Config:
       default=0,
       metadata={
           "help": (
-              "Number of Newton steps that follow the network at inference. Training leaves them"
-              " out."
+              "Number of Newton steps that follow the network at inference: of the barrier method"
+              " on duals, or of the interior-point method on a joint and duals. Training leaves"
+              " them out."
           )
       },
   )
@@ -92,6 +104,7 @@ class Config:
     _check_member("concept", self.concept, CONCEPTS)
     _check_member("centre", self.centre, CENTRES)
     _check_member("activation", self.activation, ACTIVATIONS)
+    _check_member("answer", self.answer, ANSWERS)
     _check_member("norm", self.norm, layers.NORMS)
     if self.dual_pools is None:
       default = pooling.CCE_POOLS if self.concept == "cce" else pooling.CE_POOLS

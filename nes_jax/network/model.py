@@ -1,4 +1,4 @@
-"""The network: input channels and the stack of layers (Marris et al. 2022, section 4.4).
+"""The network: input channels, initialisation, training and inference passes.
 
 Glossary: B games, N players, Ap strategies of player p, |A| joint strategies, C channels. Problems
 here carry a leading batch axis on every array, e.g. payoffs [B, N, A1, ..., AN].
@@ -12,17 +12,11 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from nes_jax import deviation, invariance
-from nes_jax.network import layers, newton, pooling, rounds
+from nes_jax import deviation, dual, exact, invariance
+from nes_jax.network import newton, rounds, stack
 from nes_jax.network.config import Config
 from nes_jax.selection import LARGE_WELFARE_WEIGHT
 from nes_jax.types import Array, Concept, Duals, Problem
-
-# Mean of the softplus's inputs at the start of training. Most duals of an equilibrium are near 0.
-LAST_START = -2.0
-# Standard deviation of these inputs. From duals that are spread widely, the shortest way down makes
-# all of them 0, where the softplus is flat and training stays for long, or for ever.
-LAST_SPREAD = 0.1
 
 # Number of payoffs that go through the network at a time on a CPU (`infer`).
 CPU_ENTRIES = 2**15
@@ -36,6 +30,13 @@ class Variables(NamedTuple):
 
   params: hk.Params
   state: hk.State  # batch moments for inference; empty unless norm is "batch"
+
+
+class Answer(NamedTuple):
+  """The network's answer for each game."""
+
+  duals: Duals  # of the problem, per player [B, Ap] (CCE) or [B, Ap, Ap] (CE)
+  log_joint: Array  # [B, A1, ..., AN] logarithm of the joint
 
 
 class Features(NamedTuple):
@@ -106,56 +107,10 @@ def _fit(x, like):
 
 @functools.cache
 def _network(config: Config) -> hk.TransformedWithState:
-  """Transformed network: `Features` and the problem -> duals of each player, non-negative."""
+  """Transformed network: `Features` and the problem -> `stack.Stack.answer`."""
 
-  def forward(inputs, problem, is_training, axis_name):
-    values = inputs.values
-    nonlinear = jax.nn.relu if config.activation == "relu" else lambda x: x
-
-    def layer(channels, name, norm=config.norm, start=0.0, spread=1.0):
-      module = layers.Layer(channels, norm, start, spread, name=name)
-      return functools.partial(module, is_training=is_training, axis_name=axis_name)
-
-    sizes = values.shape[2:-1]
-    blocks = tuple(values[:, p] for p in range(len(sizes)))
-    for index, channels in enumerate(config.payoff_channels):
-      pooled = pooling.payoffs(blocks, pooling.summed(config.payoff_pools))
-      transform = layers.summed_linear(config.payoff_pools)
-      blocks = layer(channels, f"payoffs_{index}")(pooled, transform=transform)
-      blocks = tuple(map(nonlinear, blocks))
-    pooled = layers.to_dual_features(blocks, config.to_dual_pools)
-    to_duals = layer(config.dual_channel, "to_duals")
-    if config.concept == "cce":
-      mask, pool = None, pooling.cce_duals
-      blocks = to_duals(pooled)
-    else:
-      mask, pool = layers.off_diagonal(sizes, values.dtype), pooling.ce_duals
-      blocks = to_duals(pooled, transform=layers.outer_sum, copies=2, mask=mask)
-
-    def activate(function, blocks):
-      blocks = map(function, blocks)
-      return tuple(blocks if mask is None else (x * m for x, m in zip(blocks, mask)))
-
-    def dual_layer(blocks, channels, name):
-      pooled = pool(blocks, config.dual_pools)
-      return activate(nonlinear, layer(channels, name)(pooled, mask=mask))
-
-    def last_layer(blocks, name, start, spread):
-      pooled = pool(blocks, config.dual_pools)
-      return layer(1, name, "none", start, spread)(pooled, mask=mask)
-
-    blocks = activate(nonlinear, blocks)
-    for index, channels in enumerate(config.dual_channels):
-      blocks = dual_layer(blocks, channels, f"duals_{index}")
-    raw = last_layer(blocks, "last", LAST_START, LAST_SPREAD)
-    for index in range(config.rounds):
-      duals = activate(layers.softplus, raw)
-      seen = rounds.features(duals, inputs.scale, problem, config.concept)
-      blocks = tuple(jnp.concatenate(parts, axis=-1) for parts in zip(blocks, seen))
-      blocks = dual_layer(blocks, config.dual_channels[-1], f"round_{index}")
-      change = last_layer(blocks, f"change_{index}", 0.0, LAST_SPREAD)
-      raw = tuple(x + y for x, y in zip(raw, change))
-    return tuple(x[..., 0] for x in activate(layers.softplus, raw))
+  def forward(inputs: Features, problem: Problem, is_training: bool, axis_name: str | None):
+    return stack.Stack(config, *inputs, problem, is_training, axis_name).answer()
 
   return hk.transform_with_state(forward)
 
@@ -180,8 +135,8 @@ def apply(
     *,
     is_training: bool = False,
     axis_name: str | None = None,
-) -> tuple[Duals, hk.State]:
-  """The network's duals of a batch of problems.
+) -> tuple[Answer, hk.State]:
+  """The network's answers to a batch of problems.
 
   Args:
     variables: from `init`; games of any shape may use the same ones.
@@ -192,19 +147,30 @@ def apply(
     axis_name: mapped axis over which the moments of a training batch are averaged, or None.
 
   Returns:
-    Duals of the problem, per player [B, Ap] (CCE) or [B, Ap, Ap] (CE), and the new state.
+    The answers, and the new state.
   """
   inputs = features(problem, config)
-  blocks, state = _network(config).apply(
+  (blocks, logits), state = _network(config).apply(
       variables.params, variables.state, None, inputs, problem, is_training, axis_name
   )
-  return rounds.in_units(blocks, inputs.scale), state
+  return _answer(rounds.in_units(blocks, inputs.scale), logits, problem, config), state
+
+
+def _answer(duals: Duals, logits: Array | None, problem: Problem, config: Config) -> Answer:
+  """The answer of given logits, or of the duals' own, eq. (8)."""
+  if logits is None:
+    logits = jax.vmap(lambda x, y: dual.logits(x, y, config.concept))(problem, duals)
+  axes = tuple(range(1, logits.ndim))
+  return Answer(duals, jax.nn.log_softmax(jnp.log(problem.target) + logits, axis=axes))
 
 
 def infer(
     variables: Variables, config: Config, problem: Problem, *, entries: int | None = CPU_ENTRIES
-) -> Duals:
-  """Inference: `apply`, and the Newton steps if there are any (`newton.descend`).
+) -> Answer:
+  """Inference: `apply`, and the Newton steps if there are any.
+
+  They are those of `newton.descend` for a network that answers with duals, and the first steps of
+  the exact engine for one that answers with a joint, too.
 
   A chunk of the batch goes at a time, so that memory stays small. On a CPU activations then stay in
   its caches, which is up to twice as fast. An accelerator wants the whole batch at once, as far as
@@ -217,14 +183,24 @@ def infer(
     entries: payoffs (N times |A| a game) in a chunk at most, if that is not less than a game.
 
   Returns:
-    Duals of the problem, as from `apply`.
+    The answers, as from `apply`.
   """
   batch, game = problem.payoffs.shape[0], math.prod(problem.payoffs.shape[1:])
   chunks = 1 if entries is None else -(-batch // max(entries // game, 1))
 
-  def answer(problem: Problem) -> Duals:
-    duals, _ = apply(variables, config, problem)
-    return newton.descend(duals, problem, config.concept, config.newton)
+  def answer(problem: Problem) -> Answer:
+    found, _ = apply(variables, config, problem)
+    if not config.newton:
+      return found
+    if config.answer == "duals":
+      duals = newton.descend(found.duals, problem, config.concept, config.newton)
+      return _answer(duals, None, problem, config)
+    joint, dtype = jnp.exp(found.log_joint), problem.payoffs.dtype
+    engine = exact.Config.default(
+        config.concept, dtype, problem.rho, max_iterations=config.newton
+    )
+    near = exact.solve(problem, engine, config.concept, found.duals, joint=joint, batch_axis=0)
+    return Answer(near.duals, jnp.log(near.joint))
 
   if chunks <= 1:
     return answer(problem)
@@ -234,8 +210,8 @@ def infer(
     filled = jnp.pad(x, [(0, chunks * size - batch)] + [(0, 0)] * (x.ndim - 1), mode="edge")
     return filled.reshape((chunks, size) + x.shape[1:])
 
-  duals = jax.lax.map(answer, jax.tree_util.tree_map(split, problem))
-  return tuple(x.reshape((chunks * size,) + x.shape[2:])[:batch] for x in duals)
+  answers = jax.lax.map(answer, jax.tree_util.tree_map(split, problem))
+  return jax.tree.map(lambda x: x.reshape((chunks * size,) + x.shape[2:])[:batch], answers)
 
 
 def num_parameters(params: hk.Params) -> int:

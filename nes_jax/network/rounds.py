@@ -1,4 +1,10 @@
-"""Rounds of descent: what the network is told of its duals so far."""
+"""What the rounds of the network are told of their answer so far.
+
+Glossary: B games, N players, Ap strategies of player p, C channels. Problems carry a leading batch
+axis on every array.
+"""
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +17,11 @@ _CURVATURE_FLOOR = 1e-9
 
 
 def features(
-    duals: tuple[Array, ...], scale: Array, problem: Problem, concept: Concept
+    duals: tuple[Array, ...],
+    scale: Array,
+    problem: Problem,
+    concept: Concept,
+    joint: Array | None = None,
 ) -> tuple[Array, ...]:
   """Input channels of a round, computed from the duals so far, in the network's units.
 
@@ -20,29 +30,81 @@ def features(
   derivative is linear. A strategy that is seldom recommended has a small derivative, and a step
   that is not small.
 
+  With a joint of the network's own there are two more: the derivative and the step there.
+
   Args:
     duals: the network's, per player [B, Ap, 1] (CCE) or [B, Ap, Ap, 1] (CE).
     scale: [B, N], factors that make them duals of the problem.
     problem: arrays with a leading batch axis.
     concept: "cce" or "ce".
+    joint: [B, A1, ..., AN] or None.
 
   Returns:
-    Per player [B, Ap, 3] or [B, Ap, Ap, 3].
+    Per player [B, Ap, 3 or 5] or [B, Ap, Ap, 3 or 5].
   """
   own = tuple(x[..., 0] for x in duals)
+  given = in_units(own, scale)
+  recovered = jax.vmap(lambda x, y: dual.joint(x, y, concept))(problem, given)
+  parts = [tuple(map(jnp.log1p, own))]
+  for at in (recovered,) if joint is None else (recovered, joint):
+    parts += _slope_and_step(at, given, scale, problem, concept)
+  return tuple(jnp.stack(x, -1).astype(own[0].dtype) for x in zip(*parts))
 
-  def derivatives(problem: Problem, duals: Duals) -> tuple[Duals, Duals]:
-    joint = dual.joint(problem, duals, concept)
+
+def _slope_and_step(
+    joint: Array, duals: Duals, scale: Array, problem: Problem, concept: Concept
+) -> tuple[Duals, Duals]:
+  """Minus eq. (11) at a joint, and the inverse hyperbolic sine of the step along each dual."""
+
+  def derivatives(problem: Problem, duals: Duals, joint: Array) -> tuple[Duals, Duals]:
     squares = deviation.squares(problem.payoffs, jax.lax.stop_gradient(joint), concept)
-    return dual.gradient(problem, duals, concept), squares
+    return dual.slack(problem, joint, dual.epsilon(problem, duals), concept), squares
 
-  slack, squares = jax.vmap(derivatives)(problem, in_units(own, scale))
+  slack, squares = jax.vmap(derivatives)(problem, duals, joint)
   slope = in_units(slack, scale)
   curvature = in_units(squares, scale**2 / problem.temperature[:, None])
-  return tuple(
-      jnp.stack([jnp.log1p(x), -y, -jnp.arcsinh(y / (z + _CURVATURE_FLOOR))], -1).astype(x.dtype)
-      for x, y, z in zip(own, slope, curvature)
-  )
+  steps = tuple(-jnp.arcsinh(y / (z + _CURVATURE_FLOOR)) for y, z in zip(slope, curvature))
+  return tuple(-x for x in slope), steps
+
+
+def to_duals(payoffs: Array, weights: Array, concept: Concept) -> tuple[Array, ...]:
+  """Gains of deviations under weights of joint strategies, a product with A for each channel.
+
+  Args:
+    payoffs: [B, N, A1, ..., AN].
+    weights: [B, A1, ..., AN, C].
+    concept: "cce" or "ce".
+
+  Returns:
+    Per player [B, Ap, C] (CCE) or [B, Ap, Ap, C] (CE), of the size of the weights.
+  """
+  size = math.prod(payoffs.shape[2:])
+
+  def one(payoffs, weights):
+    return deviation.gains(payoffs, weights, concept)
+
+  blocks = jax.vmap(jax.vmap(one, (None, -1), -1))(payoffs, weights)
+  axes = deviation.dual_axes(concept)
+  return tuple(x * math.sqrt((x.shape[1] if axes == 2 else 1) / size) for x in blocks)
+
+
+def to_joint(payoffs: Array, weights: tuple[Array, ...], concept: Concept) -> Array:
+  """Gains of each joint strategy's deviations, weighted: a product with A' for each channel.
+
+  Args:
+    payoffs: [B, N, A1, ..., AN].
+    weights: per player [B, Ap, C] (CCE) or [B, Ap, Ap, C] (CE).
+    concept: "cce" or "ce".
+
+  Returns:
+    [B, A1, ..., AN, C], of the size of the weights.
+  """
+
+  def one(payoffs, weights):
+    return deviation.logits(payoffs, weights, concept)
+
+  joint = jax.vmap(jax.vmap(one, (None, -1), -1))(payoffs, weights)
+  return joint / math.sqrt(max(x.shape[1] for x in weights))
 
 
 def in_units(blocks: Duals, scale: Array) -> Duals:

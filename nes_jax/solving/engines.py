@@ -96,28 +96,30 @@ def solve_batch(inputs: Inputs, patience: int | Array, task: Task, dtype: Any) -
   batch = normalise(inputs, task, dtype)
   start = _start(inputs, task, batch)
   if task.method == "neural":
-    assert start is not None
+    assert isinstance(start, network.Answer)
     answer = jax.vmap(functools.partial(_recover, task.concept))(batch.problem, start)
   else:
-    answer = _interior_point(batch, start, patience, task)
+    duals = start.duals if isinstance(start, network.Answer) else start
+    answer = _interior_point(batch, duals, patience, task)
   return to_solution(inputs, task, dtype, batch, answer)
 
 
-def _start(inputs: Inputs, task: Task, batch: Normalised) -> Duals | None:
-  """The starting point of a batch: duals that are given, those of a network, or none."""
+def _start(inputs: Inputs, task: Task, batch: Normalised) -> Duals | network.Answer | None:
+  """The starting point of a batch: duals that are given, a network's answer, or none."""
   if inputs.duals is not None:
     return to_normalised(inputs.duals, batch)
   if task.network_config is None:
     return None
   assert inputs.variables is not None
   entries = network.CPU_ENTRIES if jax.default_backend() == "cpu" else None
-  duals = network.infer(inputs.variables, task.network_config, batch.problem, entries=entries)
-  return tuple(x.astype(batch.problem.payoffs.dtype) for x in duals)
+  found = network.infer(inputs.variables, task.network_config, batch.problem, entries=entries)
+  return jax.tree.map(lambda x: x.astype(batch.problem.payoffs.dtype), found)
 
 
-def _recover(concept: Concept, problem: Problem, duals: Duals) -> exact.Answer:
-  """Answer of one game by eqs. (9) and (10) of its duals."""
-  joint, epsilon = dual.joint(problem, duals, concept), dual.epsilon(problem, duals)
+def _recover(concept: Concept, problem: Problem, found: network.Answer) -> exact.Answer:
+  """A network's answer to one game, with the epsilon of eq. (10)."""
+  duals, joint = found.duals, jnp.exp(found.log_joint)
+  epsilon = dual.epsilon(problem, duals)
   residual = metrics.residual(problem, joint, epsilon, duals, concept)
   return exact.Answer(joint, epsilon, duals, residual, jnp.zeros((), jnp.int32))
 

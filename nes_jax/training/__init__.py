@@ -1,11 +1,12 @@
-"""Unsupervised training of the network (Marris et al. 2022, section 4).
+"""Training of the network (Marris et al. 2022, section 4), without labels or with them.
 
-`config` has the settings, `problems` draws games, `learner` takes steps, and `moments` measures the
-statistics that inference needs.
+`config` has the settings, `problems` draws games, `labels` solves them, `learner` takes steps, and
+`moments` measures the statistics that inference needs.
 """
 
 from nes_jax.training.config import (
     ALL_INPUTS,
+    LOSSES,
     MOMENTS,
     OPTIMISERS,
     SCHEDULES,
@@ -15,18 +16,21 @@ from nes_jax.training.config import (
     inputs,
     shape_name,
 )
+from nes_jax.training.labels import Labels, selection_of
 from nes_jax.training.learner import State, cycles, evaluate, init, loss, update
 from nes_jax.training.moments import inference, measure
 from nes_jax.training.problems import sample
 
 __all__ = [
     "ALL_INPUTS",
+    "LOSSES",
     "MOMENTS",
     "OPTIMISERS",
     "SCHEDULES",
     "SELECTIONS",
     "UNIFORM",
     "Config",
+    "Labels",
     "State",
     "cycles",
     "evaluate",
@@ -36,6 +40,7 @@ __all__ = [
     "loss",
     "measure",
     "sample",
+    "selection_of",
     "shape_name",
     "update",
 ]

@@ -16,6 +16,7 @@ SELECTIONS: tuple[str, ...] = selections.NAMES + (ALL_INPUTS,)
 SCHEDULES: tuple[str, ...] = ("paper", "cosine")
 OPTIMISERS: tuple[str, ...] = ("adam", "muon")
 MOMENTS: tuple[str, ...] = ("batch", "inference")
+LOSSES: tuple[str, ...] = ("dual", "labels")
 # Value of `sphere` for the paper's ablation of invariant preprocessing. Payoffs are uniform in
 # (-sqrt 3, sqrt 3), of unit variance in the mean, and the network sees them as drawn, neither
 # centred nor scaled.
@@ -84,6 +85,22 @@ class Config:
           )
       },
   )
+  loss: str = dataclasses.field(
+      default="dual",
+      metadata={
+          "help": (
+              "Loss of a game: the paper's dual loss (dual), or the divergence of the network's"
+              " joint from the exact engine's (labels)."
+          ),
+          "choices": LOSSES,
+      },
+  )
+  label_duals: float = dataclasses.field(
+      default=0.0,
+      metadata={
+          "help": "Weight of the error of the duals' logarithms in the loss with labels."
+      },
+  )
   moments: str = dataclasses.field(
       default="batch",
       metadata={
@@ -137,6 +154,10 @@ class Config:
       )
     if self.moments == "inference" and self.network.norm != "batch":
       raise ValueError(f"moments='inference': norm {self.network.norm!r} has none: take 'batch'")
+    if self.network.answer == "joint" and self.loss != "labels":
+      raise ValueError("loss='dual' does not train a joint: network.answer='joint' needs 'labels'")
+    if not 0 <= self.label_duals < math.inf:
+      raise ValueError(f"label_duals={self.label_duals} must be at least 0 and finite")
     if not self.log_loss_above > 0:
       raise ValueError(
           f"log_loss_above={self.log_loss_above} must be positive; infinity leaves losses alone"

@@ -1,8 +1,9 @@
-"""Unsupervised training of the network: `init` and `update` (Marris et al. 2022, section 4, D.2).
+"""Training of the network: `init` and `update` (Marris et al. 2022, section 4, D.2).
 
 Every update draws fresh games from the invariant sphere and whatever else the selection needs
-(Table 3), and takes a step down the dual loss (7) of the duals that the network gives them. No
-equilibrium is ever computed. Several shapes of games train one set of parameters in turn.
+(Table 3), and takes a step down the dual loss (7) of the duals that the network gives them, for
+which no equilibrium is computed; or down the distance of the network's answers from those of the
+exact engine. Several shapes of games train one set of parameters in turn.
 
 Glossary: B games of the global batch, b of them on this device, N players, A1, ..., AN strategies.
 """
@@ -18,7 +19,7 @@ import optax.contrib
 
 from nes_jax import dual, metrics, network
 from nes_jax.keys import example_keys
-from nes_jax.training import problems
+from nes_jax.training import labels, problems
 from nes_jax.training.config import Config, shape_name
 from nes_jax.training.moments import measure
 from nes_jax.types import Array, Problem
@@ -30,6 +31,8 @@ _PAPER_FACTORS = ((0.01, 1.0), (0.1, 0.6), (0.4, 0.3), (0.7, 0.1), (1.0, 0.06))
 _MUON_ADAM = 0.1
 # Part of the run in which the cosine schedule warms up.
 _WARM_UP = 0.02
+# Duals below about this size, in the network's units, are alike to the loss with labels.
+_LEAST_DUAL = 0.01
 # Updates in a row that may be skipped for not being finite: any number. The program that trains
 # sees their count.
 _SKIPPED = 2**31 - 1
@@ -85,16 +88,16 @@ def _optimiser(config: Config) -> optax.GradientTransformation:
 
 def loss(
     params: hk.Params,
-    config: network.Config,
+    config: Config,
     problem: Problem,
     axis_name: str | None = None,
-    log_loss_above: float = math.inf,
     moments: hk.State | None = None,
 ) -> tuple[Array, dict[str, Array]]:
-  """Mean over games of the loss (7).
+  """Mean over games of the loss (7), or of the distance to labels (`_label_loss`).
 
-  A loss x of a game above c = `log_loss_above` counts as c (1 + log(x / c)), which moves no game's
-  minimum. Without it, duals that are large and wrong, which a CE's may be, drown all other games.
+  A loss x of a game above c = `config.log_loss_above` counts as c (1 + log(x / c)), which moves no
+  game's minimum. Without it, duals that are large and wrong, which a CE's may be, drown all other
+  games.
 
   Activations are normalised by `moments`, or by those of the batch where there are none.
 
@@ -102,23 +105,53 @@ def loss(
     The loss, and metrics: the mean (C)CE gap in normalised units.
   """
   variables = network.Variables(params, {} if moments is None else moments)
-  duals, _ = network.apply(
-      variables, config, problem, is_training=moments is None, axis_name=axis_name
+  answers, _ = network.apply(
+      variables, config.network, problem, is_training=moments is None, axis_name=axis_name
   )
+  concept, above = config.network.concept, config.log_loss_above
 
-  def one(problem, duals):
-    value = dual.loss(problem, duals, config.concept)
-    fixed = jax.lax.stop_gradient(duals)
-    joint = dual.joint(problem, fixed, config.concept)
-    gap = metrics.gap(problem.payoffs, joint, dual.epsilon(problem, fixed), config.concept)
-    return value, gap
+  def gap(problem, answer):
+    epsilon = dual.epsilon(problem, answer.duals)
+    return metrics.gap(problem.payoffs, jnp.exp(answer.log_joint), epsilon, concept)
 
-  values, gaps = jax.vmap(one)(problem, duals)
-  if not math.isinf(log_loss_above):
-    high = values > log_loss_above
-    ratio = jnp.where(high, values, log_loss_above) / log_loss_above
-    values = jnp.where(high, log_loss_above * (1 + jnp.log(ratio)), values)
+  gaps = jax.vmap(gap)(problem, jax.lax.stop_gradient(answers))
+  if config.loss == "labels":
+    values = _label_loss(answers, problem, config)
+  else:
+    values = jax.vmap(lambda x, y: dual.loss(x, y, concept))(problem, answers.duals)
+  if not math.isinf(above):
+    high = values > above
+    ratio = jnp.where(high, values, above) / above
+    values = jnp.where(high, above * (1 + jnp.log(ratio)), values)
   return values.mean(), {"gap": gaps.mean()}
+
+
+def _label_loss(answers: network.Answer, problem: Problem, config: Config) -> Array:
+  """KL(sigma* || sigma) of each game [B], and the error of the duals' logarithms.
+
+  sigma* is the exact engine's joint. The gradient of the divergence with respect to duals from
+  which the joint follows is (A sigma* - A sigma) / tau. A game that the engine does not solve
+  counts for nothing.
+  """
+  known = labels.solve(problem, config)
+  positive = known.joint > 0
+  log_label = jnp.log(jnp.where(positive, known.joint, 1))
+  terms = jnp.where(positive, known.joint * (log_label - answers.log_joint), 0)
+  values = terms.reshape(len(terms), -1).sum(1)
+  if config.label_duals:
+    scale = network.features(problem, config.network).scale
+    errors = [
+        _log_error(x, y, scale[:, p]) for p, (x, y) in enumerate(zip(answers.duals, known.duals))
+    ]
+    values = values + config.label_duals * sum(errors) / len(errors)
+  return jnp.where(known.known, values, 0)
+
+
+def _log_error(duals: Array, wanted: Array, scale: Array) -> Array:
+  """Mean square error [B] of log(duals + floor), in the network's units; blocks [B, ...]."""
+  unit = scale.reshape((-1,) + (1,) * (duals.ndim - 1))
+  error = jnp.log(duals / unit + _LEAST_DUAL) - jnp.log(wanted / unit + _LEAST_DUAL)
+  return jnp.mean(error**2, tuple(range(1, duals.ndim)))
 
 
 def update(
@@ -151,9 +184,7 @@ def update(
       keys, config.selection, config.shapes[index], config.rho, config.sphere
   )
   differentiate = jax.value_and_grad(loss, has_aux=True)
-  (value, extra), gradient = differentiate(
-      state.params, config.network, problem, axis_name, config.log_loss_above, moments
-  )
+  (value, extra), gradient = differentiate(state.params, config, problem, axis_name, moments)
   report = {"loss": value, **extra}
   if axis_name is not None:
     gradient, report = jax.lax.pmean((gradient, report), axis_name)
@@ -205,10 +236,10 @@ def evaluate(
     [B] each: "solver_gap" (half the L1 distance of the joints), "gap" ((C)CE gap, normalised
     units), "loss".
   """
-  duals = network.infer(variables, config, problem)
+  answers = network.infer(variables, config, problem)
 
-  def one(problem, duals, reference):
-    joint = dual.joint(problem, duals, config.concept)
+  def one(problem, answer, reference):
+    duals, joint = answer.duals, jnp.exp(answer.log_joint)
     epsilon = dual.epsilon(problem, duals)
     return {
         "solver_gap": metrics.solver_gap(joint, reference),
@@ -216,4 +247,4 @@ def evaluate(
         "loss": dual.loss(problem, duals, config.concept),
     }
 
-  return jax.vmap(one)(problem, duals, reference)
+  return jax.vmap(one)(problem, answers, reference)
