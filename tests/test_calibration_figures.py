@@ -64,8 +64,10 @@ def test_rewards_are_drawn(tmp_path, count):
   assert path.stat().st_size > 10_000
 
 
-def test_the_best_seed_raises_the_ceiling():
-  runs = [result("1", [0.8, 0.88], 0.94), result("2", [0.9], 0.95)]
+def test_the_best_seed_at_rest_raises_the_ceiling():
+  runs = [result("1", [0.8, 0.88, 0.93], 0.94), result("2", [0.9], 0.95)]
+  for seed, rested in zip(runs[0].summary["seeds"], (1.0, 1.0, 0.0)):
+    seed["rested"] = rested
   ceilings = {name: {"reward": value} for name, value in (("1", 0.87), ("2", 0.96), ("3", 1))}
   known = figures.best_known(runs, ceilings)
   assert {name: entry["reward"] for name, entry in known.items()} == {"1": 0.88, "2": 0.96, "3": 1}

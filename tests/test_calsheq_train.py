@@ -108,6 +108,7 @@ def test_the_result_is_a_candidate_at_rest(runs):
     chosen = candidates.point[i, int(seed["candidate"]) % len(pairs.CANDIDATES)]
     found = [seed[f"profile/{name}"] for name in run.problem.space.names]
     np.testing.assert_allclose(run.problem.space.numbers(chosen), found, rtol=1e-6)
+    assert seed["rested"] == (seed["candidate"] < len(pairs.CANDIDATES))
     # Checks and rows are on different episodes, and the kept pair is the best of the checks.
     assert np.isfinite(state.kept.reward[i]) and len(rows) == 4
 

@@ -154,12 +154,14 @@ def draw(
 
 
 def best_known(results: Sequence[Result], ceilings: Ceilings) -> Ceilings:
-  """The ceilings, raised to the final reward of the best seed where that is higher."""
+  """The ceilings, raised to the final reward of the best seed at rest where that is higher."""
   known = {name: dict(entry) for name, entry in ceilings.items()}
   for result in results:
     if result.experiment in known:
       entry = known[result.experiment]
-      entry["reward"] = max(entry["reward"], *(s["reward"] for s in result.summary["seeds"]))
+      # Runs of earlier versions do not say whether a pair has rested.
+      rested = [s["reward"] for s in result.summary["seeds"] if s.get("rested", True)]
+      entry["reward"] = max([entry["reward"], *rested])
   return known
 
 

@@ -252,6 +252,7 @@ class _Training(loop.Training):
     judged = self._judged(pair, state.goals, "judge", times=4)
     numbers = calibration_summary.final_numbers(self._run, judged, np.asarray(state.goals))
     numbers["candidate"] = chosen.astype(float)
+    numbers["rested"] = (chosen < self.candidates(state).point.shape[1]).astype(float)
     answer = np.asarray(state.answer)
     if np.isfinite(answer).all():
       numbers["distance"] = np.abs(pair.point - answer).mean(-1) / 2
