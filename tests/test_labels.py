@@ -49,7 +49,7 @@ def test_labels_are_the_equilibria_of_what_is_drawn(selection, concept):
       ),
       precision="float64",
   )
-  known = np.asarray(found.known)
+  known = np.asarray(found.solved)
   assert known.mean() > 0.8
   error = 0.5 * np.abs(np.asarray(found.joint) - exact.joint).sum((1, 2))[known]
   assert np.median(error) < 1e-4 and error.max() < 0.05
@@ -89,7 +89,7 @@ def test_the_gradient_is_the_difference_of_gains(concept):
   joint = jax.vmap(lambda x, y: dual.joint(x, y, concept))(problem, duals)
   gradient = jax.grad(loss)(duals)
   for slope, wanted, ours in zip(gradient, gains(known.joint), gains(joint), strict=True):
-    expected = np.where(np.asarray(known.known).reshape((-1,) + (1,) * (slope.ndim - 1)),
+    expected = np.where(np.asarray(known.solved).reshape((-1,) + (1,) * (slope.ndim - 1)),
                         np.asarray(wanted - ours), 0)
     np.testing.assert_allclose(slope, expected, atol=1e-5)
 
@@ -101,7 +101,7 @@ def test_labels_themselves_have_no_loss():
   answer = network.Answer(known.duals, jnp.log(jnp.maximum(known.joint, 1e-30)))
   np.testing.assert_allclose(learner._label_loss(answer, problem, config), 0, atol=1e-5)
   other = answer._replace(duals=tuple(2 * x for x in known.duals))
-  found = np.asarray(learner._label_loss(other, problem, config))[np.asarray(known.known)]
+  found = np.asarray(learner._label_loss(other, problem, config))[np.asarray(known.solved)]
   assert (found >= 0).all() and np.median(found) > 0.01
   assert (found < 0.5 * math.log(2) ** 2).all()  # half of the square of the logarithms' error
 

@@ -17,7 +17,7 @@ class Labels(NamedTuple):
 
   joint: Array  # [B, A1, ..., AN]
   duals: Duals  # of the problem, per player [B, Ap] (CCE) or [B, Ap, Ap] (CE)
-  known: Array  # [B] bool: the engine has converged
+  solved: Array  # [B] bool: the engine has converged
 
 
 def selection_of(problem: Problem, config: Config) -> Selection:

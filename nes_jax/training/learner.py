@@ -133,18 +133,18 @@ def _label_loss(answers: network.Answer, problem: Problem, config: Config) -> Ar
   which the joint follows is (A sigma* - A sigma) / tau. A game that the engine does not solve
   counts for nothing.
   """
-  known = labels.solve(problem, config)
-  positive = known.joint > 0
-  log_label = jnp.log(jnp.where(positive, known.joint, 1))
-  terms = jnp.where(positive, known.joint * (log_label - answers.log_joint), 0)
+  wanted = labels.solve(problem, config)
+  positive = wanted.joint > 0
+  log_label = jnp.log(jnp.where(positive, wanted.joint, 1))
+  terms = jnp.where(positive, wanted.joint * (log_label - answers.log_joint), 0)
   values = terms.reshape(len(terms), -1).sum(1)
   if config.label_duals:
     scale = network.features(problem, config.network).scale
     errors = [
-        _log_error(x, y, scale[:, p]) for p, (x, y) in enumerate(zip(answers.duals, known.duals))
+        _log_error(x, y, scale[:, p]) for p, (x, y) in enumerate(zip(answers.duals, wanted.duals))
     ]
     values = values + config.label_duals * sum(errors) / len(errors)
-  return jnp.where(known.known, values, 0)
+  return jnp.where(wanted.solved, values, 0)
 
 
 def _log_error(duals: Array, wanted: Array, scale: Array) -> Array:
