@@ -89,8 +89,8 @@ class Config:
   last_rest: int = dataclasses.field(
       default=120,
       metadata={
-          "help": "Number of further updates of this kind of the policy that is chosen, which bring"
-          " it nearer to an equilibrium."
+          "help": "Number of further updates of the chosen policy at its profile, with a learning"
+          " rate that falls to 0. They bring it nearer to an equilibrium."
       },
   )
   rest_margin: float = dataclasses.field(

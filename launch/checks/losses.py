@@ -6,14 +6,14 @@ For each problem and size it trains three networks from the same seed on the sam
 
   dual    the paper's loss, and duals as the answer
   labels  the divergence from the exact engine's joint, and duals as the answer
-  joint   the same, and a joint of the network's own beside the duals
+  joint   the same loss, and duals and a separate joint as the answer
 
 The problems are maximum-entropy CCEs (cce) and CEs (ce), and CCEs with all inputs (all). Held-out
 games judge the networks by the solver gap, with and without the Newton steps that follow a network.
 
 Writes into --out:
 
-  losses.md      a table of the ends of all runs
+  losses.md      a table of the final errors of all runs
   losses.png     solver gap without Newton steps over updates
   NAME/          what nes_train writes for the run NAME, such as ce-8x8-joint
 
@@ -27,11 +27,11 @@ import sys
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from launch.figures import losses as figure
-from launch.runtime import checkpoint, flags, loop, program, stopping, tables, writers
+from launch.figures.style import DPI
+from launch.runtime import flags, loop, parallel, program, stopping, tables, writers
 from launch.training.held_out import judge
 from launch.training.network import NetworkTraining
 from launch.training.settings import Run
@@ -139,12 +139,13 @@ def measure(
         stopping.check_together(check_stop)
         cell = Cell(problem, size, way)
         say(f"{cell.name}:")
-        rows.append(_row(cell, plan, check_stop, say))
+        row = _row(cell, plan, check_stop, say)
         metrics = writers.read(plan.out / cell.name)
+        rows.append(row | {"minutes": max(x[writers.SECONDS] for x in metrics) / 60})
         key = f"eval/{size}x{size}/solver_gap"
-        curves[cell] = [(row["step"], row[key]) for row in metrics if key in row]
+        curves[cell] = [(x["step"], x[key]) for x in metrics if key in x]
   (plan.out / "losses.md").write_text(tables.markdown(rows) + "\n", encoding="utf-8")
-  figure.draw(curves).savefig(plan.out / "losses.png", dpi=figure.DPI)
+  figure.draw(curves).savefig(plan.out / "losses.png", dpi=DPI)
   say(f"wrote {plan.out / 'losses.md'} and losses.png")
   return {row["run"]: row["solver gap with steps"] for row in rows}
 
@@ -153,10 +154,8 @@ def _row(cell: Cell, plan: Plan, check_stop: Callable, say: Callable) -> dict[st
   """Trains the network of a cell, and makes its row of the table."""
   run = run_of(cell, plan)
   job = NetworkTraining(run)
-  loop.run(job, run.options, check_stop=check_stop, say=say)
-  path = checkpoint.latest(run.options.out)
-  assert path is not None  # the run is finished
-  state = jax.tree.map(jnp.asarray, checkpoint.restore(path, job.like(plan.updates)))
+  trained, _ = loop.run(job, run.options, check_stop=check_stop, say=say)
+  state = parallel.gather(trained)
   (shape,) = run.training.shapes
   _, _, _, steps = PROBLEMS[cell.problem]
   steps = _JOINT_STEPS if run.training.network.answer == "joint" else steps
@@ -169,7 +168,6 @@ def _row(cell: Cell, plan: Plan, check_stop: Callable, say: Callable) -> dict[st
   return {
       "run": cell.name,
       "parameters": network.num_parameters(state.params),
-      "minutes": max(row[writers.SECONDS] for row in writers.read(run.options.out)) / 60,
       "solver gap": float(plain.mean()),
       "median": float(np.median(plain)),
       "gap": float(found[0]["gap"].mean()),

@@ -5,9 +5,7 @@ from typing import Any
 
 from matplotlib import figure
 
-from launch.figures.style import BLUE, DPI, GREEN, ORANGE, SIZE, tidy
-
-__all__ = ["DPI", "draw"]
+from launch.figures.style import BLUE, GREEN, ORANGE, SIZE, tidy
 
 # Colours of the ways to train, in the order in which they first appear.
 _COLOURS = (BLUE, ORANGE, GREEN)

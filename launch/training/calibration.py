@@ -219,8 +219,8 @@ class _Training(loop.Training):
     keys, goals = calibration_steps.repeated((self._keys[use], goals), each)
     return jax.tree.map(np.asarray, judge(agents, keys, points, goals))
 
-  def _result(self, saved: Saved) -> tuple[pairs.Pair, np.ndarray]:
-    """Makes the results of a finished run (`pairs`): pairs [S], and indices [S] of candidates."""
+  def _result(self, saved: Saved) -> tuple[pairs.Pair, dict[str, np.ndarray]]:
+    """Makes the results of a finished run (`pairs`): pairs [S], and their origins as metrics."""
     config, goals = self._run.config, parallel.gather(saved.goals)
     candidates = parallel.gather(self.candidates(saved))
     each, margin = candidates.point.shape[1], config.rest_margin
@@ -235,7 +235,8 @@ class _Training(loop.Training):
     before = calibration_steps.taken(join(*rewards), chosen)
     after = self._judged(last, goals, "choose", times=4)["reward"]
     longer = jax.vmap(functools.partial(pairs.longer, margin=margin))
-    return longer(pair, last, jnp.asarray(before), jnp.asarray(after)), chosen
+    origin = {"candidate": chosen.astype(float), "rested": (chosen < each).astype(float)}
+    return longer(pair, last, jnp.asarray(before), jnp.asarray(after)), origin
 
   def _rested(self, given: pairs.Pair, goals: jax.Array, use: str, updates: int) -> pairs.Pair:
     """Lets pairs [L] rest, with the random keys of a use; the arguments are as in `_judged`."""
@@ -248,11 +249,10 @@ class _Training(loop.Training):
     """Judges the result of the run, with certificates; {} before the end."""
     if self.stage(state) < self.total:
       return {}
-    pair, chosen = self._result(state)
+    pair, origin = self._result(state)
     judged = self._judged(pair, state.goals, "judge", times=4)
     numbers = calibration_summary.final_numbers(self._run, judged, np.asarray(state.goals))
-    numbers["candidate"] = chosen.astype(float)
-    numbers["rested"] = (chosen < self.candidates(state).point.shape[1]).astype(float)
+    numbers |= origin
     answer = np.asarray(state.answer)
     if np.isfinite(answer).all():
       numbers["distance"] = np.abs(pair.point - answer).mean(-1) / 2

@@ -24,7 +24,7 @@ from nes_jax.exact import newton, program
 from nes_jax.exact.config import Config
 from nes_jax.exact.implicit import optimum_given
 from nes_jax.exact.program import Program, Residuals, Variables, where_alive
-from nes_jax.exact.start import starting_point
+from nes_jax.exact.start import Start, starting_point
 from nes_jax.layout import fold, max_over, over_batch, sum_over
 from nes_jax.types import Array, Concept, Duals, Problem
 
@@ -44,13 +44,6 @@ PATIENCE = 0.1
 _MAX_REFUSED = 5
 # A predictor that can go less far than this has its second-order term weighted by that length.
 _SHORT_STEP = 0.1
-
-
-class Start(NamedTuple):
-  """A starting point that is given, in the units of the problem."""
-
-  duals: Duals
-  joint: Array | None  # [A1, ..., AN, *b], or None
 
 
 class State(NamedTuple):
@@ -97,7 +90,7 @@ def solve(
     config: the settings of the run.
     concept: "cce" or "ce".
     duals: a starting point, such as a network's answer, in the units of the problem.
-    joint: the joint of the starting point; None: that of the duals, eq. (9).
+    joint: the joint of the starting point, given with its duals; None: that of the duals, eq. (9).
     batch_axis: None, 0 or -1 (for small games on accelerators, see `layout`); that of the answer
       too.
     patience: the run stops when so many games of the batch, or fewer, are still running.
@@ -334,7 +327,7 @@ def _begin(
 ) -> tuple[Program, State]:
   """The program of a problem, and the state before the first step."""
   given = program.make(problem, concept, relaxation)
-  variables = starting_point(given, problem, config, concept, *(start or (None, None)))
+  variables = starting_point(given, problem, config, concept, start)
   residuals, error, merit = program.residuals(given, variables, concept)
   damping = newton.DAMPING_ULPS * float(jnp.finfo(error.dtype).eps)
   return given, State(

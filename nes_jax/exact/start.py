@@ -1,6 +1,7 @@
 """The starting point of the exact engine."""
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,18 +16,17 @@ from nes_jax.types import Array, Concept, Duals, Problem
 _WARMTH = 0.1
 
 
-def starting_point(
-    program: Program,
-    problem: Problem,
-    config: Config,
-    concept: Concept,
-    duals: Duals | None,
-    joint: Array | None = None,
-) -> Variables:
-  """A point near the target joint or near given duals, with every multiplier well inside.
+class Start(NamedTuple):
+  """A starting point that is given, in the units of the problem."""
 
-  The joint of given duals is that of eq. (9) if none is given with them.
-  """
+  duals: Duals
+  joint: Array | None  # [A1, ..., AN, *b]; None: that of the duals, eq. (9)
+
+
+def starting_point(
+    program: Program, problem: Problem, config: Config, concept: Concept, start: Start | None
+) -> Variables:
+  """A point near the target joint or near a given start, with every multiplier well inside."""
   n = deviation.num_players(program.payoffs)
   program = centred(program, tuple(map(jnp.ones_like, program.limit)), concept)
   size: Array | int = math.prod(problem.target.shape[:n])
@@ -35,19 +35,19 @@ def starting_point(
   bound: Array | float
   slack: Array | float
   least: Array | float
-  if duals is None:
+  if start is None:
     # A target may be near the boundary.
     joint = where_alive(program, 0.9 * problem.target + 0.1 / size, 0)
     bound, slack, least = config.start_bound, config.start_slack, config.start_dual
     duals = tuple(jnp.full_like(limit, least) for limit in program.limit)
   else:
-    if joint is None:
-      joint = _joint_of(program, duals, config, concept)
+    given = start.joint
+    joint = _joint_of(program, start.duals, config, concept) if given is None else given
     factor = _depth(program, joint, config, concept)
     bound, slack, least = (
         factor * x for x in (config.start_bound, config.start_slack, config.start_dual)
     )
-    duals = tuple(jnp.maximum(a, least) for a in duals)
+    duals = tuple(jnp.maximum(a, least) for a in start.duals)
     joint = where_alive(program, jnp.maximum(joint, factor * bound / size), 0)
   gains = deviation.gains(program.payoffs, joint, concept)
   if program.rho is None:
@@ -79,7 +79,7 @@ def _joint_of(program: Program, duals: Duals, config: Config, concept: Concept) 
 
 
 def _depth(program: Program, joint: Array, config: Config, concept: Concept) -> Array:
-  """A factor [*b] that says how far inside to start: the more a joint violates, the further."""
+  """The factor [*b] on the multipliers at the start, which grows with the largest violation."""
   axes = deviation.dual_axes(concept)
   gains = deviation.gains(program.payoffs, joint, concept)
   worst = fold(jnp.maximum, [max_over(g - x, axes) for g, x in zip(gains, program.limit)])

@@ -1,4 +1,4 @@
-"""What the rounds of the network are told of their answer so far.
+"""Input channels of the network's rounds, computed from the answer so far.
 
 Glossary: B games, N players, Ap strategies of player p, C channels. Problems carry a leading batch
 axis on every array.
@@ -68,7 +68,7 @@ def _slope_and_step(
 
 
 def to_duals(payoffs: Array, weights: Array, concept: Concept) -> tuple[Array, ...]:
-  """Gains of deviations under weights of joint strategies, a product with A for each channel.
+  """Deviation gains, summed over weighted joint strategies: a product with A for each channel.
 
   Args:
     payoffs: [B, N, A1, ..., AN].
@@ -76,7 +76,7 @@ def to_duals(payoffs: Array, weights: Array, concept: Concept) -> tuple[Array, .
     concept: "cce" or "ce".
 
   Returns:
-    Per player [B, Ap, C] (CCE) or [B, Ap, Ap, C] (CE), of the size of the weights.
+    Per player [B, Ap, C] (CCE) or [B, Ap, Ap, C] (CE), about as large as the weights.
   """
   size = math.prod(payoffs.shape[2:])
 
@@ -89,7 +89,7 @@ def to_duals(payoffs: Array, weights: Array, concept: Concept) -> tuple[Array, .
 
 
 def to_joint(payoffs: Array, weights: tuple[Array, ...], concept: Concept) -> Array:
-  """Gains of each joint strategy's deviations, weighted: a product with A' for each channel.
+  """Deviation gains at each joint strategy, summed over weighted deviations: a product with A'.
 
   Args:
     payoffs: [B, N, A1, ..., AN].
@@ -97,7 +97,7 @@ def to_joint(payoffs: Array, weights: tuple[Array, ...], concept: Concept) -> Ar
     concept: "cce" or "ce".
 
   Returns:
-    [B, A1, ..., AN, C], of the size of the weights.
+    [B, A1, ..., AN, C], about as large as the weights.
   """
 
   def one(payoffs, weights):

@@ -153,15 +153,16 @@ class Stack:
   ) -> tuple[Blocks, Array, Blocks, Blocks]:
     """A round of a network that answers with a joint, too.
 
-    A dual layer sees the derivatives at the joint that the duals give and at the network's own. A
-    payoff layer then sees the logits, and what is missing for them to be those of the duals, eq.
-    (8). Either sees a few channels of the other, multiplied by A or A'.
+    A dual layer sees the derivatives (11) at the joint of the duals and at the network's own joint.
+    A payoff layer then sees the logits, those of the duals, eq. (8), and their difference. Each of
+    the two layers also sees a few channels of the other one, multiplied by A or A'.
 
     Returns:
       The duals before their softplus, the logits, and the activations of dual and payoff layers.
     """
     concept, games = self._config.concept, self._values[..., 0]
-    joint = jax.nn.softmax(self._with_target(logits), axis=tuple(range(1, logits.ndim)))
+    axes = tuple(range(1, logits.ndim))
+    joint = jax.nn.softmax(jnp.log(self._problem.target) + logits, axis=axes)
     told = self._layer(_MESSAGES, f"from_joint_{index}", "none")([payoffs])
     weights = sum(told[1:], told[0]) / math.sqrt(len(told))
     played = joint[..., None] * joint[0].size
@@ -183,9 +184,6 @@ class Stack:
     payoffs = self._payoff_layer(payoffs, f"joint_{index}", self._config.payoff_channels[-1])
     payoffs = tuple(map(self._nonlinear, payoffs))
     return raw, logits + self._logits(payoffs, f"logits_{index}"), blocks, payoffs
-
-  def _with_target(self, logits: Array) -> Array:
-    return logits + jnp.log(self._problem.target)
 
 
 def _centred(x: Array) -> Array:

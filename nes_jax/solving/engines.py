@@ -94,23 +94,24 @@ def solve_batch(inputs: Inputs, patience: int | Array, task: Task, dtype: Any) -
   if task.engine == "cuda":
     return _solve_cuda(inputs, task, dtype)
   batch = normalise(inputs, task, dtype)
-  start = _start(inputs, task, batch)
   if task.method == "neural":
-    assert isinstance(start, network.Answer)
-    answer = jax.vmap(functools.partial(_recover, task.concept))(batch.problem, start)
+    found = _infer(inputs, task, batch)
+    answer = jax.vmap(functools.partial(_recover, task.concept))(batch.problem, found)
   else:
-    duals = start.duals if isinstance(start, network.Answer) else start
-    answer = _interior_point(batch, duals, patience, task)
+    answer = _interior_point(batch, _start(inputs, task, batch), patience, task)
   return to_solution(inputs, task, dtype, batch, answer)
 
 
-def _start(inputs: Inputs, task: Task, batch: Normalised) -> Duals | network.Answer | None:
-  """The starting point of a batch: duals that are given, a network's answer, or none."""
+def _start(inputs: Inputs, task: Task, batch: Normalised) -> Duals | None:
+  """The starting point of a batch: duals that are given, those of a network, or none."""
   if inputs.duals is not None:
     return to_normalised(inputs.duals, batch)
-  if task.network_config is None:
-    return None
-  assert inputs.variables is not None
+  return None if task.network_config is None else _infer(inputs, task, batch).duals
+
+
+def _infer(inputs: Inputs, task: Task, batch: Normalised) -> network.Answer:
+  """The network's answers to a batch."""
+  assert task.network_config is not None and inputs.variables is not None
   entries = network.CPU_ENTRIES if jax.default_backend() == "cpu" else None
   found = network.infer(inputs.variables, task.network_config, batch.problem, entries=entries)
   return jax.tree.map(lambda x: x.astype(batch.problem.payoffs.dtype), found)

@@ -46,7 +46,7 @@ def selection_of(problem: Problem, config: Config) -> Selection:
 def solve(problem: Problem, config: Config) -> Labels:
   """Solves problems [B, ...] that a training has drawn, by the engine of the device.
 
-  May be traced. Nothing is differentiated through the answers.
+  The arrays may be traced. No derivative passes through the answers.
 
   Args:
     problem: the problems.
@@ -63,6 +63,6 @@ def solve(problem: Problem, config: Config) -> Labels:
   )
   given = jax.lax.stop_gradient((problem.payoffs, chosen))
   solution = chunks.solve_traced(batches.Inputs(*given, None, None), task, dtype)
-  stretch = batches.stretch_of(problem)
+  stretch = jax.lax.stop_gradient(batches.stretch_of(problem))
   duals = tuple(x / batches.per_game(stretch, x) for x in solution.duals)
-  return jax.lax.stop_gradient(Labels(solution.joint, duals, solution.converged))
+  return Labels(solution.joint, duals, solution.converged)

@@ -19,6 +19,7 @@ import optax.contrib
 
 from nes_jax import dual, metrics, network
 from nes_jax.keys import example_keys
+from nes_jax.network import rounds
 from nes_jax.training import labels, problems
 from nes_jax.training.config import Config, shape_name
 from nes_jax.training.moments import measure
@@ -31,7 +32,8 @@ _PAPER_FACTORS = ((0.01, 1.0), (0.1, 0.6), (0.4, 0.3), (0.7, 0.1), (1.0, 0.06))
 _MUON_ADAM = 0.1
 # Part of the run in which the cosine schedule warms up.
 _WARM_UP = 0.02
-# Duals below about this size, in the network's units, are alike to the loss with labels.
+# Number that the loss with labels adds to duals, in the network's units, before it takes their
+# logarithms. Duals far below it count as equal.
 _LEAST_DUAL = 0.01
 # Updates in a row that may be skipped for not being finite: any number. The program that trains
 # sees their count.
@@ -130,8 +132,8 @@ def _label_loss(answers: network.Answer, problem: Problem, config: Config) -> Ar
   """KL(sigma* || sigma) of each game [B], and the error of the duals' logarithms.
 
   sigma* is the exact engine's joint. The gradient of the divergence with respect to duals from
-  which the joint follows is (A sigma* - A sigma) / tau. A game that the engine does not solve
-  counts for nothing.
+  which the joint follows is (A sigma* - A sigma) / tau. A game that the engine does not solve has
+  a loss of 0.
   """
   wanted = labels.solve(problem, config)
   positive = wanted.joint > 0
@@ -140,17 +142,15 @@ def _label_loss(answers: network.Answer, problem: Problem, config: Config) -> Ar
   values = terms.reshape(len(terms), -1).sum(1)
   if config.label_duals:
     scale = network.features(problem, config.network).scale
-    errors = [
-        _log_error(x, y, scale[:, p]) for p, (x, y) in enumerate(zip(answers.duals, wanted.duals))
-    ]
+    given, duals = (rounds.in_units(x, 1 / scale) for x in (answers.duals, wanted.duals))
+    errors = list(map(_log_error, given, duals))
     values = values + config.label_duals * sum(errors) / len(errors)
   return jnp.where(wanted.solved, values, 0)
 
 
-def _log_error(duals: Array, wanted: Array, scale: Array) -> Array:
-  """Mean square error [B] of log(duals + floor), in the network's units; blocks [B, ...]."""
-  unit = scale.reshape((-1,) + (1,) * (duals.ndim - 1))
-  error = jnp.log(duals / unit + _LEAST_DUAL) - jnp.log(wanted / unit + _LEAST_DUAL)
+def _log_error(duals: Array, wanted: Array) -> Array:
+  """Mean square error [B] of log(duals + _LEAST_DUAL), for blocks [B, ...]."""
+  error = jnp.log(duals + _LEAST_DUAL) - jnp.log(wanted + _LEAST_DUAL)
   return jnp.mean(error**2, tuple(range(1, duals.ndim)))
 
 
