@@ -28,7 +28,7 @@ class HeldOut:
 def draw(config: training.Config, shape: tuple[int, ...], games: int) -> HeldOut:
   """Draws held-out games as training does, and solves them exactly in float64.
 
-  A network that is trained on plain uniform games is evaluated on the sphere, like all others.
+  A network that is trained on varied or plain uniform games is evaluated on the L2 sphere.
   Games that the exact engine does not solve are left out.
 
   Args:
@@ -37,7 +37,7 @@ def draw(config: training.Config, shape: tuple[int, ...], games: int) -> HeldOut
     games: number of games that are drawn.
   """
   keys = example_keys(jax.random.key(_SEED), games)
-  sphere = "l2" if config.sphere == training.UNIFORM else config.sphere
+  sphere = "l2" if config.sphere in (training.VARIED, training.UNIFORM) else config.sphere
   problem = jax.jit(training.sample, static_argnums=(1, 2, 3, 4))(
       keys, config.selection, shape, config.rho, sphere
   )

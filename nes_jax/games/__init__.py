@@ -1,11 +1,21 @@
 """Sources of games.
 
-`spheres` draws the games that networks are trained on, `gamut` draws classes of the GAMUT
-generator, and `structured` draws games with ties. `files` reads and writes games on disk; `npz`,
+`spheres` and `varied` draw the games that networks are trained on, `gamut` draws classes of the
+GAMUT generator, and `structured` draws games with ties. `files` reads and writes games on disk; `npz`,
 `gambit`, `directory` and `openspiel` are the formats behind it.
 """
 
-from nes_jax.games import directory, files, gambit, gamut, npz, openspiel, spheres, structured
+from nes_jax.games import (
+    directory,
+    files,
+    gambit,
+    gamut,
+    npz,
+    openspiel,
+    spheres,
+    structured,
+    varied,
+)
 
 __all__ = [
     "directory",
@@ -16,4 +26,5 @@ __all__ = [
     "openspiel",
     "spheres",
     "structured",
+    "varied",
 ]

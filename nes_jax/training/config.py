@@ -21,6 +21,9 @@ LOSSES: tuple[str, ...] = ("dual", "labels")
 # (-sqrt 3, sqrt 3), of unit variance in the mean, and the network sees them as drawn, neither
 # centred nor scaled.
 UNIFORM = "uniform"
+# Value of `sphere` for games half of which are those of the L2 sphere, and half have structure
+# (`nes_jax.games.varied`).
+VARIED = "varied"
 
 # Former names of fields, in files of earlier versions, and their names of today.
 FORMER_NAMES = {"norm": "sphere", "bend": "log_loss_above"}
@@ -124,10 +127,11 @@ class Config:
       default="l2",
       metadata={
           "help": (
-              "Norm of the invariant sphere that games are drawn from. With uniform, payoffs are"
-              " drawn independently and not normalised."
+              "Norm of the invariant sphere that games are drawn from. With varied, half of them are"
+              " of the L2 sphere and half have ties, dominated strategies and other structure. With"
+              " uniform, payoffs are drawn independently and not normalised."
           ),
-          "choices": (*NORMS, UNIFORM),
+          "choices": (*NORMS, VARIED, UNIFORM),
       },
   )
 

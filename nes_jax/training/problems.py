@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from nes_jax import selection as selections
-from nes_jax.games import spheres
+from nes_jax.games import spheres, varied
 from nes_jax.invariance import Norm, radius
-from nes_jax.training.config import ALL_INPUTS, UNIFORM, inputs
+from nes_jax.training.config import ALL_INPUTS, UNIFORM, VARIED, inputs
 from nes_jax.types import Array, Problem
 
 # Largest epsilon that `ALL_INPUTS` draws, in units of the payoffs' standard deviation.
@@ -35,7 +35,7 @@ def sample(
     selection: one of `config.SELECTIONS`.
     shape: (A1, ..., AN).
     rho: takes the place of an infinite rho.
-    sphere: norm of the invariant sphere, or UNIFORM.
+    sphere: norm of the invariant sphere, VARIED or UNIFORM.
   """
   return jax.vmap(lambda key: _sample_one(key, selection, shape, rho, sphere))(keys)
 
@@ -45,8 +45,12 @@ def _sample_one(
 ) -> Problem:
   game_key, target_key, epsilon_key, welfare_key, mix_key = jax.random.split(key, 5)
   naive = sphere == UNIFORM
-  norm = cast(Norm, "l2" if naive else sphere)
+  norm = cast(Norm, "l2" if sphere in (VARIED, UNIFORM) else sphere)
   payoffs = spheres.sample(game_key, 1, shape, norm)[0]
+  if sphere == VARIED:
+    chance, structured_key = jax.random.split(jax.random.fold_in(game_key, 1))
+    structured = varied.sample(structured_key, shape)
+    payoffs = jnp.where(jax.random.bernoulli(chance), structured, payoffs)
   if naive:
     limit = math.sqrt(3)
     payoffs = jax.random.uniform(game_key, payoffs.shape, minval=-limit, maxval=limit)
