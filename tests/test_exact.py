@@ -157,7 +157,7 @@ def test_derivatives_of_solve_are_those_of_its_optimum(x64):
   def tangent_of_solve(payoffs, moves, duals, start_moves):
     def joint(payoffs, duals):
       moved = dataclasses.replace(problem, payoffs=payoffs)
-      return exact.solve(moved, config, "cce", duals, batch_axis=0).joint
+      return exact.solve(moved, config, "cce", exact.Start(duals), batch_axis=0).joint
 
     return jax.jvp(joint, (payoffs, duals), (moves, start_moves))[1]
 

@@ -8,5 +8,6 @@ from nes_jax.exact.config import Config
 from nes_jax.exact.engine import PATIENCE, Answer, answer, solve
 from nes_jax.exact.implicit import optimum_given
 from nes_jax.exact.program import Variables
+from nes_jax.exact.start import Start
 
-__all__ = ["PATIENCE", "Answer", "Config", "Variables", "answer", "optimum_given", "solve"]
+__all__ = ["PATIENCE", "Answer", "Config", "Start", "Variables", "answer", "optimum_given", "solve"]

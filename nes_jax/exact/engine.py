@@ -74,9 +74,8 @@ def solve(
     problem: Problem,
     config: Config,
     concept: Concept,
-    duals: Duals | None = None,
+    start: Start | None = None,
     *,
-    joint: Array | None = None,
     batch_axis: int | None = None,
     patience: int | Array = 0,
     width: int | None = None,
@@ -89,8 +88,7 @@ def solve(
     problem: arrays [...], [B, ...] or [..., B].
     config: the settings of the run.
     concept: "cce" or "ce".
-    duals: a starting point, such as a network's answer, in the units of the problem.
-    joint: the joint of the starting point, given with its duals; None: that of the duals, eq. (9).
+    start: where to start, such as at a network's answer; None: near the target joint.
     batch_axis: None, 0 or -1 (for small games on accelerators, see `layout`); that of the answer
       too.
     patience: the run stops when so many games of the batch, or fewer, are still running.
@@ -100,7 +98,6 @@ def solve(
     The best point of each game. Its residual says whether it is an answer.
   """
   patience = jnp.asarray(patience, jnp.int32)
-  start = None if duals is None else Start(duals, joint)
   return _solve(problem, start, patience, config, concept, batch_axis, width)
 
 

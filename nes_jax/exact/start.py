@@ -20,7 +20,7 @@ class Start(NamedTuple):
   """A starting point that is given, in the units of the problem."""
 
   duals: Duals
-  joint: Array | None  # [A1, ..., AN, *b]; None: that of the duals, eq. (9)
+  joint: Array | None = None  # [A1, ..., AN, *b]; None: that of the duals, eq. (9)
 
 
 def starting_point(

@@ -199,7 +199,8 @@ def infer(
     engine = exact.Config.default(
         config.concept, dtype, problem.rho, max_iterations=config.newton
     )
-    near = exact.solve(problem, engine, config.concept, found.duals, joint=joint, batch_axis=0)
+    start = exact.Start(found.duals, joint)
+    near = exact.solve(problem, engine, config.concept, start, batch_axis=0)
     return Answer(near.duals, jnp.log(near.joint))
 
   if chunks <= 1:

@@ -49,6 +49,7 @@ class Inputs(NamedTuple):
   duals: Duals | None  # a starting point, in the units of the payoffs
   variables: network.Variables | None  # variables of the network
   strategies: tuple[Any, ...] | None = None  # per player bool [B, Ap]; None: all exist
+  joint: Any = None  # [B, A1, ..., AN] of the starting point; None: that of its duals
 
 
 class Normalised(NamedTuple):
@@ -159,4 +160,5 @@ def take(inputs: Inputs, axes: Axes, index: Any) -> Inputs:
       selection=dataclasses.replace(inputs.selection, **chosen),
       duals=jax.tree.map(lambda x: x[index], inputs.duals),
       strategies=jax.tree.map(lambda x: x[index], inputs.strategies),
+      joint=jax.tree.map(lambda x: x[index], inputs.joint),
   )

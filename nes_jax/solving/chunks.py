@@ -45,7 +45,9 @@ def solve_concrete(inputs: Inputs, task: Task, dtype: Any) -> tuple[Solution, in
     if task.method == "refined":
       # The network's answer is where the engine starts from.
       guess = _solve_chunks(inputs, task._replace(method="neural", engine="jax"), dtype)
-      inputs = inputs._replace(duals=guess.duals, variables=None)
+      assert task.network_config is not None
+      joint = engines.joint_of(task.network_config, guess.joint)
+      inputs = inputs._replace(duals=guess.duals, joint=joint, variables=None)
     given = jax.tree.map(np.asarray, engines.native_inputs(inputs))
     answers, num_invalid = cpu.solve(given, engines.native_options(task, dtype))
     return engines.native_solution(answers, task, tuple(inputs.payoffs.shape[2:])), num_invalid
@@ -77,10 +79,11 @@ def _wider(given: Any, dtype: Any) -> Any:
 
 def _turn_width(shape: tuple[int, ...], games: int, concept: Concept, dtype) -> int | None:
   """The number of games of a batch under `jit` that the JAX engine iterates on at a time."""
-  if games < _MIN_TURNS_GAMES:
+  on_cpu = jax.default_backend() == "cpu"
+  if games < _MIN_TURNS_GAMES[0 if on_cpu else 1]:
     return None
   width = math.ceil(games / _TURNS)
-  if jax.default_backend() == "cpu":
+  if on_cpu:
     width = max(width, _chunk_size(shape, games, concept, dtype))
   return min(width, games)
 
@@ -185,7 +188,8 @@ def _repeat(inputs: Inputs, task: Task, solution: Solution, left: np.ndarray) ->
   """Solves the games `left` in float64 and writes those into the solution that came nearer."""
   wide = jnp.dtype("float64")
   with engines.precision(wide):
-    part = take(inputs, task.axes, _filled(left))._replace(duals=None, variables=None)
+    part = take(inputs, task.axes, _filled(left))
+    part = part._replace(duals=None, joint=None, variables=None)
     again = jax.tree.map(lambda x: np.asarray(x)[: len(left)], _solve_chunks(part, task, wide))
     before = jax.tree.map(lambda x: np.asarray(x[left]), solution)
     better = ~(again.residual > before.residual)

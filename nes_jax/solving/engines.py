@@ -102,11 +102,19 @@ def solve_batch(inputs: Inputs, patience: int | Array, task: Task, dtype: Any) -
   return to_solution(inputs, task, dtype, batch, answer)
 
 
-def _start(inputs: Inputs, task: Task, batch: Normalised) -> Duals | None:
-  """The starting point of a batch: duals that are given, those of a network, or none."""
+def _start(inputs: Inputs, task: Task, batch: Normalised) -> exact.Start | None:
+  """The starting point of a batch: one that is given, a network's answer, or none."""
   if inputs.duals is not None:
-    return to_normalised(inputs.duals, batch)
-  return None if task.network_config is None else _infer(inputs, task, batch).duals
+    return exact.Start(to_normalised(inputs.duals, batch), inputs.joint)
+  if task.network_config is None:
+    return None
+  found = _infer(inputs, task, batch)
+  return exact.Start(found.duals, joint_of(task.network_config, jnp.exp(found.log_joint)))
+
+
+def joint_of(config: network.Config, joint: Any) -> Any:
+  """The joint that a network gives the exact engine: its own, or None for that of its duals."""
+  return joint if config.answer == "joint" else None
 
 
 def _infer(inputs: Inputs, task: Task, batch: Normalised) -> network.Answer:
@@ -126,7 +134,7 @@ def _recover(concept: Concept, problem: Problem, found: network.Answer) -> exact
 
 
 def _interior_point(
-    batch: Normalised, start: Duals | None, patience: int | Array, task: Task
+    batch: Normalised, start: exact.Start | None, patience: int | Array, task: Task
 ) -> exact.Answer:
   """The JAX engine, which has the batch in the first or in the last axis (`layout`)."""
   games, shape = len(batch.finite), tuple(batch.problem.target.shape[1:])
@@ -198,6 +206,7 @@ def native_inputs(inputs: Inputs) -> cpu.Inputs:
       welfare_weight=welfare_weight,
       strategies=inputs.strategies,
       duals=inputs.duals,
+      joint=inputs.joint,
   )
 
 

@@ -93,6 +93,7 @@ class _Request(ctypes.Structure):
           "target_stride", "welfare_stride", "epsilon_stride", "weight_stride")),
       ("strategies", ctypes.c_void_p),
       ("start", ctypes.c_void_p),
+      ("start_joint", ctypes.c_void_p),
       ("start_is_normalised", ctypes.c_int32),
       ("threads", ctypes.c_int32),
       ("rho", ctypes.c_double),
@@ -162,6 +163,7 @@ class Inputs(NamedTuple):
   welfare_weight: Any = None  # [] or [B]
   strategies: Any = None  # per player bool [B, Ap], the strategies that exist
   duals: Any = None  # per player [B, Ap] or [B, Ap, Ap], a starting point
+  joint: Any = None  # [B, A1, ..., AN], its joint; None: that of the duals, eq. (9)
 
 
 def solve(inputs: Inputs, options: Options) -> tuple[Answers, int]:
@@ -214,6 +216,8 @@ def solve(inputs: Inputs, options: Options) -> tuple[Answers, int]:
   if inputs.duals is not None:
     request.start = pointer(_joined(np, inputs.duals, games), dtype)
     request.start_is_normalised = options.duals_are_normalised
+    if inputs.joint is not None:
+      request.start_joint = pointer(inputs.joint, dtype)
   answers = Answers(*(_aligned(*spec) for spec in _answer_specs(games, shape, options)))
   for name, array in answers._asdict().items():
     setattr(request, "out_epsilon" if name == "epsilon" else name, array.ctypes.data)
@@ -249,9 +253,10 @@ def solve_traced(
   strategies = jnp.zeros((games, 0), np.uint8)
   if inputs.strategies is not None:
     strategies = jnp.concatenate(inputs.strategies, 1).astype(np.uint8)
-  start = jnp.zeros((games, 0), dtype)
+  start = joint = jnp.zeros((games, 0), dtype)
   if inputs.duals is not None:
     start = _joined(jnp, inputs.duals, games).astype(dtype)
+    joint = joint if inputs.joint is None else inputs.joint.astype(dtype)
   specs = _answer_specs(games, shape, options)
   if with_variables:
     num_duals = specs[Answers._fields.index("duals")][0][1]
@@ -270,6 +275,7 @@ def solve_traced(
       per_game(inputs.welfare, shape),
       strategies,
       start,
+      joint,
       counts=np.array(shape, np.int64),
       correlated=options.concept == "ce",
       rho=float(options.rho),

@@ -50,8 +50,9 @@ struct NesRequest {
   int64_t target_stride, welfare_stride, epsilon_stride, weight_stride;
   // Which strategies exist, [games, sum of counts], or null if all do.
   const uint8_t* strategies;
-  // Duals of a warm start in the answer type, [games, duals], or null.
-  const void* start;
+  // Duals of a warm start in the answer type, [games, duals], or null; and its joint, [games, joint],
+  // or null for the joint of these duals, eq. (9).
+  const void *start, *start_joint;
   int32_t start_is_normalised, threads;
   double rho, epsilon_max;
   int32_t num_passes;
@@ -342,7 +343,7 @@ class Worker {
       for (int l = 0; l < kPart; ++l) any |= fresh[part * kPart + l] != 0;
       if (any) normalise(part, fresh);
     }
-    const bool warm = first_ && request_.start;
+    const bool warm = first_ && request_.start, with_joint = warm && request_.start_joint;
     for (int l = 0; l < W; ++l) {
       if (!fresh[l]) continue;
       if (batch_.invalid[game_[l]]) {
@@ -357,7 +358,9 @@ class Worker {
     if (request_.target)
       for (int e = 0; e < shape_.size; ++e)
         method_.log_target[e] = fresh ? O::log(method_.next.joint[e]) : method_.log_target[e];
-    if (!pass_.resume) return method_.start(valid, occupied(), warm);
+    for (int l = 0; l < W; ++l)
+      if (with_joint && valid[l]) warm_joint(l);
+    if (!pass_.resume) return method_.start(valid, occupied(), warm, with_joint);
     for (int l = 0; l < W; ++l)
       if (valid[l]) load_variables(l);
     method_.resume(valid, occupied());
@@ -481,6 +484,16 @@ class Worker {
         const int from = request_.strategies ? origin_[l].duals[d] : d;
         lane(method_.next.duals, l)[d * W] = T(start.get(first + from) * factor);
       }
+    }
+  }
+
+  // Copies the joint of a warm start into one lane.
+  void warm_joint(int l) {
+    const Numbers start = batch_.answers(const_cast<void*>(request_.start_joint));
+    const int64_t first = game_[l] * batch_.whole.size;
+    for (int e = 0; e < shape_.size; ++e) {
+      const int from = request_.strategies ? origin_[l].joint[e] : e;
+      lane(method_.next.joint, l)[e * W] = T(start.get(first + from));
     }
   }
 

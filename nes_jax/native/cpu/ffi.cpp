@@ -15,7 +15,7 @@ namespace {
 namespace ffi = xla::ffi;
 
 // Numbers of buffers of `solve`. The variables of the method are optional.
-constexpr int kNumArguments = 7, kNumAnswers = 9, kNumVariables = 6;
+constexpr int kNumArguments = 8, kNumAnswers = 9, kNumVariables = 6;
 // Numbers that describe one pass, in the order of NesPass.
 constexpr size_t kPassNumbers = 10;
 
@@ -36,8 +36,9 @@ bool addresses_of(ffi::RemainingRets& results, void** out) {
 }
 
 // Solves a batch of games. The arguments have leading axes of games. They are payoffs, epsilon,
-// welfare weight, target, welfare, strategies and start; the last four may have no elements. The
-// results are those of NesRequest, in its order, followed by its variables if these are wanted.
+// welfare weight, target, welfare, strategies, and duals and joint of a start; the last five may have
+// no elements. The results are those of NesRequest, in its order, followed by its variables if these
+// are wanted.
 ffi::Error solve(ffi::RemainingArgs arguments, ffi::RemainingRets results,
                  ffi::Span<const int64_t> counts, bool correlated, double rho, double epsilon_max,
                  ffi::Span<const double> passes, bool start_is_normalised, int64_t threads) {
@@ -66,7 +67,7 @@ ffi::Error solve(ffi::RemainingArgs arguments, ffi::RemainingRets results,
   request.target = data_of(arguments, 3), request.target_stride = joint;
   request.welfare = data_of(arguments, 4), request.welfare_stride = joint;
   request.strategies = static_cast<const uint8_t*>(data_of(arguments, 5));
-  request.start = data_of(arguments, 6);
+  request.start = data_of(arguments, 6), request.start_joint = data_of(arguments, 7);
   request.start_is_normalised = start_is_normalised;
   request.threads = int32_t(threads);
   request.rho = rho, request.epsilon_max = epsilon_max;

@@ -175,8 +175,9 @@ struct Method {
   }
 
   // Sets the starting points of the lanes `fresh`, whose programs are set. The lanes `occupied` are
-  // these and the lanes with other games. A warm start uses the duals in `next.duals`.
-  void start(M fresh, M occupied, bool warm) {
+  // these and the lanes with other games. A warm start uses the duals in `next.duals`, and the joint
+  // in `next.joint` if `with_joint` is set.
+  void start(M fresh, M occupied, bool warm, bool with_joint) {
     const V share = O::all(T(1) / size);
     V bound = O::all(T(config.start_bound)), slack = O::all(T(config.start_slack));
     V least = O::all(T(config.start_dual)), total;
@@ -184,12 +185,12 @@ struct Method {
       for (int d = 0; d < num_duals; ++d) ratios[d] = O::all(1);
       centre(ratios);
     }
-    for (int e = 0; e < size; ++e)
-      next.joint[e] = has_target ? T(0.9) * O::exp(log_target[e]) + T(0.1) * share : share;
     if (!warm) {
+      for (int e = 0; e < size; ++e)
+        next.joint[e] = has_target ? T(0.9) * O::exp(log_target[e]) + T(0.1) * share : share;
       for (int d = 0; d < num_duals; ++d) next.duals[d] = least;
     } else {
-      start_joint();
+      if (!with_joint) start_joint();
       operate.gains(next.joint, gain, total);
       V most = O::all(-O::kInfinity);
       each_row([&](int p, int d, bool idle) {
