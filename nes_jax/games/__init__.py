@@ -1,8 +1,8 @@
 """Sources of games.
 
 `spheres` and `varied` draw the games that networks are trained on, `gamut` draws classes of the
-GAMUT generator, and `structured` draws games with ties. `files` reads and writes games on disk; `npz`,
-`gambit`, `directory` and `openspiel` are the formats behind it.
+GAMUT generator, and `structured` draws games with ties. `files` reads and writes games on disk;
+`npz`, `gambit`, `directory` and `openspiel` are the formats behind it.
 """
 
 from nes_jax.games import (

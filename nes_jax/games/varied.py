@@ -1,12 +1,12 @@
 """Random games with structure, drawn under `jit`, for the training of networks.
 
-Uniform payoffs have no ties, no dominated strategies to speak of, and players who have nothing to do
+Uniform payoffs have no ties, hardly any dominated strategies, and players who have nothing to do
 with one another. A game of this module is a random mixture of
 
 - independent normal payoffs,
 - effects of a player's own strategy alone, by which strategies dominate others,
-- payoffs that change at the point where the own strategy equals the largest one of the others, as in
-  auctions, races and claims,
+- payoffs that change where the own strategy equals the largest one of the others, as in auctions,
+  races and claims,
 - random walks along the strategies, whose neighbours nearly agree, as in markets and locations,
 
 and then, by chance, the players' payoffs are mixed with a common one, with equal or opposite signs;

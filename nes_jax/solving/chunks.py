@@ -23,8 +23,8 @@ _CPU_CHUNK_BYTES = 2**23
 _ACCELERATOR_CHUNK_BYTES = 2**31
 # Number of parts of a batch that the JAX engine iterates on in turn, under `jit`.
 _TURNS = 8
-# Smallest number of games in a batch that is solved in turns, on a CPU and on an accelerator. On the
-# latter a step takes hardly longer for all games of a smaller batch than for some of them.
+# Smallest number of games in a batch that is solved in turns, on a CPU and on an accelerator. There
+# a step takes hardly longer for all games of a smaller batch than for some of them.
 _MIN_TURNS_GAMES = (2**6, 2**14)
 
 

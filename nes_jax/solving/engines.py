@@ -27,7 +27,7 @@ from nes_jax.solving.batches import (
     to_normalised,
     to_solution,
 )
-from nes_jax.types import Array, Concept, Duals, Problem, Solution
+from nes_jax.types import Array, Concept, Problem, Solution
 
 # Smallest number of games in a batch that goes in the last axis on accelerators (`layout`).
 _MIN_UNROLLED_GAMES = 128

@@ -127,9 +127,9 @@ class Config:
       default="l2",
       metadata={
           "help": (
-              "Norm of the invariant sphere that games are drawn from. With varied, half of them are"
-              " of the L2 sphere and half have ties, dominated strategies and other structure. With"
-              " uniform, payoffs are drawn independently and not normalised."
+              "Norm of the invariant sphere that games are drawn from. With varied, half of them"
+              " are of the L2 sphere, and half have ties, dominated strategies and other structure."
+              " With uniform, payoffs are drawn independently and not normalised."
           ),
           "choices": (*NORMS, VARIED, UNIFORM),
       },
