@@ -26,6 +26,8 @@ from nes_jax.types import Concept
 
 FORMAT = 2
 DIRECTORY = pathlib.Path(__file__).parent / "weights"
+# Number of significant bits of the parameters in a file, of the 24 that float32 has.
+_BITS = 16
 
 
 class Pretrained(NamedTuple):
@@ -127,17 +129,24 @@ def save(
     training: settings of its training.
     facts: facts for the card, which JSON can hold.
   """
+  params = jax.tree.map(_rounded, params)
   trees = {"params": params}
   for shape in training.shapes:
     trees[f"moments/{shape_name(shape)}"] = inference(params, training, shape).state
   arrays: dict[str, Any] = {
-      f"{tree}/{module}/{leaf}": np.asarray(x)
+      f"{tree}/{module}/{leaf}": x
       for tree, modules in trees.items()
       for module, leaves in modules.items()
       for leaf, x in leaves.items()
   }
   card = {"format": FORMAT, "training": training.to_dict(), "facts": dict(facts)}
-  np.savez(file, card=np.array(json.dumps(card)), **arrays)
+  np.savez_compressed(file, card=np.array(json.dumps(card)), **arrays)
+
+
+def _rounded(x: Any) -> np.ndarray:
+  """Numbers rounded to `_BITS` significant bits; the zeros at their ends take no room in a file."""
+  mantissa, exponent = np.frexp(np.asarray(x, np.float32))
+  return np.ldexp(np.round(np.ldexp(mantissa, _BITS)), exponent - _BITS).astype(np.float32)
 
 
 def choose(concept: Concept, shape: tuple[int, ...], inputs: frozenset[str]) -> Pretrained:

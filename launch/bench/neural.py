@@ -6,6 +6,7 @@ The networks have fresh parameters, and the games are uniform on the L2 sphere. 
 on accelerators. Columns:
 
   size, concept               shape of the games, and solution concept
+  answer                      what the network answers with: duals, or a joint beside them
   rounds, newton              rounds of descent, and Newton steps after them: with none of either
                               the network is the paper's, with both it is like those in
                               nes_jax/weights
@@ -27,13 +28,14 @@ import math
 import jax
 import jax.numpy as jnp
 
+from launch.bench.exact import newton_flops
 from launch.bench.record import Row
 from launch.bench.suite import Suite
 from launch.runtime.timing import median_seconds
 import nes_jax
 from nes_jax import network, training
 from nes_jax.games import spheres
-from nes_jax.network import newton
+from nes_jax.network import newton, stack
 from nes_jax.types import Concept
 
 _CALLS = 5
@@ -53,6 +55,7 @@ class Entry:
   train_batch: int  # games of an update
   rounds: int = 0  # rounds of descent
   newton: int = 0  # Newton steps after the rounds
+  answer: str = "duals"  # of the network
 
   @property
   def size(self) -> str:
@@ -63,12 +66,15 @@ class Entry:
   def name(self) -> str:
     """The name for --only."""
     extras = [str(x) for x in (self.rounds, self.newton) if x]
+    extras += [self.answer] if self.answer != "duals" else []
     return ":".join([self.concept, self.size, *extras])
 
   @property
   def network(self) -> network.Config:
     """The network."""
-    return network.Config(self.concept, rounds=self.rounds, newton=self.newton)
+    return network.Config(
+        self.concept, rounds=self.rounds, newton=self.newton, answer=self.answer
+    )
 
 
 ENTRIES = (
@@ -79,7 +85,7 @@ ENTRIES = (
     Entry("ce", (8, 8), 4096, 128),
     Entry("cce", (8, 8), 4096, 256, rounds=4, newton=4),
     Entry("cce", (16, 16), 1024, 64, rounds=4, newton=4),
-    Entry("ce", (8, 8), 4096, 128, rounds=6, newton=8),
+    Entry("ce", (8, 8), 4096, 128, rounds=4, newton=8, answer="joint"),
 )
 
 
@@ -95,8 +101,10 @@ def network_work(config: network.Config, shape: Sequence[int]) -> tuple[float, f
     for CCE and Ap^2 for CE.
   - A round has a dual layer. It computes the joint, its gains and their squares, with two
     operations for each payoff (for CE: for each payoff and alternative).
-  - A Newton step computes the same, two such products for each of its conjugate gradients, and one
-    for each length that it tries.
+  - A round of a network that answers with a joint has a payoff layer, too. It takes derivatives at
+    two joints, and a product for each of the channels that pass between the two layers.
+  - A Newton step on duals computes the same as a round, two such products for each of its conjugate
+    gradients, and one for each length that it tries. With a joint it is a step of the exact engine.
 
   Args:
     config: the network.
@@ -113,9 +121,18 @@ def network_work(config: network.Config, shape: Sequence[int]) -> tuple[float, f
   written += sum(entries * b for b in duals)
   last = config.dual_channels[-1]
   gains = sum(size * (1 if config.concept == "cce" else count) for count in shape)
-  products = copies * entries * ((last + 3) * last + last)
-  flops += config.rounds * 2 * (3 * gains + products)
-  flops += config.newton * 2 * gains * (3 + 2 * newton.CONJUGATE + len(newton.LENGTHS))
+  if config.answer == "duals":
+    products = copies * entries * ((last + 3) * last + last)
+    flops += config.rounds * 2 * (3 * gains + products)
+    flops += config.newton * 2 * gains * (3 + 2 * newton.CONJUGATE + len(newton.LENGTHS))
+  else:
+    products = copies * entries * ((last + 5 + 2 * stack.MESSAGES) * last + last + stack.MESSAGES)
+    width = config.payoff_channels[-1]
+    seen = width + widths[0] + stack.MESSAGES + 3
+    products += (n + 1) * size * (seen * width + width) + n * size * width * stack.MESSAGES
+    flops += config.rounds * 2 * ((6 + 3 * stack.MESSAGES) * gains + products)
+    flops += (n + 1) * 2 * size * width + config.newton * newton_flops(shape, config.concept)
+    written += config.rounds * n * size * (width + 1)
   written += config.rounds * entries * (last + 1)
   return float(flops), float(written)
 
@@ -127,7 +144,10 @@ def row(entry: Entry, rate: float, *, quick: bool = False) -> Row:
     batch, train_batch = _ACCELERATOR_FACTOR * batch, _ACCELERATOR_FACTOR * train_batch
   if quick:
     batch, train_batch, calls = min(batch, _QUICK_GAMES), min(train_batch, _QUICK_GAMES), 1
-  config = training.Config(entry.network, shapes=(entry.shape,), batches=(train_batch,))
+  loss = "dual" if entry.answer == "duals" else "labels"
+  config = training.Config(
+      entry.network, shapes=(entry.shape,), batches=(train_batch,), loss=loss
+  )
   state = jax.jit(training.init, static_argnums=1)(jax.random.key(0), config)
   payoffs = spheres.sample(jax.random.key(1), batch, entry.shape, dtype=jnp.float32)
   selection = nes_jax.Selection()
@@ -149,6 +169,7 @@ def row(entry: Entry, rate: float, *, quick: bool = False) -> Row:
   return {
       "size": entry.size,
       "concept": entry.concept,
+      "answer": entry.answer,
       "rounds": entry.rounds,
       "newton": entry.newton,
       "batch": batch,

@@ -130,10 +130,11 @@ def _history(config: training.Config, facts: Mapping[str, Any]) -> list[str]:
   net = config.network
   newton = f", then {net.newton} Newton steps" if net.newton else ""
   shapes = ", ".join(f"{shape_name(s)} ({b})" for s, b in zip(config.shapes, config.batches))
+  duals = f" with {config.label_duals:g} of the duals' logarithms" if config.label_duals else ""
   return [
       f"- {facts['parameters']} parameters: payoff layers {list(net.payoff_channels)}, duals"
       f" {net.dual_channel}, dual layers {list(net.dual_channels)}, {net.rounds} rounds"
-      f"{newton}; norm `{net.norm}`, payoffs centred over `{net.centre}`.",
+      f"{newton}; answer `{net.answer}`; norm `{net.norm}`, payoffs centred over `{net.centre}`.",
       f"- Trained for {facts['updates']} updates on {facts['games']} games in"
       f" {facts['seconds'] / 60:.0f} minutes; shapes (batch): {shapes}.",
       *(
@@ -142,6 +143,7 @@ def _history(config: training.Config, facts: Mapping[str, Any]) -> list[str]:
           f" `{past['command']}`"
           for past in facts["earlier"]
       ),
+      f"- Loss `{config.loss}`{duals}; games `{config.sphere}`.",
       f"- Optimiser `{config.optimiser}`, learning rate {config.learning_rate}, schedule"
       f" `{config.schedule}`, clipping {config.clipping}, weight decay {config.weight_decay},"
       f" rho {config.rho:g}, loss by its logarithm above {config.log_loss_above:g}, moments"

@@ -12,8 +12,10 @@ from nes_jax.exact.program import MINUS_INFINITY, Program, Variables, centred, w
 from nes_jax.layout import fold, max_over, sum_over
 from nes_jax.types import Array, Concept, Duals, Problem
 
-# A warm start begins this far inside, times the largest violation of the joint of the given duals.
-_WARMTH = 0.1
+# A warm start begins this far inside, times the largest violation of the given joint.
+_WARMTH = 0.3
+# Least product of a slack and its dual at a warm start, over that of a cold start as far inside.
+_CENTRING = 1 / 30
 
 
 class Start(NamedTuple):
@@ -39,6 +41,7 @@ def starting_point(
     # A target may be near the boundary.
     joint = where_alive(program, 0.9 * problem.target + 0.1 / size, 0)
     bound, slack, least = config.start_bound, config.start_slack, config.start_dual
+    factor = None
     duals = tuple(jnp.full_like(limit, least) for limit in program.limit)
   else:
     given = start.joint
@@ -47,7 +50,7 @@ def starting_point(
     bound, slack, least = (
         factor * x for x in (config.start_bound, config.start_slack, config.start_dual)
     )
-    duals = tuple(jnp.maximum(a, least) for a in start.duals)
+    duals = start.duals
     joint = where_alive(program, jnp.maximum(joint, factor * bound / size), 0)
   gains = deviation.gains(program.payoffs, joint, concept)
   if program.rho is None:
@@ -56,13 +59,32 @@ def starting_point(
     epsilon_slack, growth = _epsilon_slack(program, problem, config, concept, gains, slack)
     gains = tuple(g + e for g, e in zip(gains, epsilon_slack))
     duals, bound = tuple(jnp.maximum(a, growth * least) for a in duals), growth * bound
+  left = tuple(limit - g for limit, g in zip(program.limit, gains))
+  if factor is None:
+    slacks = tuple(jnp.maximum(x, slack) for x in left)
+  else:
+    product = _CENTRING * factor * config.start_slack * config.start_dual
+    slacks, duals = zip(*(_centred_pair(x, a, product) for x, a in zip(left, duals)))
   return Variables(
       joint=joint,
       bound=where_alive(program, bound / (size * where_alive(program, joint, 1)), 1),
-      slack=tuple(jnp.maximum(limit - g, slack) for limit, g in zip(program.limit, gains)),
+      slack=slacks,
       duals=duals,
       mass_dual=jnp.zeros_like(program.temperature),
       epsilon_slack=epsilon_slack,
+  )
+
+
+def _centred_pair(slack: Array, dual: Array, product: Array) -> tuple[Array, Array]:
+  """Slacks and duals raised until their products are at least `product` [*b].
+
+  The smaller of the two rises, and where both are small, both do. A path through products that
+  differ much is long.
+  """
+  root = jnp.sqrt(product)
+  return (
+      jnp.maximum(slack, product / jnp.maximum(dual, root)),
+      jnp.maximum(dual, product / jnp.maximum(slack, root)),
   )
 
 

@@ -25,7 +25,7 @@ LAST_START = -2.0
 # way down makes all of them 0, where the softplus is flat and training stays for long, or for ever.
 LAST_SPREAD = 0.1
 # Number of channels that a round with a joint passes from the joint to the duals, and back.
-_MESSAGES = 4
+MESSAGES = 4
 
 
 class Stack:
@@ -163,7 +163,7 @@ class Stack:
     concept, games = self._config.concept, self._values[..., 0]
     axes = tuple(range(1, logits.ndim))
     joint = jax.nn.softmax(jnp.log(self._problem.target) + logits, axis=axes)
-    told = self._layer(_MESSAGES, f"from_joint_{index}", "none")([payoffs])
+    told = self._layer(MESSAGES, f"from_joint_{index}", "none")([payoffs])
     weights = sum(told[1:], told[0]) / math.sqrt(len(told))
     played = joint[..., None] * joint[0].size
     both = jnp.concatenate([weights, played * weights], axis=-1)
@@ -171,7 +171,7 @@ class Stack:
     slopes = rounds.features(self._duals(raw), self._scale, self._problem, concept, joint)
     inputs = self._masked(jnp.concatenate(parts, axis=-1) for parts in zip(slopes, messages))
     raw, blocks = self._changed(index, raw, blocks, inputs)
-    told = self._layer(_MESSAGES, f"from_duals_{index}", "none")([blocks], mask=self._mask)
+    told = self._layer(MESSAGES, f"from_duals_{index}", "none")([blocks], mask=self._mask)
     message = rounds.to_joint(games, self._masked(told), concept)
     given = rounds.in_units(tuple(x[..., 0] for x in self._duals(raw)), self._scale)
     recovered = jax.vmap(lambda x, y: dual.logits(x, y, concept))(self._problem, given)

@@ -262,7 +262,11 @@ def _with_start(
     if duals is not None:
       raise ValueError(f"duals are where method 'exact' starts, and method is {method!r}")
     chosen = checks.choose_network(options.trained, task.concept, inputs.selection, shape)
-    task = task._replace(method=method, network_config=chosen.config)
+    config = chosen.config
+    if method == "refined" and config.answer == "joint":
+      # The steps of such a network are those of the engine, which goes on by itself.
+      config = dataclasses.replace(config, newton=0)
+    task = task._replace(method=method, network_config=config)
     return inputs._replace(variables=chosen.variables(shape)), task
   if options.trained is not None:
     raise ValueError(f"a network is for method 'neural' or 'refined', and method is {method!r}")

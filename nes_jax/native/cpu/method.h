@@ -34,9 +34,10 @@ struct Method {
   using M = typename O::M;
   using Gains = std::conditional_t<kCorrelated, Correlated<T, W>, Coarse<T, W>>;
 
-  // Least value of a positive variable, and factor from the violation of constraints at a warm start
-  // to its distance from the boundary.
-  static constexpr T kTiny = T(1e-30), kWarmth = T(0.1);
+  // Least value of a positive variable; and constants of nes_jax/exact/start.py: factor from the
+  // violation of constraints at a warm start to its distance from the boundary, and part of the
+  // product of a slack and a dual that is due to this distance.
+  static constexpr T kTiny = T(1e-30), kWarmth = T(0.3), kCentring = T(1.0 / 30);
   // Relative change of a solution by one round of refinement below which refinement ends.
   static constexpr double kRefined = 1e-11;
   // Growth of the merit at which a step is refused, predictor step below which the second-order
@@ -180,7 +181,7 @@ struct Method {
   void start(M fresh, M occupied, bool warm, bool with_joint) {
     const V share = O::all(T(1) / size);
     V bound = O::all(T(config.start_bound)), slack = O::all(T(config.start_slack));
-    V least = O::all(T(config.start_dual)), total;
+    V least = O::all(T(config.start_dual)), product{}, total;
     if (kCentres) {
       for (int d = 0; d < num_duals; ++d) ratios[d] = O::all(1);
       centre(ratios);
@@ -197,16 +198,23 @@ struct Method {
         most = O::max(most, gain[d] - (idle ? idle_limit[p] : limit[p]));
       });
       const V factor = O::min(O::max(most * kWarmth, O::all(T(config.warm_start))), O::all(1));
+      product = factor * slack * least * kCentring;
       bound *= factor, slack *= factor, least *= factor;
-      for (int d = 0; d < num_duals; ++d) next.duals[d] = O::max(next.duals[d], least);
       for (int e = 0; e < size; ++e) next.joint[e] = O::max(next.joint[e], factor * bound * share);
     }
     operate.gains(next.joint, gain, total);
     if (soft) start_room(bound, slack, least);
     for (int e = 0; e < size; ++e) next.bound[e] = bound * share * O::reciprocal(next.joint[e]);
+    const V root = O::sqrt(product);
     each_row([&](int p, int d, bool idle) {
       const V room = soft ? next.room[p] : V{};
-      next.slack[d] = O::max((idle ? idle_limit[p] : limit[p]) - gain[d] - room, slack);
+      const V left = (idle ? idle_limit[p] : limit[p]) - gain[d] - room, dual = next.duals[d];
+      if (warm) {
+        next.slack[d] = O::max(left, product * O::reciprocal(O::max(dual, root)));
+        next.duals[d] = O::max(dual, product * O::reciprocal(O::max(left, root)));
+      } else {
+        next.slack[d] = O::max(left, slack);
+      }
     });
     next.shift = V{};
     resume(fresh, occupied);
