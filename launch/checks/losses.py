@@ -15,13 +15,15 @@ Writes into --out:
 
   losses.md      a table of the final errors of all runs
   losses.png     solver gap without Newton steps over updates
-  NAME/          what nes_train writes for the run NAME, such as ce-8x8-joint
+  NAME/          what nes_train writes for the run NAME, such as ce-8x8-joint, and row.json, its row
+                 of the table
 
 The same command, given again, continues; SIGTERM and SIGINT save first.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import json
 import pathlib
 import sys
 from typing import Any, NamedTuple
@@ -139,9 +141,13 @@ def measure(
         stopping.check_together(check_stop)
         cell = Cell(problem, size, way)
         say(f"{cell.name}:")
-        row = _row(cell, plan, check_stop, say)
+        stored = plan.out / cell.name / "row.json"
+        if not stored.exists():
+          row = _row(cell, plan, check_stop, say)
+          stored.write_text(json.dumps(row), encoding="utf-8")
+          jax.clear_caches()  # a process can only map so much memory
+        rows.append(json.loads(stored.read_text(encoding="utf-8")))
         metrics = writers.read(plan.out / cell.name)
-        rows.append(row | {"minutes": max(x[writers.SECONDS] for x in metrics) / 60})
         key = f"eval/{size}x{size}/solver_gap"
         curves[cell] = [(x["step"], x[key]) for x in metrics if key in x]
   (plan.out / "losses.md").write_text(tables.markdown(rows) + "\n", encoding="utf-8")
@@ -165,6 +171,7 @@ def _row(cell: Cell, plan: Plan, check_stop: Callable, say: Callable) -> dict[st
     config = dataclasses.replace(run.training, network=net)
     found[newton] = jax.tree.map(np.asarray, judge(state, config, shape, job.held_out[shape]))
   plain, polished = (found[newton]["solver_gap"] for newton in (0, steps))
+  seconds = max(x[writers.SECONDS] for x in writers.read(run.options.out))
   return {
       "run": cell.name,
       "parameters": network.num_parameters(state.params),
@@ -174,6 +181,7 @@ def _row(cell: Cell, plan: Plan, check_stop: Callable, say: Callable) -> dict[st
       "steps": steps,
       "solver gap with steps": float(polished.mean()),
       "its median": float(np.median(polished)),
+      "minutes": seconds / 60,
   }
 
 
