@@ -66,6 +66,7 @@ def test_half_of_the_games_of_a_training_are_varied(loss):
 
 def test_held_out_games_are_of_the_l2_sphere():
   varied_games, plain = (
-      held_out.draw(config(sphere=sphere), (3, 3), 32).problem.payoffs for sphere in ("varied", "l2")
+      held_out.draw(config(sphere=sphere), (3, 3), 32).problem.payoffs
+      for sphere in ("varied", "l2")
   )
   np.testing.assert_array_equal(varied_games, plain)

@@ -141,12 +141,7 @@ def measure(
         stopping.check_together(check_stop)
         cell = Cell(problem, size, way)
         say(f"{cell.name}:")
-        stored = plan.out / cell.name / "row.json"
-        if not stored.exists():
-          row = _row(cell, plan, check_stop, say)
-          stored.write_text(json.dumps(row), encoding="utf-8")
-          jax.clear_caches()  # a process can only map so much memory
-        rows.append(json.loads(stored.read_text(encoding="utf-8")))
+        rows.append(_stored_row(cell, plan, check_stop, say))
         metrics = writers.read(plan.out / cell.name)
         key = f"eval/{size}x{size}/solver_gap"
         curves[cell] = [(x["step"], x[key]) for x in metrics if key in x]
@@ -154,6 +149,20 @@ def measure(
   figure.draw(curves).savefig(plan.out / "losses.png", dpi=DPI)
   say(f"wrote {plan.out / 'losses.md'} and losses.png")
   return {row["run"]: row["solver gap with steps"] for row in rows}
+
+
+def _stored_row(cell: Cell, plan: Plan, check_stop: Callable, say: Callable) -> dict[str, Any]:
+  """The row of a cell, from its file if the same run has written one."""
+  path = plan.out / cell.name / "row.json"
+  made_by = run_of(cell, plan).training.to_dict() | {"seed": plan.seed, "games": plan.games}
+  if path.exists():
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    if stored["made_by"] == made_by:
+      return stored["row"]
+  row = _row(cell, plan, check_stop, say)
+  path.write_text(json.dumps({"made_by": made_by, "row": row}), encoding="utf-8")
+  jax.clear_caches()  # a process can only map so much memory
+  return row
 
 
 def _row(cell: Cell, plan: Plan, check_stop: Callable, say: Callable) -> dict[str, Any]:
