@@ -24,9 +24,14 @@ def test_the_comparison_is_written_and_continues(tmp_path, capsys):
     last = writers.read(tmp_path / name)[-1]
     assert last["step"] == 20 and last["eval/2x2/solver_gap"] == pytest.approx(gap, rel=0.01)
   assert (tmp_path / "losses.png").stat().st_size > 10_000
-  capsys.readouterr()
+  written = (tmp_path / "losses.md").read_text()
+  (tmp_path / "losses.md").unlink()
   assert losses.main(command) == 0
-  assert "is finished" in capsys.readouterr().err
+  assert (tmp_path / "losses.md").read_text() == written
+  # The rows of another run are not taken for those of this one.
+  capsys.readouterr()
+  assert losses.main([*command, "--updates=30"]) == 2
+  assert "holds another run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
