@@ -335,6 +335,15 @@ def test_one_trace():
     variables = variables._replace(state=state)
 
 
+@pytest.mark.parametrize("answer", ["duals", "joint"])
+def test_inference_of_float64_problems_with_steps(x64, answer):
+  """The parameters are of float32, and the Newton steps of the type of the problem."""
+  config, variables = ready("cce", answer=answer, rounds=1, newton=2)
+  problem = jax.tree_util.tree_map(jnp.float64, make((3, 3)))
+  found = network.infer(variables, config, problem)
+  assert all(x.dtype == jnp.float64 for x in found.duals) and jnp.isfinite(found.log_joint).all()
+
+
 def test_float64_problems(x64):
   config, variables = ready("cce")
   problem = jax.tree_util.tree_map(jnp.float64, make((3, 3)))

@@ -199,7 +199,7 @@ def infer(
     engine = exact.Config.default(
         config.concept, dtype, problem.rho, max_iterations=config.newton
     )
-    start = exact.Start(found.duals, joint)
+    start = jax.tree.map(lambda x: x.astype(dtype), exact.Start(found.duals, joint))
     near = exact.solve(problem, engine, config.concept, start, batch_axis=0)
     return Answer(near.duals, jnp.log(near.joint))
 
