@@ -4,6 +4,7 @@ Glossary: B games, N players, Ap strategies of player p, |A| joint strategies, C
 here carry a leading batch axis on every array, e.g. payoffs [B, N, A1, ..., AN].
 """
 
+import dataclasses
 import functools
 import math
 from typing import NamedTuple
@@ -193,8 +194,16 @@ def infer(
     if not config.newton:
       return found
     if config.answer == "duals":
-      duals = newton.descend(found.duals, problem, config.concept, config.newton)
-      return _answer(duals, None, problem, config)
+      # Barriers are for payoffs of unit variance, which hard constraints do not ask for.
+      unit = _deviation(problem.payoffs)
+      sphere = dataclasses.replace(
+          problem,
+          payoffs=problem.payoffs / _fit(unit, problem.payoffs),
+          epsilon=problem.epsilon / unit,
+      )
+      duals = rounds.in_units(found.duals, unit)
+      duals = newton.descend(duals, sphere, config.concept, config.newton)
+      return _answer(rounds.in_units(duals, 1 / unit), None, problem, config)
     joint, dtype = jnp.exp(found.log_joint), problem.payoffs.dtype
     engine = exact.Config.default(
         config.concept, dtype, problem.rho, max_iterations=config.newton
@@ -213,6 +222,15 @@ def infer(
 
   answers = jax.lax.map(answer, jax.tree_util.tree_map(split, problem))
   return jax.tree.map(lambda x: x.reshape((chunks * size,) + x.shape[2:])[:batch], answers)
+
+
+def _deviation(payoffs: Array) -> Array:
+  """Standard deviation [B, N] of each player's payoffs; 1 where they are all equal."""
+  axes = tuple(range(2, payoffs.ndim))
+  centred = payoffs - payoffs.mean(axes, keepdims=True)
+  square = jnp.mean(centred**2, axes)
+  varies = square > (_CONSTANT_ULPS * jnp.finfo(payoffs.dtype).eps) ** 2
+  return jnp.sqrt(jnp.where(varies, square, 1))
 
 
 def num_parameters(params: hk.Params) -> int:

@@ -85,7 +85,7 @@ def _step(problem: Problem, duals: Duals, concept: Concept, barrier: Array) -> D
       M=lambda d: tuple(x / (s + b) for x, s, b in zip(d, diagonal, barrier_curvature)),
   )
   shrink = jnp.stack([jnp.max(-d / x) for d, x in zip(step, alpha)]).max()
-  lengths = jnp.array(LENGTHS) * _TO_BOUNDARY / jnp.maximum(shrink, _TO_BOUNDARY)
+  lengths = jnp.array(LENGTHS, alpha[0].dtype) * _TO_BOUNDARY / jnp.maximum(shrink, _TO_BOUNDARY)
 
   def ahead(length) -> Duals:
     return tuple(x + length * d for x, d in zip(alpha, step))
