@@ -111,3 +111,13 @@ def test_large_batches_under_jit_are_solved_in_turns(monkeypatch):
   np.testing.assert_array_equal(turns.iterations, plain.iterations)
   assert turns.converged.all()
   np.testing.assert_allclose(turns.joint, plain.joint, atol=1e-5)
+
+
+def test_accelerators_solve_only_large_batches_in_turns(monkeypatch):
+  def width(games):
+    return chunks._turn_width((8, 8), games, "cce", np.dtype("float32"))
+
+  monkeypatch.setattr(chunks.jax, "default_backend", lambda: "gpu")
+  assert width(1024) is None and width(2**16) == 2**13
+  monkeypatch.setattr(chunks.jax, "default_backend", lambda: "cpu")
+  assert width(32) is None and width(1024) < 1024

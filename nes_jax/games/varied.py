@@ -109,9 +109,9 @@ def _with_common(key: Array, payoffs: Array) -> Array:
   angle = jax.random.uniform(angle_key, maxval=math.pi / 2)
   signs = jax.random.rademacher(sign_key, (players,) + (1,) * len(shape), payoffs.dtype)
   # Half of the common tensors are a player's payoffs, which keeps their structure.
-  chosen, player = jax.random.split(common_key)
+  chosen, player, fresh = jax.random.split(common_key, 3)
   own = payoffs[jax.random.randint(player, (), 0, players)]
-  common = jnp.where(jax.random.bernoulli(chosen), own, jax.random.normal(chosen, shape))
+  common = jnp.where(jax.random.bernoulli(chosen), own, jax.random.normal(fresh, shape))
   mixed = _unit(jnp.cos(angle) * payoffs + jnp.sin(angle) * signs * common)
   return jnp.where(jax.random.bernoulli(chance, _COMMON), mixed, payoffs)
 

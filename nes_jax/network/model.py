@@ -195,7 +195,7 @@ def infer(
       return found
     if config.answer == "duals":
       # Barriers are for payoffs of unit variance, which hard constraints do not ask for.
-      unit = _deviation(problem.payoffs)
+      unit = _spread(problem.payoffs)
       sphere = dataclasses.replace(
           problem,
           payoffs=problem.payoffs / _fit(unit, problem.payoffs),
@@ -224,7 +224,7 @@ def infer(
   return jax.tree.map(lambda x: x.reshape((chunks * size,) + x.shape[2:])[:batch], answers)
 
 
-def _deviation(payoffs: Array) -> Array:
+def _spread(payoffs: Array) -> Array:
   """Standard deviation [B, N] of each player's payoffs; 1 where they are all equal."""
   axes = tuple(range(2, payoffs.ndim))
   centred = payoffs - payoffs.mean(axes, keepdims=True)
