@@ -226,7 +226,7 @@ def test_suites_do_not_need_the_packages_of_others():
   )
   command = [sys.executable, "-c", code]
   found = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-  assert found.stdout.split() == ["12", "8"]
+  assert found.stdout.split() == ["12", "10"]
 
 
 @pytest.mark.slow
@@ -255,3 +255,24 @@ def test_network_work_by_hand():
   # lengths.
   most, _ = neural.network_work(dataclasses.replace(rounds, newton=3), (2, 4))
   assert most - more == 3 * 2 * (3 + 2 * 16 + 5) * 2 * 8
+
+
+def test_network_work_of_a_joint_by_hand():
+  config = network.Config(
+      "cce", payoff_channels=(3,), dual_channel=5, dual_channels=(7,), answer="joint"
+  )
+  plain, _ = neural.network_work(dataclasses.replace(config, answer="duals"), (2, 4))
+  flops, _ = neural.network_work(config, (2, 4))
+  # The logits are one product of 8 entries for each player, and one for their sum: 3 -> 1 channels.
+  assert flops - plain == 2 * 3 * 8 * 3
+  more, _ = neural.network_work(dataclasses.replace(config, rounds=2), (2, 4))
+  # A round makes three passes over the payoffs at each of two joints, and a product for each of 4
+  # channels to the duals, of 4 more times the joint, and of 4 back. The dual layer sees 7
+  # activations, 5 features and 8 channels; the payoff layer 3 activations, 1 input, 4 channels and
+  # 3 logits.
+  duals = 6 * ((7 + 5 + 8) * 7 + 7 + 4)
+  payoffs = 3 * 8 * ((3 + 1 + 4 + 3) * 3 + 3) + 2 * 8 * 3 * 4
+  assert more - flops == 2 * 2 * ((6 + 3 * 4) * 2 * 8 + duals + payoffs)
+  # A Newton step is one of the exact engine.
+  most, _ = neural.network_work(dataclasses.replace(config, rounds=2, newton=3), (2, 4))
+  assert most - more == 3 * exact.newton_flops((2, 4), "cce")

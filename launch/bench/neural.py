@@ -6,6 +6,7 @@ The networks have fresh parameters, and the games are uniform on the L2 sphere. 
 on accelerators. Columns:
 
   size, concept               shape of the games, and solution concept
+  parameters                  number of parameters of the network
   answer                      what the network answers with: duals, or a joint beside them
   rounds, newton              rounds of descent, and Newton steps after them: with none of either
                               the network is the paper's, with both it is like those in
@@ -24,6 +25,7 @@ on accelerators. Columns:
 from collections.abc import Sequence
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +58,7 @@ class Entry:
   rounds: int = 0  # rounds of descent
   newton: int = 0  # Newton steps after the rounds
   answer: str = "duals"  # of the network
+  small: bool = False  # a network of few channels
 
   @property
   def size(self) -> str:
@@ -67,13 +70,19 @@ class Entry:
     """The name for --only."""
     extras = [str(x) for x in (self.rounds, self.newton) if x]
     extras += [self.answer] if self.answer != "duals" else []
+    extras += ["small"] if self.small else []
     return ":".join([self.concept, self.size, *extras])
 
   @property
   def network(self) -> network.Config:
     """The network."""
+    few: dict[str, Any] = {"payoff_channels": (8, 8), "dual_channel": 16, "dual_channels": (8,)}
     return network.Config(
-        self.concept, rounds=self.rounds, newton=self.newton, answer=self.answer
+        self.concept,
+        rounds=self.rounds,
+        newton=self.newton,
+        answer=self.answer,
+        **(few if self.small else {}),
     )
 
 
@@ -83,6 +92,8 @@ ENTRIES = (
     Entry("cce", (16, 16), 1024, 64),
     Entry("cce", (32, 32), 256, 16),
     Entry("ce", (8, 8), 4096, 128),
+    Entry("cce", (8, 8), 4096, 256, small=True),
+    Entry("ce", (8, 8), 4096, 128, small=True),
     Entry("cce", (8, 8), 4096, 256, rounds=4, newton=4),
     Entry("cce", (16, 16), 1024, 64, rounds=4, newton=4),
     Entry("ce", (8, 8), 4096, 128, rounds=4, newton=8, answer="joint"),
@@ -169,6 +180,7 @@ def row(entry: Entry, rate: float, *, quick: bool = False) -> Row:
   return {
       "size": entry.size,
       "concept": entry.concept,
+      "parameters": network.num_parameters(state.params),
       "answer": entry.answer,
       "rounds": entry.rounds,
       "newton": entry.newton,
