@@ -46,5 +46,8 @@ def draw(curves: Mapping[Any, Sequence[tuple[float, float]]]) -> figure.Figure:
     row[0].set_ylabel("solver gap", fontsize=SIZE)
   for ax in panels[-1]:
     ax.set_xlabel("updates", fontsize=SIZE)
+  for ax in panels.flat:
+    if not ax.lines:
+      ax.set_axis_off()
   panels[0][0].legend(fontsize=SIZE, frameon=False)
   return fig
