@@ -35,7 +35,8 @@ def test_card_is_true(name):
   said = net.facts["table"][training.shape_name(shape)]
   # The card's games: few are most of the mean, and rounding moves those most.
   np.testing.assert_allclose(gaps.mean(), said["solver_gap"], rtol=0.1, atol=1e-5)
-  np.testing.assert_allclose(np.asarray(answer.gap).mean(), said["gap"], rtol=0.2, atol=1e-5)
+  # Gaps below the tolerance of float32 are the work of rounding.
+  np.testing.assert_allclose(np.asarray(answer.gap).mean(), said["gap"], rtol=0.2, atol=1e-4)
 
 
 @pytest.mark.parametrize("missing", ["format", "training", "facts"])
@@ -59,9 +60,9 @@ def test_a_network_is_chosen_by_concept_and_shape():
 
 
 def gamut_games():
-  """Games of 8x8 strategies of all classes of GAMUT, about 150 of them."""
+  """880 games of 8x8 strategies, of all classes of GAMUT."""
   with np.load(DATA / "gamut_8x8.npz") as archive:
-    return np.concatenate([archive[name][:7] for name in archive.files])
+    return np.concatenate([archive[name] for name in archive.files])
 
 
 @pytest.mark.parametrize(
@@ -69,7 +70,7 @@ def gamut_games():
     [
         # Seen: 1.0 of 4.3 steps.
         ("cce", lambda: spheres.sample(jax.random.key(9), 128, (8, 8)), 0.5),
-        # Seen: 4.8 of 10.2 and 6.2 of 11.6 steps.
+        # Seen: 4.9 of 10.3 and 6.2 of 11.6 steps. Few games, which float32 does not solve, take many.
         ("ce", gamut_games, 0.5),
         ("ce", lambda: spheres.sample(jax.random.key(9), 128, (8, 8)), 0.56),
     ],
