@@ -70,7 +70,7 @@ def gamut_games():
     [
         # Seen: 1.0 of 4.3 steps.
         ("cce", lambda: spheres.sample(jax.random.key(9), 128, (8, 8)), 0.5),
-        # Seen: 4.9 of 10.3 and 6.2 of 11.6 steps. Few games, which float32 does not solve, take many.
+        # Seen: 4.9 of 10.3 and 6.2 of 11.6 steps.
         ("ce", gamut_games, 0.5),
         ("ce", lambda: spheres.sample(jax.random.key(9), 128, (8, 8)), 0.56),
     ],
