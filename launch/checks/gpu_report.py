@@ -101,7 +101,7 @@ def parts(out: pathlib.Path, quick: bool) -> list[Part]:
     training += [f"--batch={_BATCH}", "--updates=400", "--report_every=100", "--eval_games=256"]
   return [
       suite("exact", 130, "cce:4x4,cce:8x8,cce:16x16,cce:64x64,ce:4x4,ce:8x8", "cce:2x2"),
-      suite("neural", 50, "cce:8x8,cce:8x8:4:4,ce:8x8:4:8:joint", "cce:4x4"),
+      suite("neural", 50, "cce:8x8,cce:8x8:small,ce:8x8:small", "cce:4x4"),
       suite("market", 45, "n5:2048,n10:2048", "n5:32"),
       Part("train", 35, training),
       Part("tests", 85, _pytest(quick), {"JAX_DEFAULT_MATMUL_PRECISION": "highest"}),
