@@ -56,6 +56,7 @@ COLUMNS: Mapping[str, Mapping[str, Callable[[Row], str]]] = {
     },
     "neural": {
         "size": _size,
+        "parameters": _whole("parameters"),
         "rounds": _rounds,
         "batch": _whole("batch"),
         "a pass, us a game": _number("infer_us"),
