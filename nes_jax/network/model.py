@@ -68,9 +68,7 @@ def features(problem: Problem, config: Config) -> Features:
       payoffs = jax.vmap(deviation.centre_own)(payoffs)
     else:
       payoffs = payoffs - payoffs.mean(axes, keepdims=True)
-    square = jnp.mean(payoffs**2, axes)
-    varies = square > (_CONSTANT_ULPS * jnp.finfo(payoffs.dtype).eps) ** 2
-    scale = jnp.where(varies, jax.lax.rsqrt(jnp.where(varies, square, 1)), 1)
+    scale, varies = _to_unit_variance(payoffs)
     payoffs = jnp.where(_fit(varies, payoffs), payoffs * _fit(scale, payoffs), 0)
   mu = problem.welfare_weight / problem.temperature
   channels = [payoffs]
@@ -87,6 +85,16 @@ def features(problem: Problem, config: Config) -> Features:
     channels.append(jnp.broadcast_to(values, shape))
   scale = scale * _typical_dual(shape[2:], config.concept)
   return Features(jnp.stack(channels, axis=-1).astype(jnp.float32), scale)
+
+
+def _to_unit_variance(centred: Array) -> tuple[Array, Array]:
+  """Factors [B, N] that bring centred payoffs of each player to unit variance.
+
+  Payoffs that are rounding noise have the factor 1, and False in the second array [B, N].
+  """
+  square = jnp.mean(centred**2, tuple(range(2, centred.ndim)))
+  varies = square > (_CONSTANT_ULPS * jnp.finfo(centred.dtype).eps) ** 2
+  return jnp.where(varies, jax.lax.rsqrt(jnp.where(varies, square, 1)), 1), varies
 
 
 def _typical_dual(counts: tuple[int, ...], concept: Concept) -> Array:
@@ -194,16 +202,16 @@ def infer(
     if not config.newton:
       return found
     if config.answer == "duals":
-      # Barriers are for payoffs of unit variance, which hard constraints do not ask for.
-      unit = _spread(problem.payoffs)
+      # Barriers are set for payoffs of unit variance. Problems with hard constraints have others.
+      payoffs = problem.payoffs
+      axes = tuple(range(2, payoffs.ndim))
+      scale, _ = _to_unit_variance(payoffs - payoffs.mean(axes, keepdims=True))
       sphere = dataclasses.replace(
-          problem,
-          payoffs=problem.payoffs / _fit(unit, problem.payoffs),
-          epsilon=problem.epsilon / unit,
+          problem, payoffs=payoffs * _fit(scale, payoffs), epsilon=problem.epsilon * scale
       )
-      duals = rounds.in_units(found.duals, unit)
+      duals = rounds.in_units(found.duals, 1 / scale)
       duals = newton.descend(duals, sphere, config.concept, config.newton)
-      return _answer(rounds.in_units(duals, 1 / unit), None, problem, config)
+      return _answer(rounds.in_units(duals, scale), None, problem, config)
     joint, dtype = jnp.exp(found.log_joint), problem.payoffs.dtype
     engine = exact.Config.default(
         config.concept, dtype, problem.rho, max_iterations=config.newton
@@ -222,15 +230,6 @@ def infer(
 
   answers = jax.lax.map(answer, jax.tree_util.tree_map(split, problem))
   return jax.tree.map(lambda x: x.reshape((chunks * size,) + x.shape[2:])[:batch], answers)
-
-
-def _spread(payoffs: Array) -> Array:
-  """Standard deviation [B, N] of each player's payoffs; 1 where they are all equal."""
-  axes = tuple(range(2, payoffs.ndim))
-  centred = payoffs - payoffs.mean(axes, keepdims=True)
-  square = jnp.mean(centred**2, axes)
-  varies = square > (_CONSTANT_ULPS * jnp.finfo(payoffs.dtype).eps) ** 2
-  return jnp.sqrt(jnp.where(varies, square, 1))
 
 
 def num_parameters(params: hk.Params) -> int:
