@@ -21,6 +21,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from nes_jax import invariance
 from nes_jax.types import Array
 
 # Standard deviation of the logarithm of a mixture's weights. One or two of its parts prevail.
@@ -52,11 +53,8 @@ def sample(key: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _unit(payoffs: Array) -> Array:
-  """Payoffs of each player with mean 0 and, unless they are equal, variance 1."""
-  axes = tuple(range(1, payoffs.ndim))
-  centred = payoffs - payoffs.mean(axes, keepdims=True)
-  size = jnp.sqrt(jnp.mean(centred**2, axes, keepdims=True))
-  return centred / jnp.where(size > 0, size, 1)
+  """Payoffs [N, A1, ..., AN] of each player with mean 0 and variance 1, or all 0."""
+  return jax.vmap(lambda x: invariance.normalise(x).values)(payoffs)
 
 
 def _own(values: Array, player: int, players: int) -> Array:
@@ -75,9 +73,11 @@ def _effects(key: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _orders(key: Array, shape: tuple[int, ...]) -> Array:
-  """u_p = one of three numbers of the own strategy: it is less, equal or more than the others'.
+  """Payoffs that depend on the own strategy, and on its order among the others' strategies.
 
-  The three are random walks, so that they change slowly from strategy to strategy.
+  Each own strategy has three payoffs: its number is less than, equal to, or more than the largest
+  number of the others' strategies. The three are random walks, which change slowly from strategy to
+  strategy.
   """
   players = len(shape)
   index = jnp.indices(shape)
