@@ -34,23 +34,20 @@ def starting_point(
   size: Array | int = math.prod(problem.target.shape[:n])
   if program.alive is not None:
     size = sum_over(program.alive.astype(problem.target.dtype), n)
-  bound: Array | float
-  slack: Array | float
-  least: Array | float
+  factor: Array | float = 1.0
   if start is None:
     # A target may be near the boundary.
     joint = where_alive(program, 0.9 * problem.target + 0.1 / size, 0)
-    bound, slack, least = config.start_bound, config.start_slack, config.start_dual
-    factor = None
-    duals = tuple(jnp.full_like(limit, least) for limit in program.limit)
+    duals = tuple(jnp.full_like(limit, config.start_dual) for limit in program.limit)
   else:
     given = start.joint
     joint = _joint_of(program, start.duals, config, concept) if given is None else given
     factor = _depth(program, joint, config, concept)
-    bound, slack, least = (
-        factor * x for x in (config.start_bound, config.start_slack, config.start_dual)
-    )
     duals = start.duals
+  bound, slack, least = (
+      factor * x for x in (config.start_bound, config.start_slack, config.start_dual)
+  )
+  if start is not None:
     joint = where_alive(program, jnp.maximum(joint, factor * bound / size), 0)
   gains = deviation.gains(program.payoffs, joint, concept)
   if program.rho is None:
@@ -60,7 +57,7 @@ def starting_point(
     gains = tuple(g + e for g, e in zip(gains, epsilon_slack))
     duals, bound = tuple(jnp.maximum(a, growth * least) for a in duals), growth * bound
   left = tuple(limit - g for limit, g in zip(program.limit, gains))
-  if factor is None:
+  if start is None:
     slacks = tuple(jnp.maximum(x, slack) for x in left)
   else:
     product = _CENTRING * factor * config.start_slack * config.start_dual
@@ -78,8 +75,8 @@ def starting_point(
 def _centred_pair(slack: Array, dual: Array, product: Array) -> tuple[Array, Array]:
   """Slacks and duals raised until their products are at least `product` [*b].
 
-  The smaller of the two rises, and where both are small, both do. A path through products that
-  differ much is long.
+  The smaller of the two rises, and where both are small, both do. The engine takes more steps from
+  products that differ much.
   """
   root = jnp.sqrt(product)
   return (
