@@ -23,9 +23,10 @@ _CPU_CHUNK_BYTES = 2**23
 _ACCELERATOR_CHUNK_BYTES = 2**31
 # Number of parts of a batch that the JAX engine iterates on in turn, under `jit`.
 _TURNS = 8
-# Smallest number of games in a batch that is solved in turns, on a CPU and on an accelerator. There
-# a step takes hardly longer for all games of a smaller batch than for some of them.
-_MIN_TURNS_GAMES = (2**6, 2**14)
+# Smallest number of games in a batch that is solved in turns on a CPU.
+_MIN_CPU_TURNS = 2**6
+# The same on an accelerator, where a step takes as long for few games as for a small batch.
+_MIN_ACCELERATOR_TURNS = 2**14
 
 
 def solve_traced(inputs: Inputs, task: Task, dtype: Any) -> Solution:
@@ -80,7 +81,7 @@ def _wider(given: Any, dtype: Any) -> Any:
 def _turn_width(shape: tuple[int, ...], games: int, concept: Concept, dtype) -> int | None:
   """The number of games of a batch under `jit` that the JAX engine iterates on at a time."""
   on_cpu = jax.default_backend() == "cpu"
-  if games < _MIN_TURNS_GAMES[0 if on_cpu else 1]:
+  if games < (_MIN_CPU_TURNS if on_cpu else _MIN_ACCELERATOR_TURNS):
     return None
   width = math.ceil(games / _TURNS)
   if on_cpu:
