@@ -35,8 +35,9 @@ def test_card_is_true(name):
   said = net.facts["table"][training.shape_name(shape)]
   # The card's games: few are most of the mean, and rounding moves those most.
   np.testing.assert_allclose(gaps.mean(), said["solver_gap"], rtol=0.1, atol=1e-5)
-  # Gaps below the tolerance of float32 are the work of rounding.
-  np.testing.assert_allclose(np.asarray(answer.gap).mean(), said["gap"], rtol=0.2, atol=1e-4)
+  # The exact engine ends a network with a joint, and its gaps below the tolerance are rounding.
+  smallest = 1e-5 if net.config.answer == "duals" else 1e-4
+  np.testing.assert_allclose(np.asarray(answer.gap).mean(), said["gap"], rtol=0.2, atol=smallest)
 
 
 @pytest.mark.parametrize("missing", ["format", "training", "facts"])
