@@ -144,7 +144,7 @@ def save(
 
 
 def _rounded(x: Any) -> np.ndarray:
-  """Numbers rounded to `_BITS` significant bits; the zeros at their ends take no room in a file."""
+  """Rounds numbers to `_BITS` significant bits. Compression removes the bits that are zero."""
   mantissa, exponent = np.frexp(np.asarray(x, np.float32))
   return np.ldexp(np.round(np.ldexp(mantissa, _BITS)), exponent - _BITS).astype(np.float32)
 

@@ -10,7 +10,7 @@ from nes_jax import exact, network, pretrained, selection, training
 from nes_jax.exact import program, start
 from nes_jax.games import spheres
 from nes_jax.native import cpu
-from nes_jax.solving import batches, chunks
+from nes_jax.solving import batches, chunks, engines
 
 CONCEPTS = ("cce", "ce")
 SHAPE = (3, 3)
@@ -40,7 +40,7 @@ def solved(concept, duals, joint, engine, strategies=None, games=GAMES, **config
   dtype = jnp.dtype("float64")
   if engine == "native":
     return chunks.solve_concrete(inputs, task, dtype)[0]
-  with jax.enable_x64(True):
+  with engines.precision(dtype):
     return jax.tree.map(np.asarray, chunks.solve_compiled(inputs, 0, task, dtype))
 
 
@@ -115,7 +115,7 @@ def saved_network(path, steps):
 
 @pytest.mark.parametrize("traced", [False, True])
 def test_refined_starts_from_the_joint_of_a_network(tmp_path, traced):
-  """The network's own steps are left out, which are those that the engine takes anyway."""
+  """Refinement leaves out the network's own steps."""
   games = GAMES.astype(np.float32)
   known = nes_jax.solve(games, batched=True)
   steps = {}

@@ -57,7 +57,7 @@ class Entry:
   train_batch: int  # games of an update
   rounds: int = 0  # rounds of descent
   newton: int = 0  # Newton steps after the rounds
-  answer: str = "duals"  # of the network
+  answer: str = "duals"  # the network's answer
   small: bool = False  # a network of few channels
 
   @property

@@ -358,6 +358,7 @@ class Worker {
     if (request_.target)
       for (int e = 0; e < shape_.size; ++e)
         method_.log_target[e] = fresh ? O::log(method_.next.joint[e]) : method_.log_target[e];
+    // Until here, `next.joint` held the target.
     for (int l = 0; l < W; ++l)
       if (with_joint && valid[l]) warm_joint(l);
     if (!pass_.resume) return method_.start(valid, occupied(), warm, with_joint);

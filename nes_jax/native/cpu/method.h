@@ -35,8 +35,8 @@ struct Method {
   using Gains = std::conditional_t<kCorrelated, Correlated<T, W>, Coarse<T, W>>;
 
   // Least value of a positive variable; and constants of nes_jax/exact/start.py: factor from the
-  // violation of constraints at a warm start to its distance from the boundary, and part of the
-  // product of a slack and a dual that is due to this distance.
+  // violation of constraints at a warm start to its distance from the boundary, and least product of
+  // a slack and its dual, over that of a cold start at this distance.
   static constexpr T kTiny = T(1e-30), kWarmth = T(0.3), kCentring = T(1.0 / 30);
   // Relative change of a solution by one round of refinement below which refinement ends.
   static constexpr double kRefined = 1e-11;
