@@ -72,7 +72,7 @@ def starting_point(
   )
 
 
-def _centred_pair(slack: Array, dual: Array, product: Array) -> tuple[Array, Array]:
+def _centred_pair(slack: Array, dual: Array, product: Array | float) -> tuple[Array, Array]:
   """Slacks and duals raised until their products are at least `product` [*b].
 
   The smaller of the two rises, and where both are small, both do. The engine takes more steps from
